@@ -1,0 +1,1 @@
+"""Training: one pure step for every model of `zoo`, and what runs it."""
