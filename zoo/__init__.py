@@ -1,1 +1,8 @@
-"""Models as pure functions."""
+"""Models as pure functions: the catalogue. A module is a chapter; it holds its API."""
+
+from zoo import base as base
+from zoo import cnn as cnn
+from zoo import layers as layers
+from zoo import linear as linear
+from zoo import mlp as mlp
+from zoo import supervised as supervised

@@ -21,7 +21,7 @@ class Mean(NamedTuple):
     """A mean kept as (total, count), so that `a + b` merges two batches exactly."""
 
     total: jax.Array
-    count: jax.Array
+    count: jax.Array  # type: ignore[assignment]  # hides tuple.count
 
     @classmethod
     def of(cls, values: jax.Array, mask: jax.Array | None = None) -> "Mean":
@@ -69,3 +69,24 @@ class Task(NamedTuple):
 def count_parameters(params: Any) -> int:
     """The number of scalars in a tree of arrays or of their shapes."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+def check_inputs(x: jax.Array, axes: str | None = None) -> jax.Array:
+    """x itself, once its dtype is floating and it has the named axes ("B H W C").
+
+    Raises UsageError: JAX would compute on, with raw pixels 0..255 as if they were
+    scaled, or with an image's width as if it were its channels.
+    """
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise UsageError(
+            f"expected floating-point inputs, found {x.dtype}: "
+            "scale integer data first (pixels: x / 255)"
+        )
+    if axes is not None and x.ndim != len(axes.split()):
+        grey = x.ndim == len(axes.split()) - 1
+        hint = ": a single channel needs an axis of its own, x[..., None]"
+        raise UsageError(
+            f"expected inputs [{', '.join(axes.split())}], found shape {x.shape}"
+            + hint * grey
+        )
+    return x

@@ -1,0 +1,61 @@
+"""Multilayer perceptron: dense layers of any widths.
+
+Rumelhart, Hinton & Williams, "Learning representations by back-propagating errors",
+Nature 323, 1986. Shapes: B batch, D features, K outputs.
+"""
+
+from collections.abc import Callable
+
+import jax
+from flax import linen as nn
+
+from zoo.base import check_inputs
+
+
+def prelu(x: jax.Array) -> jax.Array:
+    """max(x, 0) + a min(x, 0) with one learned slope a, 0.25 at first.
+
+    He et al., "Delving Deep into Rectifiers", 2015, arXiv:1502.01852, equation 1. Call
+    it inside a module: the slope becomes a parameter there.
+    """
+    return nn.PReLU(negative_slope_init=0.25)(x)
+
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "sigmoid": nn.sigmoid,
+    "tanh": nn.tanh,
+    "relu": nn.relu,
+    "leaky_relu": nn.leaky_relu,  # slope 0.01
+    "prelu": prelu,
+    "gelu": nn.gelu,  # the tanh approximation; torch's default is the exact form
+}
+
+
+class MLP(nn.Module):
+    """Hidden layers dense - norm - activation - dropout, then a dense output.
+
+    Examples of more than one axis are flattened to [B, D]. `batch_norm` keeps running
+    statistics in the state, `dropout` is the share of units dropped in training.
+    Weights start LeCun normal, biases at zero (torch: both uniform in 1/sqrt(fan-in)).
+    """
+
+    outputs: int
+    widths: tuple[int, ...] = (256,)
+    activation: Callable[[jax.Array], jax.Array] = nn.relu
+    dropout: float = 0.0
+    batch_norm: bool = False
+    dtype: jax.typing.DTypeLike | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+        """[B, ...] -> [B, K]."""
+        x = check_inputs(x).reshape(len(x), -1)
+        for width in self.widths:
+            x = nn.Dense(width, dtype=self.dtype)(x)
+            if self.batch_norm:
+                x = nn.BatchNorm(
+                    use_running_average=not train, momentum=0.9, dtype=self.dtype
+                )(x)
+            x = self.activation(x)
+            x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        return nn.Dense(self.outputs, dtype=self.dtype)(x).astype("float32")

@@ -1,0 +1,138 @@
+"""Tasks whose batch has an input and a target: {"x": [B, ...], "y": [B] or [B, K]}.
+
+Shapes: B batch, K classes or outputs.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from optax import losses
+
+from zoo.base import Aux, Mean, Task, UsageError, means
+
+
+class Measure(NamedTuple):
+    """How a model's outputs are judged, and what they mean.
+
+    values(outputs, y) -> {"loss": [B], ...} per example; mean(outputs) -> prediction,
+    the mean function of a generalised linear model (McCullagh & Nelder, 1989).
+    """
+
+    values: Callable[[jax.Array, jax.Array], dict[str, jax.Array]]
+    mean: Callable[[jax.Array], jax.Array]
+
+
+def task(
+    model: nn.Module, measure: Measure, *, l1: float = 0.0, l2: float = 0.0
+) -> Task:
+    """Fits `model(x, train=...)` to "y" under a measure; see `zoo.base.Task`.
+
+    The loss is mean(values["loss"]) + l1 sum|w| + l2 sum w^2 over the weights w (every
+    parameter with two or more axes: no bias, no scale of a norm). The penalty is part
+    of the loss in training alone; the metric "loss" never has it.
+    """
+
+    def init(key, batch):
+        state = dict(model.init(key, batch["x"], train=False))
+        return state.pop("params"), state
+
+    def loss(params, state, batch, key, *, train):
+        outputs, new = model.apply(
+            {"params": params, **state},
+            batch["x"],
+            train=train,
+            rngs={"dropout": key},
+            mutable=list(state) if train else [],
+        )
+        metrics = means(measure.values(outputs, batch["y"]), batch.get("mask"))
+        value = metrics["loss"].value()
+        if train and (l1 or l2):
+            value = value + penalty(params, l1, l2)
+            metrics["objective"] = Mean.of(value)
+        return value, Aux(metrics, {**state, **new})
+
+    def predict(params, state, batch):
+        variables = {"params": params, **state}
+        return measure.mean(model.apply(variables, batch["x"], train=False))  # type: ignore[arg-type]
+
+    return Task(init, loss, predict)
+
+
+def penalty(params: Any, l1: float, l2: float) -> jax.Array:
+    """l1 sum|w| + l2 sum w^2 over the weights, without biases: a scalar."""
+    weights = [w for w in jax.tree.leaves(params) if w.ndim > 1]
+    return sum(
+        (l1 * jnp.sum(jnp.abs(w)) + l2 * jnp.sum(jnp.square(w)) for w in weights),
+        start=jnp.zeros(()),
+    )
+
+
+def _classes(logits, y):
+    if logits.ndim != y.ndim + 1 or logits.shape[:-1] != y.shape:
+        raise UsageError(
+            f"expected one integer label per example beside logits {logits.shape}, "
+            f"found labels of shape {y.shape}"
+        )
+    if not jnp.issubdtype(y.dtype, jnp.integer):
+        raise UsageError(f"expected integer class labels, found {y.dtype}")
+    return {
+        "loss": losses.softmax_cross_entropy_with_integer_labels(logits, y),
+        "accuracy": (jnp.argmax(logits, -1) == y).astype(logits.dtype),
+    }
+
+
+def _single(outputs, y):
+    """[B, 1] beside labels [B] -> [B]."""
+    if outputs.shape != (*y.shape, 1):
+        raise UsageError(
+            f"expected one output per example and labels [B], found outputs of shape "
+            f"{outputs.shape} and labels of shape {y.shape}"
+        )
+    return outputs[..., 0]
+
+
+def _binary(logits, y):
+    logit = _single(logits, y)
+    return {
+        "loss": losses.sigmoid_binary_cross_entropy(logit, y.astype(logit.dtype)),
+        "accuracy": ((logit > 0) == (y > 0)).astype(logit.dtype),
+    }
+
+
+def _neuron(logits, y):
+    logit = _single(logits, y)
+    return {
+        "loss": jnp.square(nn.sigmoid(logit) - y),
+        "accuracy": ((logit > 0) == (y > 0)).astype(logit.dtype),
+    }
+
+
+def _regression(outputs, y):
+    outputs = _single(outputs, y) if outputs.ndim == y.ndim + 1 else outputs
+    if outputs.shape != y.shape:
+        raise UsageError(
+            f"expected targets of the outputs' shape {outputs.shape}, found {y.shape}"
+        )
+    error = outputs - y
+    return {"loss": jnp.square(error).reshape(len(y), -1).mean(-1)}
+
+
+def _two_columns(logits):
+    p = nn.sigmoid(logits[..., 0])
+    return jnp.stack([1 - p, p], axis=-1)
+
+
+classes = Measure(_classes, nn.softmax)
+"""Cross-entropy of logits [B, K] and labels y [B] in nats, accuracy; softmax [B, K]."""
+
+binary = Measure(_binary, _two_columns)
+"""Cross-entropy of one logit [B, 1] and y [B] in {0, 1}, nats; probabilities [B, 2]."""
+
+neuron = Measure(_neuron, _two_columns)
+"""Squared error of sigmoid(logit [B, 1]) and y [B] in {0, 1}; probabilities [B, 2]."""
+
+regression = Measure(_regression, lambda outputs: outputs)
+"""Squared error (no factor 1/2) of outputs [B, K] or [B, 1], y [B, K] or [B]."""
