@@ -35,6 +35,9 @@ def task(
     of the loss in training alone; the metric "loss" never has it.
     """
 
+    # a traced strength (a sweep under vmap) has no truth value
+    penalised = any(isinstance(s, jax.Array) or s for s in (l1, l2))
+
     def init(key, batch):
         state = dict(model.init(key, batch["x"], train=False))
         return state.pop("params"), state
@@ -49,7 +52,7 @@ def task(
         )
         metrics = means(measure.values(outputs, batch["y"]), batch.get("mask"))
         value = metrics["loss"].value()
-        if train and (l1 or l2):
+        if train and penalised:
             value = value + penalty(params, l1, l2)
             metrics["objective"] = Mean.of(value)
         return value, Aux(metrics, {**state, **new})

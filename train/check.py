@@ -1,0 +1,70 @@
+"""Checks on the host, before tracing: JAX itself is silent about most of these.
+
+An index out of range is clamped, a label out of range gives a finite loss, a NaN can
+vanish in a max, (N, 1) minus (N,) is (N, N).
+"""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from zoo.base import Task, UsageError
+
+
+def arrays(data: dict[str, Any], what: str = "data") -> int:
+    """The number of examples in {"x": [N, ...], "y": [N, ...]}.
+
+    Raises UsageError for missing, empty or unequal arrays and for NaN or infinity.
+    """
+    if not isinstance(data, dict) or "x" not in data:
+        found = sorted(data) if isinstance(data, dict) else type(data).__name__
+        raise UsageError(f'expected {what} as a dict with "x", found {found}')
+    n = len(data["x"]) if np.ndim(data["x"]) else 0
+    if n == 0:
+        raise UsageError(f"the {what} is empty: x has shape {np.shape(data['x'])}")
+    for name, array in data.items():
+        if np.ndim(array) == 0 or len(array) != n:
+            raise UsageError(
+                f"expected {n} entries in {name!r} as in 'x', found {np.shape(array)}"
+            )
+        bad = np.argwhere(~np.isfinite(np.asarray(array)))
+        if len(bad):
+            raise UsageError(
+                f"the {what} has {len(bad)} NaN or infinite values in {name!r}, the "
+                f"first in example {bad[0][0]}"
+            )
+    return n
+
+
+def labels(task: Task, params: Any, state: Any, data: dict[str, Any]) -> None:
+    """Raise UsageError where an integer label is none of the model's classes.
+
+    Also traces the loss once without running it, so that shapes that do not fit are
+    reported before anything is compiled.
+    """
+    one = {
+        name: jax.ShapeDtypeStruct((1, *np.shape(a)[1:]), a.dtype)
+        for name, a in data.items()
+    }
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    jax.eval_shape(lambda *a: task.loss(*a, train=False), params, state, one, key)
+    y = np.asarray(data["y"]) if "y" in data else None
+    if task.predict is None or y is None or not np.issubdtype(y.dtype, np.integer):
+        return
+    classes = jax.eval_shape(task.predict, params, state, one).shape[-1]
+    if y.min() < 0 or y.max() >= classes:
+        at = int(np.argmax((y < 0) | (y >= classes)))
+        raise UsageError(
+            f"expected labels 0 to {classes - 1} for a model with {classes} classes, "
+            f"found {y.flat[at]} in example {at}"
+        )
+
+
+def whole(name: str, value: Any, low: int, high: int = 2**31 - 1) -> int:
+    """The value, an integer in [low, high]. Raises UsageError."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise UsageError(f"expected a whole number for {name}, found {value!r}")
+    if not low <= value <= high:
+        raise UsageError(f"expected {name} between {low} and {high}, found {value}")
+    return int(value)
