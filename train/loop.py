@@ -71,6 +71,7 @@ def fit(
     eval_every: int | None = None,
     checkpoints: Path | str | None = None,
     save_seconds: float = 10.0,
+    on_start: Callable[[int], None] | None = None,
     on_record: Callable[[dict[str, float]], None] | None = None,
     progress: bool = True,
     mesh: jax.sharding.Mesh | None = None,
@@ -83,7 +84,8 @@ def fit(
     `patience`, training ends after that many evaluations without a lower loss and the
     best parameters are restored. With `checkpoints`, a directory, the newest state in
     it is continued, and states are saved every `save_seconds` and at the end. Ctrl-C
-    ends the run within about a second and returns what was reached. `mesh`
+    ends the run within about a second and returns what was reached. `on_start` hears
+    of the first step once all checks have passed, `on_record` of each log line. `mesh`
     (`train.mesh`) splits each batch over devices.
 
     Raises UsageError for data, labels, shapes and numbers that cannot be right, and
@@ -105,19 +107,17 @@ def fit(
 
     place = jax.device_put if mesh is None else lambda t: meshes.replicate(mesh, t)
     data = place({name: jnp.asarray(array) for name, array in train.items()})
-    state = place(start(task, optimizer, train, seed))
+    carry = place(start(task, optimizer, train, seed, patience is not None))
     for part in (train, evaluation):
         if part is not None:
-            check.labels(task, state.params, state.model, part)
-    best = place(
-        _copy(Best(jnp.float32(math.inf), state.step, state.params, state.model))
-    )
-    carry = (state, best if patience else None)
+            check.labels(task, carry[0].params, carry[0].model, part)
     saved = None if checkpoints is None else Checkpoints(checkpoints)
     if saved is not None and saved.latest() is not None:
         carry = saved.restore(carry)
     state, best = carry
     now = int(state.step)
+    if on_start is not None:
+        on_start(now)
 
     records: list[dict[str, float]] = []
     ended: Literal["finished", "early", "interrupted"] = "finished"
@@ -161,12 +161,15 @@ def fit(
     return Fit(usable(state, best), records, ended)
 
 
-def start(task: Task, optimizer: Any, train: Arrays, seed: int = 0) -> one.State:
-    """The state at step 0 of a training on these arrays."""
+def start(
+    task: Task, optimizer: Any, train: Arrays, seed: int = 0, keep_best: bool = False
+) -> tuple[one.State, Best | None]:
+    """What a training on these arrays begins with, and what its checkpoints hold."""
     check.whole("seed", seed, 0, 2**32 - 1)
     first = {name: jnp.asarray(array[:1]) for name, array in train.items()}
     state = jax.jit(one.init, static_argnums=(0, 1))(task, optimizer, seed, first)
-    return _copy(state)
+    best = Best(jnp.float32(math.inf), state.step, state.params, state.model)
+    return _copy((state, best if keep_best else None))
 
 
 def usable(state: one.State, best: Best | None = None) -> one.State:

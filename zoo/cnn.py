@@ -47,7 +47,8 @@ class CNN(nn.Module):
         for width in self.widths:
             x = nn.relu(nn.Dense(width, dtype=self.dtype)(x))
             x = nn.Dropout(self.dense_dropout, deterministic=not train)(x)
-        return nn.Dense(self.outputs, dtype=self.dtype)(x).astype("float32")
+        x = nn.Dense(self.outputs, dtype=self.dtype)(x)
+        return x.astype(jnp.promote_types(x.dtype, "float32"))
 
 
 def two_conv(outputs: int = 10, **fields) -> CNN:
@@ -142,7 +143,8 @@ class ResNet(nn.Module):
                     dtype=self.dtype,
                 )(x, train=train)
         x = x.mean(range(1, x.ndim - 1))
-        return nn.Dense(self.outputs, dtype=self.dtype)(x).astype("float32")
+        x = nn.Dense(self.outputs, dtype=self.dtype)(x)
+        return x.astype(jnp.promote_types(x.dtype, "float32"))
 
 
 def resnet_cifar(depth: int = 20, outputs: int = 10, **fields) -> ResNet:

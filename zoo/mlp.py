@@ -7,6 +7,7 @@ Nature 323, 1986. Shapes: B batch, D features, K outputs.
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 
 from zoo.base import check_inputs
@@ -58,4 +59,5 @@ class MLP(nn.Module):
                 )(x)
             x = self.activation(x)
             x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        return nn.Dense(self.outputs, dtype=self.dtype)(x).astype("float32")
+        x = nn.Dense(self.outputs, dtype=self.dtype)(x)
+        return x.astype(jnp.promote_types(x.dtype, "float32"))

@@ -1,0 +1,135 @@
+"""Optimizers against their update rules written out; schedules at their corners."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from train import optim
+from zoo.base import UsageError
+
+PARAMS = {"kernel": jnp.array([[1.0, -2.0]]), "bias": jnp.array([0.5])}
+GRADS = [{"kernel": jnp.array([[0.3, 0.4]]), "bias": jnp.array([-1.2])}] * 3
+
+
+def run(optimizer, grads=GRADS, params=PARAMS):
+    state = optimizer.init(params)
+    for grad in grads:
+        updates, state = optimizer.update(grad, state, params)
+        params = optax.apply_updates(params, updates)
+    return params, state
+
+
+def rule(name, g, lr, t=3):
+    """The total change of a weight after t steps of a constant gradient g."""
+    m, v, total = 0.0, 0.0, 0.0
+    for i in range(1, t + 1):
+        if name == "sgd":
+            total -= lr * g
+        elif name == "momentum":
+            m = 0.9 * m + g
+            total -= lr * m
+        elif name == "nesterov":
+            m = 0.9 * m + g
+            total -= lr * (g + 0.9 * m)
+        elif name == "rmsprop":
+            v = 0.9 * v + 0.1 * g * g
+            total -= lr * g / (v**0.5 + 1e-8)
+        elif name == "adam":
+            m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
+            total -= lr * m / (1 - 0.9**i) / ((v / (1 - 0.999**i)) ** 0.5 + 1e-8)
+        elif name == "lion":
+            total -= lr * np.sign(0.9 * m + 0.1 * g)
+            m = 0.99 * m + 0.01 * g
+    return total
+
+
+@pytest.mark.parametrize(
+    "name", ["sgd", "momentum", "nesterov", "rmsprop", "adam", "lion"]
+)
+def test_update_rules(name):
+    params, _ = run(optim.optimizer(name, 0.1))
+    change = jax.tree.map(lambda a, b: a - b, params, PARAMS)
+    expected = jax.tree.map(
+        lambda g: np.vectorize(lambda v: rule(name, v, 0.1))(np.asarray(g, float)),
+        GRADS[0],
+    )
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4), change, expected
+    )
+
+
+def test_weight_decay_leaves_biases_alone():
+    plain, _ = run(optim.optimizer("sgd", 0.1), GRADS[:1])
+    shrunk, _ = run(optim.optimizer("sgd", 0.1, weight_decay=0.5), GRADS[:1])
+    np.testing.assert_array_equal(shrunk["bias"], plain["bias"])
+    expected = plain["kernel"] - 0.1 * 0.5 * PARAMS["kernel"]
+    np.testing.assert_allclose(shrunk["kernel"], expected, rtol=1e-6)
+
+
+def test_clipping_bounds_the_global_norm():
+    params, _ = run(optim.optimizer("sgd", 1.0, clip=0.13), GRADS[:1])
+    change = jax.tree.map(lambda a, b: a - b, params, PARAMS)
+    assert float(optax.tree.norm(change)) == pytest.approx(0.13, rel=1e-5)
+
+
+def test_accumulation_equals_the_mean_gradient():
+    grads = [jax.tree.map(lambda g, i=i: g * i, GRADS[0]) for i in range(4)]
+    params, _ = run(optim.optimizer("adam", 0.1, accumulate=4), grads)
+    mean = [jax.tree.map(lambda g: g * 1.5, GRADS[0])]
+    expected, _ = run(optim.optimizer("adam", 0.1), mean)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), params, expected
+    )
+
+
+def test_averaged_parameters_follow_their_recurrence():
+    params, state = run(optim.optimizer("sgd", 0.1, ema=0.15))
+    mean, w = 1.0, 1.0
+    for t in range(3):
+        w -= 0.1 * 0.3
+        d = min(0.15, (1 + t) / (10 + t))
+        mean = d * mean + (1 - d) * w
+    average = optim.averaged_params(state)
+    assert float(average["kernel"][0, 0]) == pytest.approx(mean, rel=1e-6)
+    assert float(params["kernel"][0, 0]) == pytest.approx(w, rel=1e-6)
+    assert optim.averaged_params(optim.optimizer("sgd", 0.1).init(PARAMS)) is None
+
+
+@pytest.mark.parametrize(
+    "name, corners",
+    [
+        ("constant", {0: 2.0, 100: 2.0}),
+        ("cosine", {0: 2.0, 50: 1.0, 100: 0.0}),
+        ("warmup_cosine", {0: 0.0, 10: 2.0, 55: 1.0, 100: 0.0}),
+        ("exponential", {0: 2.0, 50: 0.2, 100: 0.02}),
+        ("step", {0: 2.0, 49: 2.0, 51: 0.2, 76: 0.02}),
+    ],
+)
+def test_schedules_at_their_corners(name, corners):
+    rate = optim.schedule(name, 2.0, 100, warmup=0.1)
+    for step, value in corners.items():
+        assert float(rate(step)) == pytest.approx(value, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (lambda: optim.optimizer("adm", 0.1), "did you mean 'adam'"),
+        (lambda: optim.optimizer("adam", -0.1), "> 0"),
+        (lambda: optim.optimizer("adam", float("nan")), "> 0"),
+        (lambda: optim.optimizer("adam", "0.1"), "> 0"),
+        (lambda: optim.optimizer("adam"), "found none"),
+        (lambda: optim.optimizer("sgd", 0.1, weight_decay=-1.0), ">= 0"),
+        (lambda: optim.optimizer("sgd", 0.1, clip=0.0), "> 0"),
+        (lambda: optim.optimizer("sgd", 0.1, accumulate=0), "1 or more"),
+        (lambda: optim.optimizer("sgd", 0.1, ema=1.0), "averaging"),
+        (lambda: optim.optimizer("lbfgs", clip=1.0), "lbfgs"),
+        (lambda: optim.schedule("cosin", 0.1, 10), "'cosine'"),
+        (lambda: optim.schedule("cosine", 0.1, 0), "steps"),
+    ],
+)
+def test_mistakes_are_named(call, words):
+    with pytest.raises(UsageError, match=words):
+        call()

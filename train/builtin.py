@@ -1,0 +1,111 @@
+"""The data sets that have a name here: where their rows come from.
+
+Some come with scikit-learn or with this package; the large ones are downloaded, for
+nothing is ever made up. All keep their own units: pixels 0..255, digits 0..16.
+"""
+
+import operator
+from collections.abc import Callable
+from functools import partial
+from importlib.resources import as_file, files
+
+import numpy as np
+
+from train.download import fetch
+from train.formats import read_cifar, read_idx
+from train.tables import Rows, read_npz
+from zoo.base import UsageError
+
+DIGITS = tuple("0123456789")
+GARMENTS = (
+    *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+    *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+)
+THINGS = (
+    *("airplane", "automobile", "bird", "cat", "deer"),
+    *("dog", "frog", "horse", "ship", "truck"),
+)
+# What is known of a data set before it is downloaded: shape and classes.
+PUBLISHED = {
+    "mnist": ((28, 28, 1), DIGITS),
+    "fashion_mnist": ((28, 28, 1), GARMENTS),
+    "cifar10": ((32, 32, 3), THINGS),
+}
+
+
+def bundled(name: str) -> Rows:
+    """One of scikit-learn's small tables."""
+    from sklearn import datasets  # a second to import: only when asked for
+
+    if name == "diabetes":
+        found = datasets.load_diabetes(scaled=False)
+        return Rows(found.data, found.target)
+    found = getattr(datasets, f"load_{name}")()
+    x = found.images[..., None] if name == "digits" else found.data
+    return Rows(x, found.target, tuple(map(str, found.target_names)))
+
+
+def mnist5k() -> Rows:
+    """5000 digits of MNIST, 500 of a class, that come with this package."""
+    with as_file(files("train.files") / "mnist5k.npz") as path:
+        return read_npz(path)
+
+
+def truth_table(rule: Callable[[int, int], int]) -> Rows:
+    """A function of two bits, as the four rows a single neuron learns from."""
+    x = [(a, b) for a in (0, 1) for b in (0, 1)]
+    y = [rule(a, b) for a, b in x]
+    return Rows(np.array(x), np.array(y), ("0", "1"), plain=True)
+
+
+def published_idx(name: str) -> Rows:
+    """A data set in MNIST's format, downloaded if it is not on this computer."""
+
+    def part(prefix: str) -> tuple[np.ndarray, np.ndarray]:
+        x = read_idx(fetch(name, f"{prefix}-images-idx3-ubyte.gz"), 3)
+        y = read_idx(fetch(name, f"{prefix}-labels-idx1-ubyte.gz"), 1)
+        return check_published(name, x[..., None], y)
+
+    return Rows(*part("train"), PUBLISHED[name][1], part("t10k"))
+
+
+def cifar10() -> Rows:
+    """CIFAR-10, downloaded if it is not on this computer."""
+    names = [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]
+    batches = read_cifar(
+        fetch("cifar10", "cifar-10-binary.tar.gz"),
+        [f"cifar-10-batches-bin/{name}.bin" for name in names],
+    )
+    x, y = (np.concatenate(arrays) for arrays in zip(*batches[:-1], strict=True))
+    test = check_published("cifar10", *batches[-1])
+    return Rows(*check_published("cifar10", x, y), THINGS, test)
+
+
+def check_published(
+    name: str, x: np.ndarray, y: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """x and y themselves, once they are what PUBLISHED says. Raises UsageError."""
+    shape, classes = PUBLISHED[name]
+    if x.shape != (len(y), *shape) or not len(y) or y.max() >= len(classes):
+        raise UsageError(
+            f"expected {len(y)} images of shape {shape} and labels below "
+            f"{len(classes)} in the files of {name}, found shape {x.shape} and labels "
+            f"up to {y.max(initial=0)}"
+        )
+    return x, y
+
+
+NAMES: dict[str, Callable[[], Rows]] = {
+    "diabetes": partial(bundled, "diabetes"),
+    "breast_cancer": partial(bundled, "breast_cancer"),
+    "wine": partial(bundled, "wine"),
+    "iris": partial(bundled, "iris"),
+    "digits": partial(bundled, "digits"),
+    "mnist5k": mnist5k,
+    "mnist": partial(published_idx, "mnist"),
+    "fashion_mnist": partial(published_idx, "fashion_mnist"),
+    "cifar10": cifar10,
+    "and": partial(truth_table, operator.and_),
+    "or": partial(truth_table, operator.or_),
+    "xor": partial(truth_table, operator.xor),
+}

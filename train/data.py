@@ -1,0 +1,336 @@
+"""Data sets as dicts of arrays: built in, or the user's own, standardised and checked.
+
+`load` gives a `Data`: its rows, and a `Schema` with all that a model and a later
+prediction need to know of them. Everything here is numpy, on the host.
+Shapes: N examples, D features, L length, H height, W width, C channels.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from train.builtin import NAMES, PUBLISHED
+from train.formats import open_npz, read_image
+from train.tables import (
+    Columns,
+    Kind,
+    Rows,
+    encode,
+    nearest,
+    numbers,
+    open_csv,
+    quoted,
+    read_csv,
+    read_npz,
+)
+from zoo.base import UsageError
+
+Arrays = dict[str, np.ndarray]
+
+
+class Schema(NamedTuple):
+    """Everything about a data set but its rows."""
+
+    name: str  # "mnist5k", or the user's path as given
+    shape: tuple[int, ...]  # of one example: (D,), (L, C) or (H, W, C)
+    classes: tuple[str, ...]  # names in label order; () for regression
+    mean: tuple[float, ...]  # of the training part's x: [D] or [C]
+    scale: tuple[float, ...]  # standard deviation; 1 where a feature is constant
+    target: tuple[float, float] = (0.0, 1.0)  # mean and scale of a regression's y
+    columns: Columns = ()  # of a .csv: (name, categories), () for a numeric one
+    target_name: str = "y"
+
+    @property
+    def regression(self) -> bool:
+        """Whether y is a quantity rather than a class."""
+        return not self.classes
+
+    @property
+    def image(self) -> bool:
+        """Whether an example is [H, W, C]."""
+        return len(self.shape) == 3
+
+
+class Data(NamedTuple):
+    """A data set ready to train on: "x" [N, *shape] float32, "y" [N] int32 or float32.
+
+    Both parts are standardised with the statistics of the training part.
+    """
+
+    schema: Schema
+    train: Arrays
+    test: Arrays | None
+
+
+def to_json(schema: Schema) -> dict[str, Any]:
+    """A schema as a dict that json can write."""
+    return schema._asdict()
+
+
+def from_json(fields: dict[str, Any]) -> Schema:
+    """The schema that `to_json` made a dict of, also when json has been through it."""
+
+    def freeze(value: Any) -> Any:
+        return tuple(map(freeze, value)) if isinstance(value, list | tuple) else value
+
+    return Schema(**{name: freeze(value) for name, value in fields.items()})
+
+
+def blank(schema: Schema) -> Data:
+    """One example of zeros: the shapes and types, where the rows are not at hand."""
+    x = np.zeros((1, *schema.shape), np.float32)
+    y = np.zeros(1, np.float32 if schema.regression else np.int32)
+    return Data(schema, {"x": x, "y": y}, None)
+
+
+# Standardisation ----------------------------------------------------------------------
+
+
+def chunks(x: np.ndarray, size: int = 4096) -> Iterator[tuple[slice, np.ndarray]]:
+    """Slices of rows: float64 copies of a whole image set would fill the memory."""
+    for start in range(0, len(x), size):
+        yield slice(start, start + size), x[start : start + size]
+
+
+def moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """x [N, ..., C] -> mean [C], standard deviation [C] over all the other axes.
+
+    A constant feature (but for rounding) has itself as mean and 1 as deviation.
+    """
+    axes = tuple(range(x.ndim - 1))
+    count = x.size // x.shape[-1]
+    mean = sum(np.sum(rows, axes, dtype=np.float64) for _, rows in chunks(x)) / count
+    square = sum(np.sum((rows - mean) ** 2, axes) for _, rows in chunks(x)) / count
+    low, high = x.min(axes).astype(np.float64), x.max(axes).astype(np.float64)
+    varies = np.sqrt(square) > 1e-14 * np.maximum(np.abs(low), np.abs(high))
+    return np.where(varies, mean, low), np.where(varies, np.sqrt(square), 1.0)
+
+
+def apply(schema: Schema, x: np.ndarray) -> np.ndarray:
+    """x [N, *shape] in its own units -> standardised, float32. Raises UsageError."""
+    x = np.asarray(x)
+    if x.shape[1:] != schema.shape:
+        raise UsageError(
+            f"expected examples of shape {schema.shape} as in {schema.name}, found "
+            f"{x.shape[1:]}"
+        )
+    out = np.empty(x.shape, np.float32)
+    mean, scale = np.array(schema.mean), np.array(schema.scale)
+    with np.errstate(over="ignore"):
+        for at, rows in chunks(x):
+            out[at] = (rows - mean) / scale
+    return numbers(out, f"the standardised x of {schema.name}")
+
+
+def restore_target(schema: Schema, y: Any) -> np.ndarray:
+    """A regression's standardised y, or its prediction -> float64 in its own unit."""
+    mean, scale = schema.target
+    return np.asarray(y, np.float64) * scale + mean
+
+
+def labels(schema: Schema, y: Any) -> np.ndarray:
+    """Labels [...] -> the names of their classes [...]. Raises UsageError."""
+    y = np.asarray(y)
+    if schema.regression:
+        raise UsageError(f"expected classes in {schema.name}, found a regression")
+    count = len(schema.classes)
+    if y.dtype.kind not in "iu":
+        raise UsageError(f"expected labels of {schema.name}, found {y.dtype}")
+    if (wrong := y[(y < 0) | (y >= count)]).size:
+        raise UsageError(
+            f"expected labels 0..{count - 1} of {schema.name}, found {wrong[0]}"
+        )
+    return np.array(schema.classes)[y]
+
+
+def schema_of(name: str) -> Schema:
+    """A built-in data set's schema, without a download: mean 0, scale 1 instead."""
+    if name not in PUBLISHED:
+        return load(name).schema
+    shape, classes = PUBLISHED[name]
+    channels = shape[-1]
+    return Schema(name, shape, classes, (0.0,) * channels, (1.0,) * channels)
+
+
+# Loading ------------------------------------------------------------------------------
+
+
+def load(
+    source: str | os.PathLike[str] | Data,
+    *,
+    target: str | None = None,
+    kind: Kind | None = None,
+    holdout: float | None = None,
+) -> Data:
+    """A data set by its name in NAMES or its path (.npz, .csv); a `Data` as it is.
+
+    `target` is the column of a .csv to predict. `kind` decides where numbers may be
+    classes or a quantity. `holdout` is the fraction of the rows that becomes the test
+    part, where the data set has none of its own: 0.2 unless given (but a truth table
+    is all for training), 0 for none. Raises UsageError.
+    """
+    if isinstance(source, Data):
+        return source
+    name = os.fspath(source)
+    if kind not in (None, "classes", "regression"):
+        raise UsageError(f'expected the kind "classes" or "regression", found "{kind}"')
+    if holdout is not None and not 0 <= holdout < 1:
+        raise UsageError(f"expected a holdout of at least 0, below 1, found {holdout}")
+    rows = read_rows(name, target, kind)
+    train, test = {"x": rows.x, "y": rows.y}, None
+    if rows.test is not None:
+        if holdout:
+            raise UsageError(
+                f"expected no holdout for {name}, which has a test part of its own, "
+                f"found {holdout}"
+            )
+        test = {"x": rows.test[0], "y": rows.test[1]}
+    elif fraction := (0.0 if rows.plain else 0.2) if holdout is None else holdout:
+        train, test = split(train, fraction)
+    mean, scale = (tuple(v.tolist()) for v in moments(train["x"]))
+    if rows.plain:
+        mean, scale = (0.0,) * len(mean), (1.0,) * len(scale)
+    target_mean, target_scale = 0.0, 1.0
+    if not rows.classes:
+        target_mean, target_scale = (v.item() for v in moments(train["y"][:, None]))
+    schema = Schema(
+        name,
+        rows.x.shape[1:],
+        rows.classes,
+        mean,
+        scale,
+        (target_mean, target_scale),
+        rows.columns,
+        rows.target_name,
+    )
+    return Data(
+        schema, ready(schema, train), None if test is None else ready(schema, test)
+    )
+
+
+def read_rows(name: str, target: str | None, kind: Kind | None) -> Rows:
+    """The rows of a data set by its name or path. Raises UsageError."""
+    path = Path(name)
+    builtin, table = name in NAMES, path.suffix.lower() == ".csv"
+    if target is not None and (builtin or not table):
+        raise UsageError(
+            f'expected a .csv file with the target "{target}", found {name}'
+        )
+    if builtin:
+        rows = NAMES[name]()
+        found = "classes" if rows.classes else "regression"
+        if kind not in (None, found):
+            raise UsageError(f"expected the kind {found} for {name}, found {kind}")
+        return rows
+    if not path.is_file():
+        if path.suffix or path.name != name:
+            raise UsageError(f"expected a data file, found no file at {name}")
+        raise UsageError(
+            f"expected a file or one of the data sets {', '.join(NAMES)}, found "
+            f'"{name}"' + nearest(name, list(NAMES))
+        )
+    if table:
+        return read_csv(path, target, kind)
+    if path.suffix.lower() == ".npz":
+        return read_npz(path, kind)
+    raise UsageError(f"expected a data file .npz or .csv, found {name}")
+
+
+def ready(schema: Schema, arrays: Arrays) -> Arrays:
+    """Rows in their own units -> what a model trains on."""
+    mean, scale = schema.target
+    if schema.regression:
+        y = ((arrays["y"] - mean) / scale).astype(np.float32)
+    else:
+        y = arrays["y"].astype(np.int32)
+    return {"x": apply(schema, arrays["x"]), "y": y}
+
+
+def split(arrays: Arrays, fraction: float, seed: int = 0) -> tuple[Arrays, Arrays]:
+    """Rows -> (the rest, a random fraction of them); by class where y is integer.
+
+    Raises UsageError where either part would lack a class or be empty.
+    """
+    from sklearn.model_selection import train_test_split  # a second to import
+
+    y = arrays["y"]
+    by_class = y if y.dtype.kind in "iu" else None
+    try:
+        parts = train_test_split(
+            np.arange(len(y)),
+            test_size=float(fraction),
+            random_state=seed,
+            stratify=by_class,
+        )
+    except ValueError:
+        found = f"{len(y)} rows"
+        if by_class is not None:
+            _, counts = np.unique(y, return_counts=True)
+            found += f" of {len(counts)} classes, the rarest with {counts.min()}"
+        raise UsageError(
+            f"expected enough rows to set a fraction of {fraction:g} aside, each part "
+            f"with examples of every class, found {found}"
+        ) from None
+    rest, part = ({k: v[rows] for k, v in arrays.items()} for rows in parts)
+    return rest, part
+
+
+def read_inputs(
+    schema: Schema, paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+) -> np.ndarray:
+    """Files of examples to predict -> x [N, *shape], standardised, in their order.
+
+    An .npz holds x (or x_test, or x_train) in the units of the training data; a .csv
+    the columns it was trained with, others are ignored; a picture (.png, .jpg) is one
+    example, resized, for a model trained on pixels 0..255. Raises UsageError.
+    """
+    paths = [paths] if isinstance(paths, str | os.PathLike) else paths
+    if not paths:
+        raise UsageError("expected files to predict from, found none")
+    return np.concatenate([apply(schema, read_raw(schema, Path(p))) for p in paths])
+
+
+def read_raw(schema: Schema, path: Path) -> np.ndarray:
+    """The examples of one file [N, *shape], in their own units. Raises UsageError."""
+    suffix = path.suffix.lower()
+    if not path.is_file():
+        raise UsageError(f"expected a file to predict from, found no file at {path}")
+    if suffix == ".csv":
+        if not schema.columns:
+            raise UsageError(
+                f"expected an .npz file, as {schema.name} has no named columns, found "
+                f"{path}"
+            )
+        return encode(open_csv(path), schema.columns)
+    if suffix == ".npz":
+        arrays = open_npz(path)
+        key = next((k for k in ("x", "x_test", "x_train") if k in arrays), None)
+        if key is None:
+            raise UsageError(
+                f"expected x, x_test or x_train in {path}, found {quoted(list(arrays))}"
+            )
+        x = numbers(arrays[key], f"{key} of {path}")
+        x = x[..., None] if (*x.shape[1:], 1) == schema.shape else x
+        if x.shape[1:] != schema.shape:
+            raise UsageError(
+                f"expected {key} of {path} to have examples of shape {schema.shape} as "
+                f"{schema.name} has, found shape {x.shape}"
+            )
+        return x
+    if suffix in (".png", ".jpg", ".jpeg"):
+        if not schema.image:
+            raise UsageError(
+                f"expected examples of shape {schema.shape} as in {schema.name}, found "
+                f"the picture {path}"
+            )
+        white = (255 - np.array(schema.mean)) / np.array(schema.scale)
+        if white.min() > 30:  # deviations: such pixels were never trained on
+            raise UsageError(
+                f"expected an .npz file, as the values of {schema.name} are not pixels "
+                f"0..255 (mean {schema.mean[0]:.3g}), found the picture {path}"
+            )
+        return read_image(path, schema.shape)
+    raise UsageError(f"expected a file .npz, .csv, .png or .jpg, found {path}")

@@ -1,0 +1,122 @@
+"""Files as arrays: IDX (MNIST), CIFAR-10's archive, .npz and pictures.
+
+None is trusted: nothing is unpickled or unpacked to disk, and a file that is not what
+its name says is refused in a sentence.
+Shapes: N examples, H height, W width, C channels.
+"""
+
+import gzip
+import math
+import tarfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from zipfile import BadZipFile, is_zipfile
+
+import numpy as np
+
+from zoo.base import UsageError
+
+
+def read_idx(path: Path, ndim: int) -> np.ndarray:
+    """A gzipped IDX file of bytes -> uint8, of ndim dimensions.
+
+    Source: LeCun, Cortes, Burges, "The MNIST database": magic number 0 0 8 ndim, the
+    sizes as big-endian 32-bit integers, then the values. Raises UsageError otherwise.
+    """
+    try:
+        with gzip.open(path) as file:
+            magic, sizes = file.read(4), file.read(4 * ndim)
+            if magic != bytes([0, 0, 8, ndim]) or len(sizes) < 4 * ndim:
+                raise damaged(path, f"the header {bytes([0, 0, 8, ndim])!r}", magic)
+            shape = np.frombuffer(sizes, ">u4").tolist()
+            values = file.read(math.prod(shape) + 1)  # one more shows what is too long
+    except (OSError, EOFError, zlib.error) as error:
+        raise damaged(path, "a whole gzip file", error) from None
+    if len(values) != math.prod(shape):
+        wanted = f"{math.prod(shape)} values, as its header {shape} says"
+        found = "more" if len(values) > math.prod(shape) else len(values)
+        raise damaged(path, wanted, found)
+    return np.frombuffer(values, np.uint8).reshape(shape)
+
+
+def read_cifar(path: Path, names: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Batches of the CIFAR-10 archive -> (images [N, 32, 32, 3], labels [N]) uint8.
+
+    Source: Krizhevsky, "Learning multiple layers of features from tiny images" (2009):
+    records of a label and 3 x 32 x 32 values. Raises UsageError otherwise. Members are
+    read in memory, by their exact names: no path of the archive touches the disk.
+    """
+    record, found = 1 + 3 * 32 * 32, {}
+    try:
+        with tarfile.open(path, "r:gz") as archive:
+            for entry in archive:  # one pass: going back would decompress anew
+                if entry.isfile() and (file := archive.extractfile(entry)):
+                    if entry.name in names:
+                        found[entry.name] = file.read()
+    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+        raise damaged(path, "a whole tar.gz archive", error) from None
+    batches = []
+    for name in names:
+        values = found.get(name, b"")
+        if not values or len(values) % record:
+            wanted = f"a file {name} of records of {record} bytes"
+            raise damaged(path, wanted, f"{len(values)} bytes" if values else "none")
+        rows = np.frombuffer(values, np.uint8).reshape(-1, record)
+        images = rows[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+        batches.append((np.ascontiguousarray(images), rows[:, 0]))
+    return batches
+
+
+def damaged(path: Path, expected: str, found: object) -> UsageError:
+    """The error for a file that is not what its name says."""
+    return UsageError(
+        f"expected {expected} in {path}, found {found}: delete the file, and the next "
+        "run downloads it again"
+    )
+
+
+# What reading such a file may raise; RuntimeError asks for a password.
+BROKEN_NPZ = (OSError, EOFError, ValueError, RuntimeError, BadZipFile, zlib.error)
+
+
+def open_npz(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file by name; none may hold pickled objects."""
+    try:
+        if not is_zipfile(path):
+            raise ValueError("not a zip archive")
+        with np.load(path, allow_pickle=False) as file:
+            return {key: np.asarray(file[key]) for key in file.files}
+    except BROKEN_NPZ as error:
+        if "pickle" in str(error):
+            raise UsageError(
+                f"expected arrays of numbers or text in {path}, found Python objects, "
+                "which are not read: unpickling them may run any code"
+            ) from None
+        raise UsageError(
+            f"expected an .npz file as numpy.savez writes it, found {path} ({error})"
+        ) from None
+
+
+def read_image(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """A picture file -> [1, H, W, C], resized, its pixels 0..255. Raises UsageError."""
+    from PIL import Image, ImageOps  # comes with matplotlib
+
+    height, width, channels = shape
+    modes = {1: "L", 3: "RGB", 4: "RGBA"}
+    if channels not in modes:
+        raise UsageError(
+            f"expected a model of 1, 3 or 4 channels for the picture {path}, found "
+            f"{channels}"
+        )
+    try:
+        with Image.open(path) as image:
+            if image.mode[0] in "IF":  # 16 bits and more: converting would clip
+                raise UsageError(
+                    f"expected 8 bits a channel in {path}, found the mode {image.mode}"
+                )
+            turned = ImageOps.exif_transpose(image).convert(modes[channels])
+            pixels = np.asarray(turned.resize((width, height)))
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UsageError(f"expected a picture, found {path} ({error})") from None
+    return pixels.reshape(1, height, width, channels)
