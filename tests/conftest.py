@@ -1,0 +1,45 @@
+"""Strict runs: rank promotion raises, two CPU devices, compiled programs are kept."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from train import data as sets
+from train.data import Data, Schema
+from train.recipes import RECIPES
+
+CACHE = Path(__file__).parent.parent / ".cache" / "xla"
+
+jax.config.update("jax_num_cpu_devices", 2)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_compilation_cache_dir", str(CACHE))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+
+def first(data: Data, n: int) -> Data:
+    """A data set's first n rows of each part."""
+
+    def cut(rows):
+        return None if rows is None else {k: v[:n] for k, v in rows.items()}
+
+    return Data(data.schema, cut(data.train), cut(data.test))
+
+
+def small(name: str, n: int = 32):
+    """A recipe on n rows of its own data; CIFAR-10, which needs a download, on noise."""
+    flags = {"depth": 8} if name == "resnet20" else {}
+    if name == "cnn_cifar10":
+        schema: Schema = sets.schema_of("cifar10")
+        x = np.random.default_rng(0).normal(size=(n, 32, 32, 3)).astype(np.float32)
+        rows = {"x": x, "y": np.arange(n, dtype=np.int32) % 10}
+        return RECIPES[name](data=Data(schema, rows, rows))
+    default = RECIPES[name](**flags).data
+    return RECIPES[name](data=first(default, n), **flags)
+
+
+@pytest.fixture(params=list(RECIPES), scope="module")
+def recipe(request):
+    """Every recipe in turn, small."""
+    return small(request.param)

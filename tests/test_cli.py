@@ -1,0 +1,267 @@
+"""The commands as a user types them: what they print, write and refuse."""
+
+import csv
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from train.cli import main
+from train.run import restore
+
+ROOT = Path(__file__).parent.parent
+FILES = {"config.json", "metrics.jsonl", "checkpoints", "result.json", "curves.png"}
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    """Each test in a folder of its own, with a cache of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("train.cli._cache", lambda: None)  # the tests have theirs
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A short run of the main job."""
+    out = tmp_path_factory.mktemp("run") / "cnn"
+    code = main(["train", "cnn", "--steps", "60", "--no-augment", "--out", str(out)])
+    assert code == 0
+    return out
+
+
+def test_train_leaves_a_whole_run(trained):
+    names = {path.name for path in trained.iterdir()}
+    assert FILES | {"confusion.png"} <= names
+    result = json.loads((trained / "result.json").read_text())
+    assert {"recipe", "metrics", "steps", "seconds", "parameters"} < set(result)
+    assert result["steps"] == 60 and result["parameters"] == 121_930
+    assert result["examples_per_second"] > 0
+    scores = result["metrics"]
+    wanted = "accuracy precision recall f1 log_loss roc_auc confusion per_class"
+    assert set(wanted.split()) <= set(scores)
+    assert np.sum(scores["confusion"]) == 1000
+    assert np.trace(scores["confusion"]) == pytest.approx(1000 * scores["accuracy"])
+    lines = [
+        json.loads(x) for x in (trained / "metrics.jsonl").read_text().split("\n")[:-1]
+    ]
+    assert [line["step"] for line in lines] == list(range(1, 61))
+    assert lines[-1]["eval_accuracy"] == pytest.approx(scores["accuracy"], abs=1e-6)
+    with Image.open(trained / "curves.png") as picture:
+        assert picture.width > 400
+
+
+def test_eval_measures_the_same_again(trained, capsys):
+    accuracy = json.loads((trained / "result.json").read_text())["metrics"]["accuracy"]
+    assert main(["eval", str(trained)]) == 0
+    assert f"{accuracy:.4f}" in capsys.readouterr().out
+
+
+def test_predict_reads_images_and_arrays(trained, here, capsys):
+    with np.load(ROOT / "train" / "files" / "mnist5k.npz") as digits:
+        x, y = digits["x_test"][:4], digits["y_test"][:4]
+    np.savez("four.npz", x=x)
+    Image.fromarray(x[0]).save("one.png")
+    assert main(["predict", str(trained), "four.npz", "one.png"]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert len(rows) == 5 and rows[0] == rows[4]
+    for row in rows:
+        p = {name: float(value) for name, value in row.items() if name != "class"}
+        assert len(p) == 10 and sum(p.values()) == pytest.approx(1, abs=1e-3)
+        assert f"p({row['class']})" == max(p, key=lambda name: p[name])
+    assert sum(row["class"] == str(label) for row, label in zip(rows, y, strict=False))
+
+
+def test_own_csv_from_training_to_prediction(here, capsys):
+    rng = np.random.default_rng(0)
+    size, colour = rng.normal(5, 2, 120), rng.choice(["red", "blue"], 120)
+    price = 3 * size + 10 * (colour == "red")
+    lines = [f"{s},{c},{p}" for s, c, p in zip(size, colour, price, strict=True)]
+    Path("houses.csv").write_text("size,colour,price\n" + "\n".join(lines) + "\n")
+    command = "train linear --data houses.csv --target price --holdout 0.25 --out run"
+    assert main(command.split()) == 0
+    result = json.loads(Path("run/result.json").read_text())
+    assert result["metrics"]["r2"] == pytest.approx(1, abs=1e-5)
+    assert result["measured_on"] == "test data"
+    os.remove("houses.csv")  # a model is used without the data it was trained on
+    Path("new.csv").write_text("colour,size\nred,1\nblue,2\n")
+    capsys.readouterr()
+    assert main(["predict", "run", "new.csv"]) == 0
+    name, *values = capsys.readouterr().out.split()
+    assert name == "price"
+    np.testing.assert_allclose([float(v) for v in values], [13, 6], rtol=1e-4)
+
+
+@pytest.mark.parametrize("recipe", ["logistic", "softmax", "neuron", "mlp"])
+def test_own_npz_with_every_classifier(recipe, here):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(80, 3))
+    y = np.where(x[:, 0] > 0, "up", "down")
+    np.savez("own.npz", x_train=x[:60], y_train=y[:60], x_test=x[60:], y_test=y[60:])
+    command = f"train {recipe} --data own.npz --out run --batch-size 60 --steps 150"
+    assert main(command.split()) == 0
+    result = json.loads(Path("run/result.json").read_text())
+    assert result["metrics"]["accuracy"] > 0.9
+    assert set(result["metrics"]["per_class"]) == {"down", "up"}
+
+
+def test_list_names_every_recipe(capsys):
+    from train.recipes import RECIPES
+
+    assert main(["list"]) == 0
+    out = capsys.readouterr().out
+    for name in RECIPES:
+        assert f" {name} " in out
+    assert "121,930" in out and "accuracy 0.975" in out
+
+
+def test_early_stopping_restores_the_best(here, capsys):
+    command = "train mlp --data iris --batch-size 16 --patience 2 --learning-rate 0.03"
+    assert main([*command.split(), "--out", "run", "--steps", "4000"]) == 0
+    result = json.loads(Path("run/result.json").read_text())
+    lines = [json.loads(x) for x in Path("run/metrics.jsonl").read_text().splitlines()]
+    losses = [line["eval_loss"] for line in lines if "eval_loss" in line]
+    assert result["ended"] == "early" and result["steps"] < 4000
+    assert min(losses) == losses[-3]  # two evaluations without a better one
+    # the restored parameters are those of the best evaluation, not the last
+    from train import data as sets
+    from train.evaluate import evaluate
+
+    recipe, state, _ = restore(Path("run"), rows=True)
+    watched = sets.split(recipe.data.train, 0.1)[1]
+    best = evaluate(recipe.task, state, watched)["loss"]
+    assert best == pytest.approx(min(losses), rel=1e-5)
+
+
+MISTAKES = [
+    ("trian cnn", "'train'"),
+    ("train", "RECIPE"),
+    ("train cnm", "did you mean 'cnn'"),
+    ("train linear --stpes 3", "--steps"),
+    ("train linear --steps three", "three"),
+    ("train linear --steps 0", "steps"),
+    ("train linear --learning-rate -1 --optimizer sgd", "> 0, found -1"),
+    ("train linear --optimizer sgd", "learning rate"),
+    ("train linear --optimizer adm", "adm"),
+    ("train linear --data diabets", "diabetes"),
+    ("train linear --data none.csv --target y", "none.csv"),
+    ("train linear --batch-size 1000 --optimizer sgd --learning-rate 0.1", "442"),
+    ("train linear --seed -1", "seed"),
+    ("train linear --devices 99", "devices"),
+    ("train linear --holdout 1.5", "1.5"),
+    ("train linear --data iris", "iris"),
+    ("train logistic --data iris", "try softmax"),
+    ("train cnn --data iris", "try mlp"),
+    ("train mlp --dropout 1.0", "dropout"),
+    ("train mlp --widths 0", "widths"),
+    ("train ridge --alpha -1", "alpha"),
+    ("train linear --data bad.npz", "NaN"),
+    ("train softmax --data labels.npz", "7"),
+    ("train softmax --data empty.npz", "empty"),
+    ("train linear --data gaps.csv --target y", "missing"),
+    ("eval nowhere", "nowhere"),
+    ("predict nowhere x.npz", "nowhere"),
+    ("predict", "required"),
+    ("list all", "all"),
+]
+
+
+@pytest.mark.parametrize("command, words", MISTAKES)
+def test_a_mistake_is_one_sentence_and_status_2(command, words, here, capsys):
+    x = np.arange(20.0).reshape(10, 2)
+    np.savez("bad.npz", x_train=np.where(x == 3, np.nan, x), y_train=x[:, 0] + 0.5)
+    y = np.arange(10) % 2
+    np.savez("labels.npz", x_train=x, y_train=y, x_test=x, y_test=y + 6)
+    np.savez("empty.npz", x_train=x[:0], y_train=y[:0])
+    Path("gaps.csv").write_text("a,y\n1,2\n,3\n4,5\n")
+    assert main(command.split()) == 2
+    said = capsys.readouterr()
+    text = said.err or said.out
+    assert words in text and "Traceback" not in text
+    assert len(said.err.splitlines()) <= 1
+    assert not Path("runs").exists() or not list(Path("runs").rglob("config.json"))
+
+
+def test_a_run_is_never_overwritten(trained, here, capsys):
+    before = (trained / "result.json").read_bytes()
+    short = ["--steps", "60", "--no-augment", "--out", str(trained)]
+    assert main(["train", "cnn", *short]) == 2
+    assert "--resume" in capsys.readouterr().err
+    assert main(["train", "cnn", "--resume", "--out", str(trained), "--seed", "5"]) == 2
+    assert "seed" in capsys.readouterr().err
+    assert main(["train", "cnn", "--resume", "--out", str(trained)]) == 0  # complete
+    assert (trained / "result.json").read_bytes() == before
+    Path("mine").mkdir()
+    Path("mine/thesis.tex").write_text("years of work")
+    assert main(["train", "linear", "--out", "mine"]) == 2
+    assert "other files" in capsys.readouterr().err
+
+
+def test_divergence_is_reported_and_nothing_is_called_a_result(here, capsys):
+    flags = "--optimizer sgd --learning-rate 1000 --steps 200 --out run"
+    assert main(["train", "linear", *flags.split()]) == 2
+    assert "diverged" in capsys.readouterr().err
+    assert not Path("run/result.json").exists()
+
+
+def start(out, *more):
+    command = "from train.cli import main; import sys; sys.exit(main(sys.argv[1:]))"
+    flags = ["train", "mlp", "--steps", "3000", "--out", str(out), *more]
+    path = os.environ.get("PYTHONPATH", "")
+    return subprocess.Popen(
+        [sys.executable, "-c", command, *flags],
+        env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{path}"},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for_step(out, step, seconds=120):
+    """Until the run has logged a step."""
+    end = time.time() + seconds
+    log = out / "metrics.jsonl"
+    while time.time() < end:
+        if log.exists() and log.read_text().count("\n") >= step // 30:
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"no step {step} after {seconds} s")
+
+
+def test_killed_and_interrupted_runs_end_bit_equal_to_an_uninterrupted_one(here):
+    whole, cut = here / "whole", here / "cut"
+    one = start(whole)
+    assert one.wait(200) == 0
+    two = start(cut)
+    wait_for_step(cut, 600)
+    two.send_signal(signal.SIGINT)
+    said = two.communicate(timeout=60)[0]
+    assert two.returncode == 130
+    assert "--resume" in said
+    assert not (cut / "result.json").exists()
+    three = start(cut, "--resume")
+    wait_for_step(cut, 1500)
+    three.kill()
+    three.wait()
+    assert not (cut / "result.json").exists()
+    four = start(cut, "--resume")
+    assert four.wait(200) == 0
+    a, b = (restore(out)[1] for out in (whole, cut))
+    import jax
+
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+    logs = [(out / "metrics.jsonl").read_text().splitlines() for out in (whole, cut)]
+    steps = [[json.loads(line)["step"] for line in log] for log in logs]
+    assert set(steps[0]) <= set(steps[1])
+    assert steps[1] == sorted(set(steps[1]))
+    scores = [
+        json.loads((o / "result.json").read_text())["metrics"] for o in (whole, cut)
+    ]
+    assert scores[0] == scores[1]

@@ -1,0 +1,236 @@
+"""What every recipe's task must hold to, whatever the model: one table for all."""
+
+import json
+import operator
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.conftest import small
+from train import loop, mesh, optim
+from train import step as one
+from train.evaluate import evaluate, predict
+from train.recipes import RECIPES
+
+TOLERANCE = {"rtol": 2e-4, "atol": 2e-5}  # float32 sums in another order
+
+
+def batch_of(recipe, n=8):
+    return {name: jnp.asarray(array[:n]) for name, array in recipe.data.train.items()}
+
+
+def assert_close(a, b):
+    jax.tree.map(lambda p, q: np.testing.assert_allclose(p, q, **TOLERANCE), a, b)
+
+
+def assert_equal(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def assert_different(a, b):
+    same = jax.tree.map(lambda p, q: bool(np.array_equal(p, q)), a, b)
+    assert not jax.tree.all(same)
+
+
+def test_init_depends_on_the_seed_alone(recipe):
+    batch = batch_of(recipe)
+    other = jax.tree.map(lambda a: a[::-1], batch)
+    a = one.init(recipe.task, recipe.optimizer, 3, batch)
+    assert_equal(a, one.init(recipe.task, recipe.optimizer, 3, other))
+    b = one.init(recipe.task, recipe.optimizer, 4, batch)
+    if any(np.any(leaf) for leaf in jax.tree.leaves(a.params)):  # not all begin at 0
+        assert_different(a.params, b.params)
+
+
+def test_step_is_compiled_once_and_equals_itself_without_jit(recipe):
+    batch, traces = batch_of(recipe), []
+    step = one.make_step(recipe.task, recipe.optimizer)
+
+    def counted(state, batch):
+        traces.append(1)
+        return step(state, batch)
+
+    compiled = jax.jit(counted)
+    state = one.init(recipe.task, recipe.optimizer, 0, batch)
+    fast, metrics = compiled(state, batch)
+    compiled(compiled(fast, batch)[0], batch)
+    assert len(traces) == 1
+    with jax.disable_jit():
+        slow, plain = step(state, batch)
+    assert int(slow.step) == 1
+    assert_close(metrics["loss"], plain["loss"])
+    assert_close(fast.params, slow.params)
+
+
+def test_gradients_are_finite_and_reach_every_parameter(recipe):
+    task = recipe.task
+    state = one.init(task, recipe.optimizer, 0, batch_of(recipe))
+
+    @jax.jit
+    def gradient(key):
+        # away from the start: weights that begin at zero hide those before them
+        leaves, tree = jax.tree.flatten(state.params)
+        keys = jax.random.split(key, len(leaves))
+        noise = [
+            p + 0.05 * jax.random.normal(k, p.shape)
+            for p, k in zip(leaves, keys, strict=True)
+        ]
+        params = jax.tree.unflatten(tree, noise)
+        return jax.grad(lambda p: task.loss(p, state.model, batch, key, train=True)[0])(
+            params
+        )
+
+    batch = batch_of(recipe, 16)
+    grads = [gradient(jax.random.key(i)) for i in range(2)]
+    assert all(bool(jnp.isfinite(g).all()) for g in jax.tree.leaves(grads))
+    reached = jax.tree.map(lambda *g: bool(sum(jnp.abs(x).sum() for x in g)), *grads)
+    assert jax.tree.all(reached), reached
+
+
+def test_evaluation_is_deterministic_and_leaves_the_state_alone(recipe):
+    batch = batch_of(recipe)
+    state = one.init(recipe.task, recipe.optimizer, 0, batch)
+
+    @jax.jit
+    def loss(key):
+        return recipe.task.loss(state.params, state.model, batch, key, train=False)
+
+    (a, aux), (b, _) = loss(jax.random.key(0)), loss(jax.random.key(1))
+    assert a == b
+    assert_equal(aux.state, state.model)
+
+
+def test_masked_padding_changes_no_metric(recipe):
+    batch = batch_of(recipe, 5)
+    state = one.init(recipe.task, recipe.optimizer, 0, batch)
+    measure = jax.jit(one.make_eval(recipe.task))
+    plain = measure(state, batch)
+    junk = jax.tree.map(lambda a: jnp.concatenate([a, 0 * a[:3] + 1]), batch)
+    padded = measure(state, junk | {"mask": jnp.array([1.0] * 5 + [0.0] * 3)})
+    assert_close(plain, padded)
+    assert all(float(mean.count) == 5 for mean in padded.values())
+    # the same over a data set, whose last batch is ragged
+    rows = {name: np.asarray(array) for name, array in batch.items()}
+    whole = evaluate(recipe.task, state, rows, batch_size=3)
+    assert whole == pytest.approx({k: float(v.value()) for k, v in plain.items()}, 1e-5)
+    ragged = predict(recipe.task, state, rows["x"], batch_size=3)
+    assert_close(ragged, predict(recipe.task, state, rows["x"]))
+
+
+def test_vmap_over_seeds_equals_separate_runs(recipe):
+    batch = batch_of(recipe)
+    step = one.make_step(recipe.task, recipe.optimizer)
+
+    def run(seed):
+        state = one.init(recipe.task, recipe.optimizer, seed, batch)
+        return step(state, batch)[0].params
+
+    both = jax.jit(jax.vmap(run))(jnp.arange(2))
+    alone = [jax.jit(run)(seed) for seed in range(2)]
+    assert_close(both, jax.tree.map(lambda *p: jnp.stack(p), *alone))
+
+
+def test_overfits_one_batch(recipe):
+    rows = jax.tree.map(np.asarray, batch_of(recipe))
+    optimizer = optim.optimizer("adam", 1e-2)
+    begin = loop.start(recipe.task, optimizer, rows)[0]
+    before = evaluate(recipe.task, begin, rows)
+    fit = loop.fit(recipe.task, optimizer, rows, steps=250, progress=False)
+    after = evaluate(recipe.task, fit.state, rows)
+    assert after["loss"] < 0.2 * before["loss"]
+    assert after.get("accuracy", 1.0) == 1.0
+
+
+def test_chunks_of_any_length_are_bit_equal(recipe):
+    ways = [
+        loop.fit(
+            recipe.task,
+            recipe.optimizer,
+            recipe.data.train,
+            steps=6,
+            batch_size=min(12, len(recipe.data.train["x"])),
+            augment=recipe.augment,
+            log_every=every,
+            progress=False,
+        ).state
+        for every in (1, 4)
+    ]
+    assert_equal(*ways)
+
+
+def test_two_devices_equal_one(recipe):
+    def run(devices):
+        return loop.fit(
+            recipe.task,
+            recipe.optimizer,
+            recipe.data.train,
+            steps=3,
+            batch_size=4,
+            augment=recipe.augment,
+            progress=False,
+            mesh=None if devices == 1 else mesh.data_parallel(devices),
+        ).state
+
+    assert_close(run(1).params, jax.device_get(run(2).params))
+
+
+RESUME = """
+import json, sys
+import numpy as np, jax
+from tests.conftest import small
+from tests.test_contract import trained
+for name, folder in json.loads(sys.argv[1]).items():
+    leaves = jax.tree.leaves(trained(small(name), 6, folder))
+    np.savez(folder + ".npz", *map(np.asarray, leaves))
+"""
+
+
+def trained(recipe, steps, folder=None):
+    """The state after `steps`, continued from the checkpoints in a folder."""
+    return loop.fit(
+        recipe.task,
+        recipe.optimizer,
+        recipe.data.train,
+        steps=steps,
+        batch_size=min(12, len(recipe.data.train["x"])),
+        augment=recipe.augment,
+        seed=7,
+        checkpoints=folder,
+        progress=False,
+    ).state
+
+
+@pytest.fixture(scope="module")
+def resumed(tmp_path_factory):
+    """Every recipe: 3 steps and a save here, 3 more in one fresh process."""
+    folder = tmp_path_factory.mktemp("resume")
+    folders = {name: str(folder / name) for name in RECIPES}
+    for name in RECIPES:
+        trained(small(name), 3, folders[name])
+    subprocess.run(
+        [sys.executable, "-c", RESUME, json.dumps(folders)],
+        cwd=Path(__file__).parent.parent,
+        check=True,
+    )
+    return folders
+
+
+@pytest.mark.parametrize("name", list(RECIPES))
+def test_resumed_in_a_fresh_process_is_bit_equal(name, resumed):
+    straight = jax.tree.leaves(trained(small(name), 6))
+    with np.load(resumed[name] + ".npz") as saved:
+        assert_equal([saved[key] for key in saved.files], straight)
+
+
+def test_metrics_merge_exactly():
+    from zoo.base import Mean
+
+    values = jnp.arange(10.0)
+    parts = [Mean.of(values[:8]), Mean.of(values[8:])]
+    assert float(operator.add(*parts).value()) == 4.5
+    assert float(Mean.of(values, jnp.zeros(10)).value()) == 0.0

@@ -1,0 +1,183 @@
+"""Pictures: written whole, drawn from any run, without a display or a warning."""
+
+import io
+import math
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+
+from train import plot
+from zoo.base import UsageError
+
+RNG = np.random.default_rng(0)
+
+
+def written(figure, tmp_path):
+    """The picture in the file that a figure was saved to: [H, W, 3]."""
+    assert isinstance(figure, Figure)
+    path = tmp_path / "new" / "picture.png"
+    plot.save(figure, path)
+    plot.save(figure, path)  # over the first
+    assert [p.name for p in path.parent.iterdir()] == ["picture.png"]
+    with Image.open(path) as picture:
+        assert picture.format == "PNG"
+        pixels = np.asarray(picture.convert("RGB"))
+    assert min(pixels.shape[:2]) > 50 and len(np.unique(pixels)) > 1
+    return pixels
+
+
+def records(n):
+    rows = []
+    for i in range(1, n + 1):
+        row = {"step": 10 * i, "loss": 3 / i, "accuracy": 1 - 0.9 / i, "grad_norm": 1.0}
+        if i % 5 == 0:
+            row |= {"eval_loss": 4 / i, "eval_accuracy": 1 - 0.95 / i}
+        rows.append(row)
+    return rows
+
+
+def test_curves_have_a_panel_for_each_evaluated_metric(tmp_path):
+    figure = plot.curves(records(100))
+    assert [axes.get_title() for axes in figure.axes] == ["loss", "accuracy"]
+    training, evaluation = figure.axes[1].get_lines()
+    np.testing.assert_array_equal(training.get_xdata(), 10 * np.arange(1, 101))
+    np.testing.assert_array_equal(evaluation.get_xdata(), 50 * np.arange(1, 21))
+    assert evaluation.get_ydata()[-1] == 1 - 0.95 / 100
+    assert [axes.get_yscale() for axes in figure.axes] == ["log", "linear"]
+    written(figure, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        records(1),
+        records(4),
+        records(5),
+        [{"step": i, "loss": 0.5, "eval_loss": 0.5} for i in range(9)],
+        [{"step": 1, "loss": 0.0}, {"step": 2, "loss": 0.0}],
+        [{"step": i, "loss": (1.0, math.nan, math.inf)[i % 3]} for i in range(9)],
+        [{"step": i, "loss": math.nan, "eval_loss": math.nan} for i in range(3)],
+        [{"step": 10**i, "loss": 10.0 ** (-10 * i)} for i in range(5)],
+    ],
+    ids="one no_eval one_eval constant zero gaps nothing extreme".split(),
+)
+def test_curves_of_odd_runs(rows, tmp_path):
+    written(plot.curves(rows), tmp_path)
+
+
+def test_curves_are_linear_unless_the_loss_spans_decades_above_zero():
+    def scale(*losses):
+        rows = [{"step": i, "loss": loss} for i, loss in enumerate(losses)]
+        return plot.curves(rows).axes[0].get_yscale()
+
+    assert scale(1.0, 0.5, 0.1) == "linear"
+    assert scale(1.0, 0.5, 0.01) == "log"
+    assert scale(1.0, 0.5, 0.01, 0.0) == "linear"
+    assert scale(1.0, 0.01, -0.5) == "linear"
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 20, 21, 120])
+def test_confusion_of_any_number_of_classes(k, tmp_path):
+    matrix = RNG.integers(0, 5, (k, k))
+    matrix[0] = 0  # no example of this class
+    figure = plot.confusion(matrix, [f"class {i}" for i in range(k)])
+    axes = figure.axes[0]
+    numbers = [text.get_text() for text in axes.texts]
+    assert numbers == ([str(n) for n in matrix.flat] if k <= 20 else [])
+    share = axes.images[0].get_array()
+    rows = share.sum(axis=1)
+    np.testing.assert_allclose(rows, (matrix.sum(axis=1) > 0).astype(float))
+    assert (axes.get_ylabel(), axes.get_xlabel()) == ("true", "predicted")
+    written(figure, tmp_path)
+
+
+def test_confusion_of_large_counts_and_strange_names(tmp_path):
+    names = ["$10 to $x_{", "a_b^c", "a name that is far too long for an axis"]
+    matrix = [[1234567, 1, 0], [0, 60000, 0], [3, 0, 99]]
+    figure = plot.confusion(matrix, names)
+    ticks = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert ticks[:2] == names[:2] and ticks[2].endswith("…")
+    written(figure, tmp_path)
+
+
+def test_images_lie_in_reading_order_and_share_one_scale(tmp_path):
+    x = np.zeros((5, 4, 4, 1))
+    x[:, :, :, 0] = np.array([-1.0, -0.5, 0.0, 0.5, 1.0])[:, None, None]
+    pixels = written(plot.images(x, columns=3), tmp_path)
+    height, width, _ = pixels.shape
+    rows, columns = [height // 4, 3 * height // 4], [width // 6, width // 2]
+    grey = [pixels[r, c, 0] for r in rows for c in (*columns, 5 * width // 6)]
+    np.testing.assert_allclose(grey[:5], [0, 64, 128, 191, 255], atol=2)
+    assert grey[5] == 255  # the empty place
+
+
+@pytest.mark.parametrize(
+    "shape, titles",
+    [
+        ((1, 28, 28, 1), None),
+        ((9, 20, 30, 3), [f"{i}\nnot $ {i}" for i in range(9)]),
+        ((3, 30, 10, 3), ["a", "", "b"]),
+    ],
+)
+def test_images_of_any_shape(shape, titles, tmp_path):
+    written(plot.images(RNG.normal(size=shape), titles), tmp_path)
+    written(plot.images(RNG.integers(0, 256, shape, np.uint8), titles), tmp_path)
+    written(plot.images(np.ones(shape), titles), tmp_path)
+
+
+@pytest.mark.parametrize("n", [1, 2, 500])
+def test_regression_of_any_size(n, tmp_path):
+    y = 100 + RNG.normal(size=n)
+    figure = plot.regression(y + 0.1, y)
+    points = figure.axes[0].collections[0].get_offsets()
+    np.testing.assert_allclose(points, np.stack([y, y + 0.1], axis=1))
+    written(figure, tmp_path)
+    written(plot.regression(np.ones(n), np.ones(n)), tmp_path)
+    written(plot.regression(np.ones((n, 2)), np.zeros((n, 2))), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: plot.curves([]),
+        lambda: plot.curves([{"step": 1, "accuracy": 0.5}]),
+        lambda: plot.confusion([[1, 2]], ["a", "b"]),
+        lambda: plot.confusion(np.zeros((0, 0)), []),
+        lambda: plot.images(np.zeros((2, 8, 8))),
+        lambda: plot.images(np.zeros((0, 8, 8, 1))),
+        lambda: plot.images(np.zeros((2, 8, 8, 2))),
+        lambda: plot.images(np.full((2, 8, 8, 1), np.nan)),
+        lambda: plot.images(np.zeros((2, 8, 8, 1)), ["one"]),
+        lambda: plot.images(np.zeros((2, 8, 8, 1)), columns=0),
+        lambda: plot.regression(np.zeros((4, 1)), np.zeros(4)),
+        lambda: plot.regression([], []),
+        lambda: plot.regression([np.nan], [1.0]),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused(draw):
+    with pytest.raises(UsageError, match="expected .*, found"):
+        draw()
+
+
+def test_notebooks_get_a_png():
+    data = plot.regression([1.0, 2.0], [1.0, 2.5])._repr_png_()
+    with Image.open(io.BytesIO(data)) as picture:
+        assert picture.format == "PNG"
+
+
+def test_a_failed_write_leaves_the_old_picture(tmp_path, monkeypatch):
+    path = tmp_path / "picture.png"
+    figure = plot.regression([1.0], [1.0])
+    plot.save(figure, path)
+    before = path.read_bytes()
+
+    def fail(part, **_):
+        part.write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(figure, "savefig", fail)
+    with pytest.raises(OSError, match="disk full"):
+        plot.save(figure, path)
+    assert path.read_bytes() == before

@@ -1,0 +1,146 @@
+"""Augmentations: pure functions (key, batch) -> batch that change batch["x"] alone.
+
+They run inside the compiled step, each example drawing for itself, and consume their
+key. Inputs are standardised, so that zero is no background: what comes into view from
+outside an image repeats its nearest pixel.
+Shapes: B batch, L length, H height, W width, C channels.
+"""
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.ndimage import map_coordinates
+
+from train import check
+from zoo.base import Batch, UsageError, check_inputs
+
+Augment = Callable[[jax.Array, Batch], Batch]
+
+
+def compose(*augments: Augment) -> Augment:
+    """One after the other, each with a key of its own."""
+
+    def augment(key, batch):
+        keys = jax.random.split(key, len(augments))
+        for change, own in zip(augments, keys, strict=True):
+            batch = change(own, batch)
+        return batch
+
+    return augment
+
+
+def crop(pixels: int) -> Augment:
+    """Shift by up to `pixels` along each axis: x [B, H, W, C] or [B, L, C].
+
+    Every shift is as likely. Raises UsageError for other shapes and pixels below 0.
+    """
+    margin = check.whole("pixels", pixels, 0)
+
+    def augment(key, batch):
+        x = check_inputs(batch["x"], "B L C" if batch["x"].ndim == 3 else "B H W C")
+        axes = x.ndim - 2
+        pads = [(0, 0), *[(margin, margin)] * axes, (0, 0)]
+        corners = jax.random.randint(key, (len(x), axes), 0, 2 * margin + 1)
+
+        def window(image, corner):
+            return jax.lax.dynamic_slice(image, (*corner, 0), x.shape[1:])
+
+        return batch | {"x": jax.vmap(window)(jnp.pad(x, pads, mode="edge"), corners)}
+
+    return augment
+
+
+def flip() -> Augment:
+    """Mirror left and right, every second image: x [B, H, W, C].
+
+    Raises UsageError for other shapes.
+    """
+
+    def augment(key, batch):
+        x = check_inputs(batch["x"], "B H W C")
+        mirror = jax.random.bernoulli(key, shape=(len(x), 1, 1, 1))
+        return batch | {"x": jnp.where(mirror, x[:, :, ::-1], x)}
+
+    return augment
+
+
+def rotate(degrees: float) -> Augment:
+    """Turn by an angle uniform in [-degrees, degrees]: x [B, H, W, C].
+
+    Raises UsageError for other shapes and degrees outside (0, 180].
+    """
+    if not 0 < degrees <= 180:
+        raise UsageError(f"expected degrees above 0, at most 180, found {degrees}")
+
+    def augment(key, batch):
+        x = check_inputs(batch["x"], "B H W C")
+        angles = jax.random.uniform(key, (len(x),), minval=-degrees, maxval=degrees)
+        return batch | {"x": jax.vmap(rotated)(x, angles)}
+
+    return augment
+
+
+def rotated(image: jax.Array, degrees: jax.typing.ArrayLike) -> jax.Array:
+    """An image turned counterclockwise about its centre: [H, W, C] -> [H, W, C].
+
+    Bilinear between pixels; by 90 degrees it is `numpy.rot90` of a square image.
+    """
+    height, width, _ = image.shape
+    middle, centre = (height - 1) / 2, (width - 1) / 2
+    down = (jnp.arange(height) - middle)[:, None]
+    right = (jnp.arange(width) - centre)[None, :]
+    cos, sin = jnp.cos(jnp.deg2rad(degrees)), jnp.sin(jnp.deg2rad(degrees))
+    source = [cos * down + sin * right + middle, cos * right - sin * down + centre]
+
+    def channel(plane):
+        return map_coordinates(plane, source, order=1, mode="nearest")
+
+    return jax.vmap(channel, in_axes=-1, out_axes=-1)(image)
+
+
+def noise(scale: float) -> Augment:
+    """Add normal noise of standard deviation `scale`: x [B, ...], floating.
+
+    Raises UsageError for integers and a scale that is negative or not finite.
+    """
+    if not 0 <= scale < math.inf:
+        raise UsageError(f"expected a finite scale of at least 0, found {scale}")
+
+    def augment(key, batch):
+        x = check_inputs(batch["x"])
+        return batch | {"x": x + scale * jax.random.normal(key, x.shape, x.dtype)}
+
+    return augment
+
+
+def cutout(size: int) -> Augment:
+    """Set a size x size square to 0, the mean of standardised data: x [B, H, W, C].
+
+    Its centre is any pixel, so part of it may lie outside. Raises UsageError for other
+    shapes and a size below 0 or larger than the image.
+    DeVries & Taylor, "Improved Regularization of Convolutional Neural Networks with
+    Cutout", 2017, arXiv:1708.04552.
+    """
+    check.whole("size", size, 0)
+
+    def augment(key, batch):
+        x = check_inputs(batch["x"], "B H W C")
+        _, height, width, _ = x.shape
+        if size > min(height, width):
+            raise UsageError(
+                f"expected a cutout no larger than the image, found {size} for "
+                f"{height} x {width}"
+            )
+        across, down = jax.random.split(key)
+
+        def inside(key, length):
+            start = jax.random.randint(key, (len(x), 1), 0, length) - size // 2
+            at = jnp.arange(length)[None, :]
+            return (start <= at) & (at < start + size)  # [B, length]
+
+        hole = inside(down, height)[:, :, None] & inside(across, width)[:, None, :]
+        return batch | {"x": jnp.where(hole[..., None], 0, x)}
+
+    return augment

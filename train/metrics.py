@@ -1,0 +1,107 @@
+"""Scores of predictions on a whole test set, by scikit-learn, ready for JSON.
+
+Shapes: N examples, K classes or outputs.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from zoo.base import UsageError
+
+
+def classification(probabilities: Any, y: Any, classes: tuple[str, ...]) -> dict:
+    """Probabilities [N, K] and labels y [N] -> scores; "log_loss" is in nats.
+
+    "precision", "recall" and "f1" are means over the classes that occur among labels or
+    predictions; "roc_auc" is that of class 1 for K = 2, else the mean of one class
+    against the rest; it is None where a class has no example. Rows of "confusion" are
+    true classes. Raises UsageError for arrays that cannot be these.
+    """
+    from sklearn import metrics  # a second to import
+
+    p = _finite("probabilities", probabilities)
+    y, k = np.asarray(y), len(classes)
+    if p.ndim != 2 or p.shape[1] != k or y.shape != p.shape[:1] or k < 2:
+        raise UsageError(
+            f"expected probabilities [N, {k}] and labels [N] for {k} classes (2 or "
+            f"more), found shapes {p.shape} and {y.shape}"
+        )
+    if y.dtype.kind not in "iu":
+        raise UsageError(f"expected integer labels, found {y.dtype}")
+    if y.min() < 0 or y.max() >= k:
+        raise UsageError(
+            f"expected labels 0 to {k - 1}, found labels {y.min()} to {y.max()}"
+        )
+    totals = p.sum(axis=1, keepdims=True)
+    if p.min() < 0 or np.abs(totals - 1).max() > 0.05:  # bfloat16 is this coarse
+        raise UsageError(
+            "expected probabilities that are positive and sum to 1, found rows that "
+            f"sum to {totals.min():.3g} to {totals.max():.3g}, smallest {p.min():.3g}"
+        )
+    labels, predicted = range(k), p.argmax(axis=1)
+    precision, recall, f1, support = metrics.precision_recall_fscore_support(
+        y, predicted, labels=labels, zero_division=0
+    )
+    confusion = metrics.confusion_matrix(y, predicted, labels=labels)
+    occurs = (confusion.sum(axis=0) + confusion.sum(axis=1)) > 0
+    roc_auc = None
+    if support.all():
+        ones = labels if k > 2 else (1,)
+        aucs = [metrics.roc_auc_score(y == one, p[:, one]) for one in ones]
+        roc_auc = float(np.mean(aucs))
+    # scikit-learn warns of sums as inexact as those of float32
+    log_loss = metrics.log_loss(y, p / totals, labels=labels)
+    return {
+        "accuracy": float(metrics.accuracy_score(y, predicted)),
+        "precision": float(precision[occurs].mean()),
+        "recall": float(recall[occurs].mean()),
+        "f1": float(f1[occurs].mean()),
+        "log_loss": float(log_loss),
+        "roc_auc": roc_auc,
+        "per_class": {
+            name: {
+                "precision": float(precision[c]),
+                "recall": float(recall[c]),
+                "f1": float(f1[c]),
+                "support": int(support[c]),
+            }
+            for c, name in enumerate(classes)
+        },
+        "confusion": confusion.tolist(),
+    }
+
+
+def regression(prediction: Any, y: Any) -> dict[str, float | None]:
+    """Prediction and y [N] or [N, K] -> scores; over K outputs the mean of each's.
+
+    "r2" is None for a single example. Raises UsageError for shapes that differ, empty
+    arrays and NaN or infinity.
+    """
+    from sklearn import metrics
+
+    prediction, y = _finite("predictions", prediction), _finite("targets", y)
+    if prediction.shape != y.shape or y.ndim not in (1, 2):
+        raise UsageError(
+            "expected predictions and targets of one shape [N] or [N, K], found "
+            f"{prediction.shape} and {y.shape}"
+        )
+    return {
+        "r2": float(metrics.r2_score(y, prediction)) if len(y) > 1 else None,
+        "rmse": float(metrics.root_mean_squared_error(y, prediction)),
+        "mae": float(metrics.mean_absolute_error(y, prediction)),
+    }
+
+
+def _finite(what, array):
+    """The array in float64, once it is neither empty nor has NaN or infinity."""
+    array = np.asarray(array, np.float64)
+    if array.size == 0:
+        raise UsageError(f"expected {what}, found none: shape {array.shape}")
+    bad = np.argwhere(~np.isfinite(array))
+    if len(bad):
+        raise UsageError(
+            f"expected finite {what}, found {len(bad)} NaN or infinite values, the "
+            f"first in example {bad[0][0] if array.ndim else 0}"
+        )
+    return array

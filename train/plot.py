@@ -1,0 +1,213 @@
+"""Pictures of a run; the only module that knows matplotlib.
+
+Each function returns a figure that stands by itself: no pyplot, no global state, so it
+works without a display, and in a notebook it shows itself.
+Shapes: N examples, K classes or outputs, H height, W width, C channels.
+"""
+
+import io
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from zoo.base import UsageError
+
+DPI = 130
+TRAINING, EVALUATION, INK = "#8fb4d9", "#c8501e", "#444444"
+
+
+class Picture(Figure):
+    """A figure that a notebook draws; it prints matplotlib's own as a mere name."""
+
+    def _repr_png_(self) -> bytes:
+        data = io.BytesIO()
+        self.savefig(data, format="png", dpi=DPI)
+        return data.getvalue()
+
+
+def save(figure: Figure, path: str | os.PathLike[str]) -> None:
+    """Write a figure as a PNG file that is whole or not there."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    figure.savefig(part, format="png", dpi=DPI)
+    os.replace(part, path)
+
+
+def curves(records: Sequence[dict[str, Any]]) -> Figure:
+    """The loss, and each metric that was evaluated too, against the step.
+
+    Records are log lines: {"step": 10, "loss": 0.3, ...}, with "eval_loss" on some.
+    Raises UsageError where none has a loss.
+    """
+    found = dict.fromkeys(name for record in records for name in record)
+    if "loss" not in found:
+        raise UsageError(f"expected log lines with a loss, found {list(found)}")
+    names = ["loss", *(n for n in found if f"eval_{n}" in found and n != "loss")]
+    figure = Picture(figsize=(5.2 * len(names), 3.8), layout="constrained")
+    panels = figure.subplots(1, len(names), squeeze=False)[0]
+    for axes, name in zip(panels, names, strict=True):
+        values = _line(axes, records, name, TRAINING, "training")
+        if f"eval_{name}" in found:
+            scores = _line(axes, records, f"eval_{name}", EVALUATION, "evaluation")
+            values = np.concatenate([values, scores])
+        values = values[np.isfinite(values)]
+        if name == "loss" and values.size and values.min() > 0:
+            if np.log10(values.max()) - np.log10(values.min()) > 1.5:
+                axes.set_yscale("log")
+        _dress(axes, name, "step", None)
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axes.legend(frameon=False)
+    return figure
+
+
+def _line(axes, records, name, colour, label):
+    """Draw one quantity, with a gap where it is not finite; its values."""
+    points = [(r["step"], r[name]) for r in records if name in r]
+    steps, values = np.array(points, np.float64).T
+    values = np.where(np.isfinite(values), values, np.nan)
+    style = {"color": colour, "marker": "o" if len(steps) <= 30 else "", "ms": 3.5}
+    axes.plot(steps, values, label=f"{label}, last {values[-1]:.4g}", **style)
+    return values
+
+
+def confusion(matrix: Any, classes: Sequence[str]) -> Figure:
+    """Counts [K, K], true classes down, predicted across, coloured by their share.
+
+    A cell's colour is its share of its row; numbers are written for up to 20 classes.
+    Raises UsageError for a matrix that is not [K, K].
+    """
+    matrix, k = np.asarray(matrix), len(classes)
+    if matrix.shape != (k, k) or k == 0:
+        raise UsageError(f"expected counts [{k}, {k}], found shape {matrix.shape}")
+    share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    names = [n if len(n) <= 18 else n[:17] + "…" for n in map(str, classes)]
+    longest = max(map(len, names))
+    cell = min(max(0.5, 3 / k), 8 / k)  # inches
+    size = min(10, 50 * cell)  # points
+    side = cell * k + 0.009 * size * longest + 0.6
+    figure = Picture(figsize=(side + 0.9, side), layout="constrained")
+    axes = figure.subplots()
+    # a root: errors are rare, and what one looks for
+    drawn = axes.imshow(share, cmap="Blues", norm=PowerNorm(0.5, 0, 1))
+    bar = figure.colorbar(drawn, shrink=0.8, pad=0.02, label="share of the true class")
+    bar.outline.set_visible(False)
+    if k <= 100:
+        turn = 90 if longest * 0.009 * size > cell else 0
+        axes.set_xticks(range(k), names, rotation=turn)
+        axes.set_yticks(range(k), names)
+        for label in (*axes.get_xticklabels(), *axes.get_yticklabels()):
+            label.set(fontsize=size, parse_math=False)
+    if k <= 20:
+        digits = len(str(int(matrix.max())))
+        for (row, column), count in np.ndenumerate(matrix):
+            dark = share[row, column] > 0.25
+            colour = "white" if dark else INK if count else "#bbbbbb"
+            axes.text(
+                column,
+                row,
+                str(count),
+                color=colour,
+                fontsize=min(10, 110 * cell / digits),
+                ha="center",
+                va="center",
+            )
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    return figure
+
+
+def images(x: Any, titles: Sequence[str] | None = None, columns: int = 8) -> Figure:
+    """A grid of images [N, H, W, C], C 1 or 3, from black to white over the whole set.
+
+    Raises UsageError for other shapes, NaN or infinity, and titles that are not N.
+    """
+    x = np.asarray(x, np.float64)
+    if x.ndim != 4 or x.size == 0 or x.shape[-1] not in (1, 3):
+        raise UsageError(f"expected images [N, H, W, 1 or 3], found shape {x.shape}")
+    if not np.isfinite(x).all():
+        raise UsageError("expected finite images, found NaN or infinity")
+    if columns < 1 or (titles is not None and len(titles) != len(x)):
+        raise UsageError(
+            f"expected {len(x)} titles, one for each image, and at least 1 column, "
+            f"found {len(titles or ())} and {columns}"
+        )
+    x = (x - x.min()) / (np.ptp(x) or 1)
+    x = x[..., 0] if x.shape[-1] == 1 else x
+    columns = min(columns, len(x))
+    rows = -(-len(x) // columns)
+    # the axes fill the figure and their unit is the inch
+    gap, wide, high = 0.08, 1.0, x.shape[1] / x.shape[2]
+    head = 0.0 if titles is None else 0.16 * max(t.count("\n") + 1 for t in titles)
+    width, height = columns * (wide + gap) + gap, rows * (high + head + gap) + gap
+    figure = Picture(figsize=(width, height))
+    axes = figure.add_axes((0, 0, 1, 1))
+    for n, image in enumerate(x):
+        left = gap + (n % columns) * (wide + gap)
+        top = gap + (n // columns) * (high + head + gap) + head
+        extent = (left, left + wide, top + high, top)
+        axes.imshow(image, cmap="gray", vmin=0, vmax=1, extent=extent)
+        if titles is not None:
+            axes.text(
+                left + wide / 2,
+                top - 0.02,
+                titles[n],
+                color=INK,
+                fontsize=8,
+                ha="center",
+                va="bottom",
+                parse_math=False,
+            )
+    axes.set(xlim=(0, width), ylim=(height, 0))
+    axes.set_axis_off()
+    return figure
+
+
+def regression(prediction: Any, y: Any) -> Figure:
+    """Predictions against targets, both [N] or [N, K], beside the line of equality.
+
+    Raises UsageError for shapes that differ or nothing finite to show.
+    """
+    prediction, y = np.asarray(prediction, np.float64), np.asarray(y, np.float64)
+    if prediction.shape != y.shape:
+        raise UsageError(
+            f"expected predictions of the targets' shape {y.shape}, found "
+            f"{prediction.shape}"
+        )
+    finite = np.isfinite(prediction) & np.isfinite(y)
+    if not finite.any():
+        raise UsageError("expected predictions and targets, found none that is finite")
+    prediction, y = prediction[finite], y[finite]
+    low, high = min(prediction.min(), y.min()), max(prediction.max(), y.max())
+    margin = 0.05 * (high - low) or 0.5
+    low, high = low - margin, high + margin
+    figure = Picture(figsize=(4.8, 4.6), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(
+        [low, high], [low, high], color=INK, lw=1, label="predicted = true", zorder=1
+    )
+    alpha = min(0.8, max(0.05, 12 / math.sqrt(y.size)))
+    axes.scatter(y, prediction, s=18, color=EVALUATION, alpha=alpha, lw=0)
+    axes.set(xlim=(low, high), ylim=(low, high), aspect="equal")
+    _dress(axes, None, "true", "predicted")
+    axes.legend(frameon=False)
+    return figure
+
+
+def _dress(axes, title, across, up):
+    """A title, labels and a light grid; no box."""
+    axes.set_title(title, color=INK)
+    axes.set_xlabel(across)
+    axes.set_ylabel(up)
+    axes.grid(color="#e5e5e5", lw=0.7)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)

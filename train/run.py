@@ -1,0 +1,288 @@
+"""A run and the directory it leaves: trained, measured, drawn, resumable.
+
+DIR/config.json      recipe, arguments, data schema (with its statistics), versions
+DIR/metrics.jsonl    a line per log: step, train and eval metrics, seconds, examples/s
+DIR/checkpoints/     the newest states
+DIR/result.json      final metrics, steps, seconds, examples/s, parameters
+DIR/*.png            curves; a confusion matrix or predictions against targets
+"""
+
+import importlib.metadata
+import json
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from train import data as sets
+from train import loop, mesh, metrics, plot
+from train.checkpoint import Checkpoints
+from train.evaluate import predict
+from train.recipes import RECIPES, Recipe
+from train.step import State
+from zoo.base import UsageError, count_parameters
+
+
+class Options(NamedTuple):
+    """What every recipe can be run with."""
+
+    seed: int = 0
+    patience: int | None = None
+    devices: int = 1
+
+
+class Run(NamedTuple):
+    """A finished or interrupted run."""
+
+    directory: Path
+    result: dict[str, Any] | None  # None when interrupted
+    steps: int
+
+
+def train(
+    name: str, arguments: dict[str, Any], options: Options, out: Path, resume: bool
+) -> Run:
+    """Run a recipe in the directory `out`, or go on there with `resume`.
+
+    Raises UsageError for what cannot be right, or where the directory is taken.
+    """
+    arguments = _absolute(arguments)
+    config = _claim(out, name, arguments, options, resume)
+    if (out / "result.json").exists():
+        result = read_json(out / "result.json")
+        return Run(out, result, result["steps"])
+    recipe = RECIPES[name](**arguments)
+    schema = sets.to_json(recipe.data.schema)
+    if config is not None and sets.from_json(config["schema"]) != recipe.data.schema:
+        raise UsageError(f"the data have changed since the run in {out} began")
+    rows, test = recipe.data.train, recipe.data.test
+    watched = test
+    if options.patience is not None:
+        # the test set chooses nothing: stopping watches a part of the training set
+        rows, watched = sets.split(rows, 0.1)
+    log = _Log(out / "metrics.jsonl")
+
+    def on_start(step: int) -> None:
+        if config is None:
+            write_json(
+                out / "config.json",
+                {
+                    "recipe": name,
+                    "arguments": arguments,
+                    "options": options._asdict(),
+                    "schema": schema,
+                    "versions": _versions(),
+                    "device": str(jax.devices()[0].device_kind),
+                },
+            )
+        log.open(step)
+
+    with _locked(out):
+        fit = loop.fit(
+            recipe.task,
+            recipe.optimizer,
+            rows,
+            steps=recipe.steps,
+            batch_size=recipe.batch_size,
+            seed=options.seed,
+            augment=recipe.augment,
+            evaluation=watched,
+            patience=options.patience,
+            checkpoints=out / "checkpoints",
+            on_start=on_start,
+            on_record=log,
+            mesh=mesh.data_parallel(options.devices) if options.devices > 1 else None,
+        )
+        records = log.records
+        done = records[-1]["step"] if records else 0
+        if fit.ended == "interrupted":
+            return Run(out, None, int(done))
+        result = {
+            "recipe": name,
+            "metrics": measure(recipe, fit.state, out),
+            "measured_on": "training data" if test is None else "test data",
+            "steps": done,
+            "seconds": records[-1]["seconds"],
+            "examples_per_second": _speed(records),
+            "parameters": count_parameters(fit.state.params),
+            "ended": fit.ended,
+        }
+        plot.save(plot.curves(records), out / "curves.png")
+        write_json(out / "result.json", result)  # the last: it says that all is done
+    return Run(out, result, int(done))
+
+
+def measure(recipe: Recipe, state: State, out: Path | None = None) -> dict[str, Any]:
+    """Final metrics on the whole test set (the training set where there is none).
+
+    With `out`, also draws confusion.png or predictions.png there.
+    """
+    schema = recipe.data.schema
+    rows = recipe.data.train if recipe.data.test is None else recipe.data.test
+    predictions = predict(recipe.task, state, rows["x"])
+    if schema.regression:
+        y, values = (sets.restore_target(schema, v) for v in (rows["y"], predictions))
+        values = values.reshape(y.shape)
+        if out is not None:
+            plot.save(plot.regression(values, y), out / "predictions.png")
+        return metrics.regression(values, y)
+    scores = metrics.classification(predictions, rows["y"], schema.classes)
+    if out is not None:
+        drawing = plot.confusion(scores["confusion"], schema.classes)
+        plot.save(drawing, out / "confusion.png")
+    return scores
+
+
+def restore(directory: Path, *, rows: bool = False) -> tuple[Recipe, State, dict]:
+    """A run's recipe, the state to predict with, and its config.
+
+    With `rows` the data are loaded again; without, the recipe's data are blank and the
+    file they came from may be gone. Raises UsageError where there is no trained run.
+    """
+    config = _config(directory)
+    arguments, options = config["arguments"], Options(**config["options"])
+    build = RECIPES[config["recipe"]]
+    data = sets.blank(sets.from_json(config["schema"]))
+    recipe = build(**arguments | {"data": data})
+    folder = directory / "checkpoints"
+    saved = Checkpoints(folder) if folder.is_dir() else None
+    if saved is None or saved.latest() is None:
+        raise UsageError(f"the run in {directory} has saved no state yet")
+    keep_best = options.patience is not None
+    task, optimizer = recipe.task, recipe.optimizer
+    like = loop.start(task, optimizer, data.train, options.seed, keep_best)
+    state = loop.usable(*saved.restore(like))
+    saved.close()
+    return build(**arguments) if rows else recipe, state, config
+
+
+def resumed(directory: Path) -> tuple[str, dict[str, Any]]:
+    """The recipe's name, and the flags by name, of the run in a directory."""
+    config = _config(directory)
+    return config["recipe"], config["arguments"] | config["options"]
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file's content, lists as tuples. Raises UsageError if it is damaged."""
+
+    def freeze(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: freeze(v) for name, v in value.items()}
+        return tuple(map(freeze, value)) if isinstance(value, list) else value
+
+    try:
+        return freeze(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, OSError) as error:
+        raise UsageError(f"{path} cannot be read as JSON: {error}") from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a file that is whole or not there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    os.replace(part, path)
+
+
+class _Log:
+    """metrics.jsonl: appended to, and cut back to the step that a run resumes from."""
+
+    def __init__(self, path: Path):
+        self.path, self._before = path, 0.0
+        self.records: list[dict[str, float]] = []
+
+    def open(self, step: int) -> None:
+        lines = self.path.read_text().splitlines() if self.path.exists() else []
+        for line in lines:
+            try:
+                record = json.loads(line)
+            except ValueError:
+                break  # a kill in the middle of a line; nothing stands after it
+            if record["step"] <= step:
+                self.records.append(record)
+        self._before = self.records[-1]["seconds"] if self.records else 0.0
+        text = "".join(json.dumps(record) + "\n" for record in self.records)
+        self.path.write_text(text, encoding="utf-8")
+
+    def __call__(self, record: dict[str, float]) -> None:
+        record = record | {"seconds": record["seconds"] + self._before}
+        self.records.append(record)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+
+def _claim(out, name, arguments, options, resume):
+    """The config of the run to continue; None for a new one in a free directory."""
+    if (out / "config.json").exists():
+        if not resume:
+            raise UsageError(
+                f"{out} already holds a run: --resume continues it, another --out "
+                "starts afresh"
+            )
+        config = _config(out)
+        began = (config["recipe"], config["arguments"], Options(**config["options"]))
+        if began != (name, arguments, options):
+            asked = arguments | options._asdict()
+            kept = config["arguments"] | config["options"]
+            differ = [k for k in asked if asked[k] != kept.get(k)] or ["recipe"]
+            raise UsageError(
+                f"the run in {out} began with another {differ[0]}: --resume continues "
+                "it unchanged, another --out starts afresh"
+            )
+        return config
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{out} is a file; --out wants a directory")
+    others = [p.name for p in out.iterdir()] if out.is_dir() else []
+    if set(others) - {"checkpoints", ".lock"}:
+        raise UsageError(f"{out} has other files in it; choose another --out")
+    return None
+
+
+def _config(directory):
+    if not (directory / "config.json").exists():
+        raise UsageError(f"there is no run in {directory} (no config.json)")
+    config = read_json(directory / "config.json")
+    if not isinstance(config, dict) or config.get("recipe") not in RECIPES:
+        raise UsageError(f"{directory}/config.json names no recipe of this version")
+    return config
+
+
+def _absolute(arguments):
+    """The arguments with the path of a user's own data made independent of the cwd."""
+    source = arguments.get("data")
+    if isinstance(source, str) and Path(source).is_file():
+        return arguments | {"data": str(Path(source).resolve())}
+    return arguments
+
+
+def _versions():
+    names = ("purezoo", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+    found = {name: importlib.metadata.version(name) for name in names}
+    return {"python": platform.python_version(), **found}
+
+
+def _speed(records):
+    """Examples per second, the median over the log lines."""
+    return float(np.median([record["examples_per_second"] for record in records]))
+
+
+@contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """Hold the directory: two runs in one would overwrite each other's states."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UsageError(f"another process is running in {out}") from error
+        yield
