@@ -28,7 +28,7 @@ def first(data: Data, n: int) -> Data:
 
 
 def small(name: str, n: int = 32):
-    """A recipe on n rows of its own data; CIFAR-10, which needs a download, on noise."""
+    """A recipe on n rows of its own data; for CIFAR-10, a download, on noise."""
     flags = {"depth": 8} if name == "resnet20" else {}
     if name == "cnn_cifar10":
         schema: Schema = sets.schema_of("cifar10")

@@ -3,7 +3,6 @@
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from zoo.base import Batch, Mean, Task
@@ -20,10 +19,11 @@ class State(NamedTuple):
 
 
 def init(task: Task, optimizer, seed, batch: Batch) -> State:
-    """A fresh state at step 0; `batch` only supplies shapes and dtypes."""
-    step, seed = jnp.int32(0), jnp.uint32(seed)
+    """A fresh state at step 0, strongly typed; `batch` supplies shapes and dtypes."""
+    step, seed = jax.numpy.int32(0), jax.numpy.uint32(seed)
     params, model = task.init(_key(seed, step), batch)
-    return State(step, params, model, optimizer.init(params), seed)
+    state = State(step, params, model, optimizer.init(params), seed)
+    return jax.tree.map(lambda a: jax.lax.convert_element_type(a, a.dtype), state)
 
 
 def make_step(task: Task, optimizer):
