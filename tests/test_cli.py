@@ -163,13 +163,13 @@ MISTAKES = [
     ("train mlp --dropout 1.0", "dropout"),
     ("train mlp --widths 0", "widths"),
     ("train ridge --alpha -1", "alpha"),
-    ("train linear --data bad.npz", "NaN"),
+    ("train linear --data bad.npz", "nan at index [1, 1]"),
     ("train softmax --data labels.npz", "7"),
     ("train softmax --data empty.npz", "empty"),
     ("train linear --data gaps.csv --target y", "missing"),
     ("eval nowhere", "nowhere"),
     ("predict nowhere x.npz", "nowhere"),
-    ("predict", "required"),
+    ("predict", "DIR"),
     ("list all", "all"),
 ]
 
@@ -238,7 +238,8 @@ def wait_for_step(out, step, seconds=120):
 def test_killed_and_interrupted_runs_end_bit_equal_to_an_uninterrupted_one(here):
     whole, cut = here / "whole", here / "cut"
     one = start(whole)
-    assert one.wait(200) == 0
+    one.communicate(timeout=200)
+    assert one.returncode == 0
     two = start(cut)
     wait_for_step(cut, 600)
     two.send_signal(signal.SIGINT)
@@ -249,10 +250,11 @@ def test_killed_and_interrupted_runs_end_bit_equal_to_an_uninterrupted_one(here)
     three = start(cut, "--resume")
     wait_for_step(cut, 1500)
     three.kill()
-    three.wait()
+    three.communicate()
     assert not (cut / "result.json").exists()
     four = start(cut, "--resume")
-    assert four.wait(200) == 0
+    four.communicate(timeout=200)
+    assert four.returncode == 0
     a, b = (restore(out)[1] for out in (whole, cut))
     import jax
 

@@ -7,6 +7,7 @@ import contextlib
 import csv
 import inspect
 import io
+import re
 import sys
 import warnings
 from collections.abc import Callable
@@ -25,6 +26,8 @@ usage: zoo COMMAND [...]
   zoo eval DIR                 measure a run's model again on its test data
   zoo predict DIR INPUT [...]  predictions for .npz, .csv or image files, as CSV
 """
+
+Directory = tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="DIR")]]
 
 HELP = {
     "data": "a data set's name, or the path of a .npz or .csv file of your own",
@@ -127,7 +130,7 @@ def _train(argv: list[str]) -> int:
 def _eval(argv: list[str]) -> int:
     from train import run
 
-    def flags(directory: tyro.conf.Positional[Path]) -> Path:
+    def flags(directory: Directory) -> Path:
         return directory
 
     directory = _parse(flags, argv, "zoo eval")
@@ -140,8 +143,7 @@ def _eval(argv: list[str]) -> int:
 
 def _predict(argv: list[str]) -> int:
     def flags(
-        directory: tyro.conf.Positional[Path],
-        inputs: tyro.conf.Positional[tuple[Path, ...]],
+        directory: Directory, inputs: tyro.conf.Positional[tuple[Path, ...]]
     ) -> tuple[Path, tuple[Path, ...]]:
         return directory, inputs
 
@@ -217,10 +219,24 @@ def _parse(function: Callable[..., Any], argv: list[str], program: str) -> Any:
     except SystemExit as end:
         if not end.code:
             raise
-        lines = [line.strip("│ ") for line in said.getvalue().splitlines()]
-        lines = [line for line in lines if line and not set(line) <= set("─╭╮╰╯ ")]
-        lines = [line for line in lines if not line.startswith(("╭", "For full"))]
-        raise UsageError(f"{'; '.join(lines[:3])} (see {program} --help)") from None
+        raise UsageError(
+            f"{_sentence(said.getvalue())} (see {program} --help)"
+        ) from None
+
+
+def _sentence(text: str) -> str:
+    """What the parser says in a box: its first paragraph, and the flag it suggests."""
+    blocks: list[list[str]] = [[]]
+    for line in text.splitlines():
+        line = line.strip("│| ")
+        if not line or not set(line) - set("─-╰╯+"):
+            blocks.append([])
+        elif not line.startswith(("╭", "For full", "Argument")):
+            blocks[-1].append(line)
+    said = [" ".join(block) for block in blocks if any(":" in line for line in block)]
+    said = said or [" ".join(line for block in blocks for line in block)]
+    near = re.search(r"Perhaps you meant.*?(--[\w-]+)", " ".join(said))
+    return said[0].rstrip(":.") + (f"; perhaps you meant {near[1]}" if near else "")
 
 
 def _report(metrics: dict[str, Any], title: str) -> None:

@@ -193,7 +193,7 @@ def mlp(
     clip: float | None = None,
     accumulate: int = 1,
     ema: float | None = None,
-    batch_size: int = 64,
+    batch_size: int | None = 64,
     steps: int = 2500,
 ) -> Recipe:
     """A multilayer perceptron, for classes or for a quantity, as the data has it.
@@ -238,7 +238,7 @@ def cnn(
     clip: float | None = None,
     accumulate: int = 1,
     ema: float | None = None,
-    batch_size: int = 64,
+    batch_size: int | None = 64,
     steps: int = 2000,
 ) -> Recipe:
     """The classic small convolutional network, on shifted and turned images.
@@ -283,7 +283,7 @@ def resnet20(
     learning_rate: float = 0.1,
     weight_decay: float | None = 5e-4,
     ema: float | None = None,
-    batch_size: int = 64,
+    batch_size: int | None = 64,
     steps: int = 1250,
 ) -> Recipe:
     """A residual network of depth 6n + 2 (He et al. 2015), with batch norm.
@@ -317,7 +317,7 @@ def cnn_cifar10(
     learning_rate: float = 1e-3,
     weight_decay: float | None = None,
     ema: float | None = None,
-    batch_size: int = 128,
+    batch_size: int | None = 128,
     steps: int = 12000,
 ) -> Recipe:
     """The small convolutional network with dropout, on CIFAR-10 (downloads 170 MB).

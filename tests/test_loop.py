@@ -1,0 +1,273 @@
+"""The loop: order, modes, evaluation, stopping, averaging, failures."""
+
+import math
+import threading
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from train import loop, mesh, optim
+from train.checkpoint import Checkpoints
+from train.evaluate import evaluate, predict
+from zoo import linear, mlp, supervised
+from zoo.base import Aux, Mean, Task, UsageError
+
+
+def line(n=24):
+    """y = 2 x1 - x2 + 0.5, exactly."""
+    x = np.random.default_rng(0).normal(size=(n, 2)).astype(np.float32)
+    return {"x": x, "y": (2 * x[:, 0] - x[:, 1] + 0.5).astype(np.float32)}
+
+
+def fit(data=None, optimizer=None, **options):
+    options = {"steps": 50, "progress": False, **options}
+    optimizer = optimizer or optim.optimizer("sgd", 0.1)
+    return loop.fit(linear.regression(), optimizer, data or line(), **options)
+
+
+@pytest.mark.parametrize("batch_size", [None, 24, 5, 1])
+@pytest.mark.parametrize("name", ["sgd", "adam", "lbfgs"])
+def test_every_mode_finds_the_line(batch_size, name):
+    if name == "lbfgs" and batch_size not in (None, 24):
+        pytest.skip("a line search wants the full batch")
+    rate = None if name == "lbfgs" else 0.05
+    result = fit(
+        optimizer=optim.optimizer(name, rate), batch_size=batch_size, steps=900
+    )
+    dense = result.state.params["dense"]
+    np.testing.assert_allclose(dense["kernel"][:, 0], [2, -1], atol=1e-3)
+    np.testing.assert_allclose(dense["bias"], [0.5], atol=1e-3)
+    assert int(result.state.step) == 900
+
+
+def recorder(n):
+    """A task that counts in its state how often each example was seen."""
+
+    def init(key, batch):
+        return {"w": jnp.zeros(())}, {"seen": jnp.zeros(n), "first": jnp.zeros(n)}
+
+    def loss(params, state, batch, key, *, train):
+        seen = state["seen"].at[batch["x"][:, 0].astype(int)].add(1.0)
+        first = jnp.where(
+            (seen == 1) & (state["first"] == 0), seen.sum(), state["first"]
+        )
+        value = params["w"] ** 2
+        return value, Aux({"loss": Mean.of(value)}, {"seen": seen, "first": first})
+
+    return Task(init, loss)
+
+
+@pytest.mark.parametrize("n, batch_size", [(10, 4), (10, 10), (7, 1), (3, 2)])
+def test_each_example_is_drawn_once_before_any_is_drawn_again(n, batch_size):
+    rows = {"x": np.arange(n, dtype=np.float32)[:, None]}
+    epochs = 4
+    for steps in range(1, epochs * n // batch_size + 1):
+        if steps % 3:  # some lengths are enough
+            continue
+        state = loop.fit(
+            recorder(n),
+            optax.sgd(0.1),
+            rows,
+            steps=steps,
+            batch_size=batch_size,
+            log_every=5,
+            progress=False,
+        ).state
+        seen = state.model["seen"]
+        assert seen.sum() == steps * batch_size
+        assert seen.max() - seen.min() <= 1
+
+
+def test_order_is_a_permutation_that_changes_with_seed_and_epoch():
+    orders = loop.permutations(jnp.uint32(3), 5, 2, 50).reshape(2, 50)
+    for order in orders:
+        np.testing.assert_array_equal(np.sort(order), np.arange(50))
+    again = loop.permutations(jnp.uint32(3), 6, 1, 50)
+    np.testing.assert_array_equal(orders[1], again)  # a function of the epoch alone
+    assert (orders[0] != orders[1]).any()
+    assert (loop.permutations(jnp.uint32(4), 5, 1, 50) != orders[0]).any()
+
+
+def test_streams_of_keys_never_collide_with_the_steps():
+    # a step's key is fold_in(key, t) with t an int32
+    assert min(loop.ORDER, loop.AUGMENT) > np.iinfo(np.int32).max
+    assert loop.ORDER != loop.AUGMENT and loop.AUGMENT < 2**32
+
+
+def test_evaluation_counts_every_example_once():
+    data = line(23)
+    state = fit(data, steps=3).state
+    x, y = data["x"], data["y"]
+    dense = state.params["dense"]
+    error = x @ dense["kernel"][:, 0] + dense["bias"] - y
+    for size in (1, 4, 23, 500):
+        scores = evaluate(linear.regression(), state, data, batch_size=size)
+        assert scores["loss"] == pytest.approx(float(np.mean(error**2)), rel=1e-5)
+        values = predict(linear.regression(), state, x, batch_size=size)
+        np.testing.assert_allclose(values[:, 0], y + error, rtol=1e-4, atol=1e-6)
+
+
+def test_records_hold_what_happened():
+    seen = []
+    result = fit(
+        steps=10, log_every=4, eval_every=5, evaluation=line(), on_record=seen.append
+    )
+    assert seen == result.records
+    assert [record["step"] for record in seen] == [4, 5, 8, 10]
+    assert ["eval_loss" in record for record in seen] == [False, True, False, True]
+    losses = [record["loss"] for record in seen]
+    assert losses == sorted(losses, reverse=True)
+
+
+def test_early_stopping_returns_the_best_parameters():
+    noise = line()
+    noise["y"] = np.random.default_rng(1).normal(size=24).astype(np.float32)
+    task = supervised.task(mlp.MLP(1, (64,)), supervised.regression)
+    result = loop.fit(
+        task,
+        optim.optimizer("adam", 0.02),
+        noise,
+        steps=2000,
+        evaluation=line(40),
+        patience=3,
+        eval_every=10,
+        progress=False,
+    )
+    losses = [r["eval_loss"] for r in result.records if "eval_loss" in r]
+    assert result.ended == "early"
+    assert int(np.argmin(losses)) == len(losses) - 4
+    found = evaluate(task, result.state, line(40))["loss"]
+    assert found == pytest.approx(min(losses), rel=1e-6)
+
+
+def test_averaged_parameters_are_what_is_returned():
+    plain = fit(steps=30)
+    averaged = fit(steps=30, optimizer=optim.optimizer("sgd", 0.1, ema=0.9))
+    kept = optim.averaged_params(averaged.state.optimizer)
+    jax.tree.map(np.testing.assert_array_equal, averaged.state.params, kept)
+    assert averaged.state.params["dense"]["bias"] != plain.state.params["dense"]["bias"]
+
+
+def test_augmentation_changes_training_batches_alone():
+    def shift(key, batch):
+        return batch | {"y": batch["y"] + 1}
+
+    result = fit(steps=600, augment=shift, evaluation=line())
+    assert result.state.params["dense"]["bias"][0] == pytest.approx(1.5, abs=1e-3)
+    assert result.records[-1]["loss"] < 1e-6
+    assert result.records[-1]["eval_loss"] == pytest.approx(1.0, abs=1e-3)
+
+
+def test_divergence_raises_and_names_the_steps(tmp_path):
+    with pytest.raises(loop.Diverged, match=r"steps \d+ to \d+.*learning rate"):
+        fit(optimizer=optim.optimizer("sgd", 1e6), steps=200, checkpoints=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"steps": 0}, "steps"),
+        ({"steps": 2.5}, "whole number"),
+        ({"batch_size": 25}, "larger than the 24"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"seed": 2**40}, "seed"),
+        ({"seed": -1}, "seed"),
+        ({"patience": 2}, "patience"),
+        ({"data": {"x": np.zeros((0, 2), np.float32)}}, "empty"),
+        ({"data": {"y": np.zeros(3)}}, '"x"'),
+        ({"data": line() | {"y": line()["y"][:5]}}, "24 entries in 'y'"),
+        ({"data": line() | {"y": line()["y"] * np.nan}}, "24 NaN"),
+        ({"evaluation": {"x": np.full((2, 2), np.inf)}}, "evaluation data"),
+        ({"data": line() | {"x": line()["x"].astype(int)}}, "floating"),
+        ({"data": line() | {"y": np.zeros((24, 3), np.float32)}}, "shape"),
+    ],
+)
+def test_mistakes_are_found_before_compiling(change, words):
+    with pytest.raises(UsageError, match=words):
+        fit(**change)
+
+
+@pytest.mark.parametrize("label", [-1, 3])
+def test_labels_out_of_range_are_found(label):
+    data = {"x": line()["x"], "y": np.array([0, 1, 2] * 8, np.int32)}
+    data["y"][5] = label
+    with pytest.raises(UsageError, match=f"found {label} in example 5"):
+        loop.fit(linear.softmax(3), optax.sgd(0.1), data, steps=1, progress=False)
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path):
+    fit(steps=2, checkpoints=tmp_path)
+    with pytest.raises(UsageError, match="does not fit"):
+        fit(line(), optim.optimizer("adam", 0.1), steps=4, checkpoints=tmp_path)
+    task = supervised.task(mlp.MLP(1, (4,)), supervised.regression)
+    with pytest.raises(UsageError, match="does not fit"):
+        sgd = optim.optimizer("sgd", 0.1)
+        loop.fit(task, sgd, line(), steps=4, checkpoints=tmp_path, progress=False)
+
+
+def test_checkpoints_leave_other_folders_alone(tmp_path):
+    for name in ("0", "1", "2", "cats"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "image.png").write_text("mine")
+    saver = Checkpoints(tmp_path)
+    for step in range(1, 6):
+        saver.save(step, {"w": jnp.full(3, float(step))})
+    saver.close()
+    for name in ("0", "1", "2", "cats"):
+        assert (tmp_path / name / "image.png").read_text() == "mine"
+    again = Checkpoints(tmp_path)
+    assert again.latest() == 5
+    np.testing.assert_array_equal(again.restore({"w": jnp.zeros(3)})["w"], [5.0] * 3)
+    again.close()
+
+
+def test_a_failed_save_is_a_warning_and_training_goes_on(tmp_path, monkeypatch):
+    from orbax.checkpoint import v1 as ocp
+
+    def full(self, *args, **kwargs):
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ocp.training.Checkpointer, "save_async", full)
+        saver = Checkpoints(tmp_path)
+        with pytest.warns(UserWarning, match="step 1 was not saved.*No space"):
+            saver.save(1, {"w": jnp.zeros(3)})
+    saver.save(2, {"w": jnp.ones(3)})
+    saver.close()
+    again = Checkpoints(tmp_path)
+    assert again.latest() == 2
+    again.close()
+
+
+def test_fit_runs_outside_the_main_thread():
+    results = []
+    thread = threading.Thread(target=lambda: results.append(fit(steps=5)))
+    thread.start()
+    thread.join()
+    assert int(results[0].state.step) == 5
+
+
+def test_meshes_are_checked():
+    with pytest.raises(UsageError, match="1 to 2 devices"):
+        mesh.data_parallel(3)
+    with pytest.raises(UsageError, match="does not divide"):
+        fit(batch_size=5, mesh=mesh.data_parallel(2))
+    assert mesh.data_parallel().size == 2
+
+
+def test_plain_output_is_lines(capsys):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fit(steps=40, batch_size=8, progress=True, evaluation=line())
+    lines = capsys.readouterr().out.splitlines()
+    assert 18 <= len(lines) <= 22
+    assert lines[-1].startswith("step 40/40  loss ")
+    assert "eval_loss" in lines[-1] and lines[-1].endswith("examples/s")
+
+
+def test_examples_per_second_are_finite():
+    assert all(math.isfinite(r["examples_per_second"]) for r in fit().records)
