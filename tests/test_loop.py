@@ -236,6 +236,9 @@ def test_a_failed_save_is_a_warning_and_training_goes_on(tmp_path, monkeypatch):
         saver = Checkpoints(tmp_path)
         with pytest.warns(UserWarning, match="step 1 was not saved.*No space"):
             saver.save(1, {"w": jnp.zeros(3)})
+        patch.setattr(ocp.training.Checkpointer, "save", full)
+        with pytest.raises(UsageError, match="step 1 was not saved.*No space"):
+            saver.save(1, {"w": jnp.zeros(3)}, last=True)
     saver.save(2, {"w": jnp.ones(3)})
     saver.close()
     again = Checkpoints(tmp_path)

@@ -21,8 +21,8 @@ logging.getLogger("absl").setLevel(logging.ERROR)
 class Checkpoints:
     """The newest two saved states in a directory of their own.
 
-    Saves run in the background. One that fails (a full disk) is a warning and the next
-    is tried afresh; only `close` raises.
+    Saves run in the background. One that fails (a full disk) is a warning, the next is
+    tried afresh, and only the last one raises.
     """
 
     def __init__(self, directory: Path | str):
@@ -61,32 +61,39 @@ class Checkpoints:
                 f"optimizer, or is damaged: {str(error).splitlines()[0][:200]}"
             ) from error
 
-    def save(self, step: int, tree: Any) -> None:
-        """Start saving; a step that is saved already stays as it is."""
+    def save(self, step: int, tree: Any, *, last: bool = False) -> None:
+        """Start saving, or with `last` save now; a step that is saved stays as it is.
+
+        Raises UsageError where the last save fails.
+        """
+        try:
+            self._saver.wait()
+        except Exception as error:
+            self._failed("a state was not saved", error)
         if self.latest() == step:
             return
         try:
-            self._saver.wait()
-            self._saver.save_async(step, tree, force=True)
+            if last:
+                self._saver.save(step, tree, force=True)
+            else:
+                self._saver.save_async(step, tree, force=True)
         except Exception as error:
-            warnings.warn(f"step {step} was not saved: {error}", stacklevel=2)
-            self._reopen()
+            if last:
+                raise UsageError(f"step {step} was not saved: {error}") from error
+            self._failed(f"step {step} was not saved", error)
 
-    def close(self, step: int | None = None, tree: Any = None) -> None:
-        """Wait for saves under way, and save a last tree. Raises what that raises."""
+    def close(self) -> None:
+        """Wait for a save under way."""
         try:
-            self._saver.wait()
+            self._saver.close()
         except Exception as error:
             warnings.warn(f"a state was not saved: {error}", stacklevel=2)
-            self._reopen()
-        if step is not None and self.latest() != step:
-            self._saver.save(step, tree, force=True)
-        self._saver.close()
 
-    def _reopen(self):
-        """A failed orbax saver raises its error again on every call."""
+    def _failed(self, what, error):
+        """Warn, and begin anew: orbax raises a failed save's error again and again."""
+        warnings.warn(f"{what}: {error}", stacklevel=3)
         try:
             self._saver.close()
         except Exception:
-            pass  # the same error, already reported
+            pass  # the same error
         self._open()

@@ -22,17 +22,17 @@ import numpy as np
 from train import check
 from train import mesh as meshes
 from train import step as one
+from train.augment import Augment
 from train.checkpoint import Checkpoints
 from train.evaluate import evaluate
 from train.optim import averaged_params
 from train.progress import bar
-from zoo.base import Batch, Task, UsageError
+from zoo.base import Task, UsageError
 
 # Streams of keys beside the steps' own, which are numbered below 2^31.
 ORDER, AUGMENT = 2**31, 2**31 + 1
 
 Arrays = dict[str, np.ndarray]
-Augment = Callable[[jax.Array, Batch], Batch]
 
 
 class Diverged(UsageError):
@@ -91,6 +91,64 @@ def fit(
     Raises UsageError for data, labels, shapes and numbers that cannot be right, and
     Diverged, one of them, when the loss is no longer finite.
     """
+    n, size = _checked(train, evaluation, steps, batch_size, patience, mesh)
+    log_every = check.whole("log_every", log_every or min(-(-steps // 100), 1000), 1)
+    eval_every = check.whole("eval_every", eval_every or -(-steps // 20), 1)
+    place = jax.device_put if mesh is None else lambda t: meshes.replicate(mesh, t)
+    carry = place(start(task, optimizer, train, seed, patience is not None))
+    for part in (train, evaluation):
+        if part is not None:
+            check.labels(task, carry[0].params, carry[0].model, part)
+
+    with contextlib.ExitStack() as stack:
+        saved = None
+        if checkpoints is not None:
+            saved = stack.enter_context(contextlib.closing(Checkpoints(checkpoints)))
+            carry = carry if saved.latest() is None else saved.restore(carry)
+        state, best = carry
+        now = int(state.step)
+        if on_start is not None:
+            on_start(now)
+        show = stack.enter_context(bar(steps, now, enabled=progress))
+        interrupted = stack.enter_context(_interrupts())
+        data = place({name: jnp.asarray(array) for name, array in train.items()})
+        run = _Runner(task, optimizer, data, n, size, log_every, augment, mesh, state)
+        records: list[dict[str, float]] = []
+        began = saved_at = time.perf_counter()
+
+        def stale():
+            # asked before a step, so that a resumed run stops where it had stopped
+            return patience and best and now - int(best.step) >= patience * eval_every
+
+        while now < steps and not interrupted() and not stale():
+            since = now
+            boundary = min(_after(now, log_every), _after(now, eval_every), steps)
+            while now < boundary and not interrupted():
+                state, now = run(state, now, boundary)
+                show(now, None)
+            record = {"step": now, **run.metrics()}
+            _check_finite(record, since)
+            record["seconds"] = time.perf_counter() - began
+            if evaluation is not None and (now % eval_every == 0 or now == steps):
+                scores = evaluate(task, usable(state), evaluation)
+                record |= {f"eval_{name}": value for name, value in scores.items()}
+                best = _better(best, scores["loss"], state)
+            show(now, record)
+            records.append(record)
+            if on_record is not None:
+                on_record(record)
+            if saved is not None and time.perf_counter() - saved_at > save_seconds:
+                saved.save(now, (state, best))
+                saved_at = time.perf_counter()
+        if saved is not None:
+            saved.save(now, (state, best), last=True)
+        if now == steps:
+            return Fit(usable(state, best), records, "finished")
+        return Fit(usable(state, best), records, "early" if stale() else "interrupted")
+
+
+def _checked(train, evaluation, steps, batch_size, patience, mesh):
+    """The numbers of training examples and of those in a batch."""
     check.whole("steps", steps, 1)
     n = check.arrays(train, "training data")
     size = check.whole("batch_size", n if batch_size is None else batch_size, 1)
@@ -102,63 +160,7 @@ def fit(
         check.arrays(evaluation, "evaluation data")
     if patience is not None and (evaluation is None or patience < 1):
         raise UsageError("patience wants to be 1 or more, and evaluation data to watch")
-    log_every = check.whole("log_every", log_every or min(-(-steps // 100), 1000), 1)
-    eval_every = check.whole("eval_every", eval_every or -(-steps // 20), 1)
-
-    place = jax.device_put if mesh is None else lambda t: meshes.replicate(mesh, t)
-    data = place({name: jnp.asarray(array) for name, array in train.items()})
-    carry = place(start(task, optimizer, train, seed, patience is not None))
-    for part in (train, evaluation):
-        if part is not None:
-            check.labels(task, carry[0].params, carry[0].model, part)
-    saved = None if checkpoints is None else Checkpoints(checkpoints)
-    if saved is not None and saved.latest() is not None:
-        carry = saved.restore(carry)
-    state, best = carry
-    now = int(state.step)
-    if on_start is not None:
-        on_start(now)
-
-    records: list[dict[str, float]] = []
-    ended: Literal["finished", "early", "interrupted"] = "finished"
-    try:
-        with bar(steps, now, enabled=progress) as show, _interrupts() as interrupted:
-            run = _Runner(
-                task, optimizer, data, n, size, log_every, augment, mesh, state
-            )
-            began = saved_at = time.perf_counter()
-            while now < steps and ended == "finished":
-                since = now
-                boundary = min(_after(now, log_every), _after(now, eval_every), steps)
-                while now < boundary and not interrupted():
-                    state, now = run(state, now, boundary)
-                    show(now, None)
-                record = {"step": now, **run.metrics()}
-                _check_finite(record, since)
-                record["seconds"] = time.perf_counter() - began
-                if evaluation is not None and (now % eval_every == 0 or now == steps):
-                    scores = evaluate(task, usable(state), evaluation)
-                    record |= {f"eval_{name}": v for name, v in scores.items()}
-                    if best is not None and scores["loss"] < float(best.loss):
-                        best = place(_best(scores["loss"], state))
-                show(now, record)
-                records.append(record)
-                if on_record is not None:
-                    on_record(record)
-                if interrupted():
-                    ended = "interrupted"
-                elif best is not None and patience is not None:
-                    waited = now - int(best.step)
-                    ended = "early" if waited >= patience * eval_every else ended
-                if saved is not None and time.perf_counter() - saved_at > save_seconds:
-                    saved.save(now, (state, best))
-                    saved_at = time.perf_counter()
-        if saved is not None:
-            saved.save(now, (state, best))
-    finally:
-        if saved is not None:
-            saved.close()
-    return Fit(usable(state, best), records, ended)
+    return n, size
 
 
 def start(
@@ -291,7 +293,10 @@ def _copy(tree):
     return jax.tree.map(jnp.copy, tree)
 
 
-def _best(loss, state):
+def _better(best, loss, state):
+    """The better of the best so far and a state, if the best is kept at all."""
+    if best is None or not loss < float(best.loss):
+        return best
     at = usable(state)
     return _copy(Best(jnp.float32(loss), at.step, at.params, at.model))
 

@@ -13,8 +13,8 @@ from flax import linen as nn
 from train import augment as augmentation
 from train import data as sets
 from train import optim
+from train.augment import Augment
 from train.data import Data
-from train.loop import Augment
 from zoo import cnn as cnns
 from zoo import linear as linears
 from zoo import mlp as mlps
