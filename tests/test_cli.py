@@ -10,10 +10,13 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
+from tests.test_download import cifar_batches, cifar_file
+from train import download
 from train.cli import main
 from train.run import restore
 
@@ -111,6 +114,21 @@ def test_own_npz_with_every_classifier(recipe, here):
     result = json.loads(Path("run/result.json").read_text())
     assert result["metrics"]["accuracy"] > 0.9
     assert set(result["metrics"]["per_class"]) == {"down", "up"}
+
+
+def test_cifar10_trains_from_a_file_of_its_format(here, monkeypatch):
+    path = Path("cache/cifar10/cifar-10-binary.tar.gz")
+    path.parent.mkdir(parents=True)
+    path.write_bytes(cifar_file(cifar_batches(8)))
+    sums = {path.name: download.checksum(path)}
+    source = download.SOURCES["cifar10"]._replace(files=sums)
+    monkeypatch.setitem(download.SOURCES, "cifar10", source)
+    monkeypatch.setenv("ZOO_DATA_DIR", "cache")
+    command = "train cnn_cifar10 --steps 3 --batch-size 8 --out run"
+    assert main(command.split()) == 0
+    result = json.loads(Path("run/result.json").read_text())
+    assert result["parameters"] == 167_562
+    assert np.sum(result["metrics"]["confusion"]) == 8
 
 
 def test_list_names_every_recipe(capsys):
@@ -212,9 +230,9 @@ def test_divergence_is_reported_and_nothing_is_called_a_result(here, capsys):
     assert not Path("run/result.json").exists()
 
 
-def start(out, *more):
+def start(out, *more, recipe=("mlp", "--steps", "3000")):
     command = "from train.cli import main; import sys; sys.exit(main(sys.argv[1:]))"
-    flags = ["train", "mlp", "--steps", "3000", "--out", str(out), *more]
+    flags = ["train", *recipe, "--out", str(out), *more]
     path = os.environ.get("PYTHONPATH", "")
     return subprocess.Popen(
         [sys.executable, "-c", command, *flags],
@@ -224,15 +242,40 @@ def start(out, *more):
     )
 
 
-def wait_for_step(out, step, seconds=120):
+def wait_for_step(out, step, seconds=120, every=30):
     """Until the run has logged a step."""
     end = time.time() + seconds
     log = out / "metrics.jsonl"
     while time.time() < end:
-        if log.exists() and log.read_text().count("\n") >= step // 30:
+        if log.exists() and log.read_text().count("\n") >= step // every:
             return
         time.sleep(0.02)
     raise AssertionError(f"no step {step} after {seconds} s")
+
+
+def assert_equal_runs(whole, cut):
+    """The same parameters bit for bit, the same scores, a log without a seam."""
+    states = (restore(out)[1] for out in (whole, cut))
+    jax.tree.map(np.testing.assert_array_equal, *states)
+    logs = [(out / "metrics.jsonl").read_text().splitlines() for out in (whole, cut)]
+    steps = [[json.loads(line)["step"] for line in log] for log in logs]
+    assert set(steps[0]) <= set(steps[1])
+    assert steps[1] == sorted(set(steps[1]))
+    results = [json.loads((out / "result.json").read_text()) for out in (whole, cut)]
+    assert results[0]["metrics"] == results[1]["metrics"]
+
+
+@pytest.mark.slow
+def test_the_main_job_killed_halfway_ends_bit_equal(here):
+    whole, cut = here / "whole", here / "cut"
+    start(whole, recipe=["cnn"]).communicate(timeout=400)
+    killed = start(cut, recipe=["cnn"])
+    wait_for_step(cut, 1000, seconds=300, every=20)
+    killed.kill()
+    killed.communicate()
+    assert not (cut / "result.json").exists()
+    start(cut, "--resume", recipe=["cnn"]).communicate(timeout=400)
+    assert_equal_runs(whole, cut)
 
 
 def test_killed_and_interrupted_runs_end_bit_equal_to_an_uninterrupted_one(here):
@@ -255,15 +298,4 @@ def test_killed_and_interrupted_runs_end_bit_equal_to_an_uninterrupted_one(here)
     four = start(cut, "--resume")
     four.communicate(timeout=200)
     assert four.returncode == 0
-    a, b = (restore(out)[1] for out in (whole, cut))
-    import jax
-
-    jax.tree.map(np.testing.assert_array_equal, a, b)
-    logs = [(out / "metrics.jsonl").read_text().splitlines() for out in (whole, cut)]
-    steps = [[json.loads(line)["step"] for line in log] for log in logs]
-    assert set(steps[0]) <= set(steps[1])
-    assert steps[1] == sorted(set(steps[1]))
-    scores = [
-        json.loads((o / "result.json").read_text())["metrics"] for o in (whole, cut)
-    ]
-    assert scores[0] == scores[1]
+    assert_equal_runs(whole, cut)

@@ -126,6 +126,8 @@ def fit(
             while now < boundary and not interrupted():
                 state, now = run(state, now, boundary)
                 show(now, None)
+            if now == since:
+                break
             record = {"step": now, **run.metrics()}
             _check_finite(record, since)
             record["seconds"] = time.perf_counter() - began

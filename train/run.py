@@ -96,7 +96,7 @@ def train(
             checkpoints=out / "checkpoints",
             on_start=on_start,
             on_record=log,
-            mesh=mesh.data_parallel(options.devices) if options.devices > 1 else None,
+            mesh=mesh.data_parallel(options.devices) if options.devices != 1 else None,
         )
         records = log.records
         done = records[-1]["step"] if records else 0
