@@ -1,6 +1,11 @@
 """Strict runs: rank promotion raises, two CPU devices, compiled programs are kept."""
 
+import os
 from pathlib import Path
+
+# Most of the time of these tests is compiling: LLVM's slow passes are left out.
+FLAGS = "--xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true"
+os.environ.setdefault("XLA_FLAGS", FLAGS)
 
 import jax
 import numpy as np
@@ -15,7 +20,7 @@ CACHE = Path(__file__).parent.parent / ".cache" / "xla"
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_compilation_cache_dir", str(CACHE))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
 
 
 def first(data: Data, n: int) -> Data:

@@ -14,7 +14,7 @@ import pytest
 from tests.conftest import small
 from train import loop, mesh, optim
 from train import step as one
-from train.evaluate import evaluate, predict
+from train.evaluate import evaluate
 from train.recipes import RECIPES
 
 TOLERANCE = {"rtol": 2e-4, "atol": 2e-5}  # float32 sums in another order
@@ -120,12 +120,6 @@ def test_masked_padding_changes_no_metric(recipe):
     padded = measure(state, junk | {"mask": jnp.array([1.0] * n + [0.0] * 3)})
     assert_close(plain, padded)
     assert all(float(mean.count) == n for mean in padded.values())
-    # the same over a data set, whose last batch is ragged
-    rows = {name: np.asarray(array) for name, array in batch.items()}
-    whole = evaluate(recipe.task, state, rows, batch_size=3)
-    assert whole == pytest.approx({k: float(v.value()) for k, v in plain.items()}, 1e-5)
-    ragged = predict(recipe.task, state, rows["x"], batch_size=3)
-    assert_close(ragged, predict(recipe.task, state, rows["x"]))
 
 
 def test_vmap_over_seeds_equals_separate_runs(recipe):
@@ -143,8 +137,9 @@ def test_vmap_over_seeds_equals_separate_runs(recipe):
 
 def test_overfits_one_batch(recipe):
     rows = jax.tree.map(np.asarray, batch_of(recipe))
-    optimizer = optim.optimizer("adam", 1e-2)
-    begin = loop.start(recipe.task, optimizer, rows)[0]
+    begin = start(recipe)
+    linear = not any(np.any(leaf) for leaf in jax.tree.leaves(begin.params))
+    optimizer = optim.optimizer("adam", 0.1 if linear else 0.01)
     before = evaluate(recipe.task, begin, rows)
     fit = loop.fit(recipe.task, optimizer, rows, steps=250, progress=False)
     after = evaluate(recipe.task, fit.state, rows)

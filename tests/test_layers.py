@@ -33,7 +33,7 @@ def convolutions(draw):
     return fields, (draw(sizes), *space, draw(sizes))
 
 
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=15, deadline=None, derandomize=True)
 @given(convolutions())
 def test_conv_has_linens_parameters_numbers_and_gradients(case):
     fields, shape = case

@@ -55,10 +55,10 @@ def test_batch_norm_statistics_are_the_models_state():
     task = supervised.task(model, supervised.classes)
     x = 3 + jax.random.normal(jax.random.key(0), (8, 8, 8, 1))
     batch = {"x": x, "y": jnp.arange(8)}
-    params, state = task.init(jax.random.key(1), batch)
+    params, state = jax.jit(task.init)(jax.random.key(1), batch)
     assert set(state) == {"batch_stats"}
-    key = jax.random.key(2)
-    _, aux = task.loss(params, state, batch, key, train=True)
+    loss = jax.jit(task.loss, static_argnames="train")
+    _, aux = loss(params, state, batch, jax.random.key(2), train=True)
     stem = params["Conv_0"]["kernel"]
     out = nn.Conv(4, (3, 3), use_bias=False).apply({"params": {"kernel": stem}}, x)
     new = aux.state["batch_stats"]["BatchNorm_0"]
@@ -159,7 +159,7 @@ def test_bfloat16_models_keep_float32_parameters_and_outputs():
         cnn.resnet_cifar(8, 3, width=4, dtype=jnp.bfloat16),
         mlp.MLP(3, (8,), dtype=jnp.bfloat16),
     ):
-        variables = model.init(jax.random.key(1), x)
+        variables = jax.jit(model.init)(jax.random.key(1), x)
         types = {leaf.dtype for leaf in jax.tree.leaves(variables)}
         assert types == {jnp.dtype("float32")}
-        assert model.apply(variables, x).dtype == jnp.float32
+        assert jax.eval_shape(model.apply, variables, x).dtype == jnp.float32
