@@ -288,7 +288,7 @@ def resnet20(
 ) -> Recipe:
     """A residual network of depth 6n + 2 (He et al. 2015), with batch norm.
 
-    4,000 MNIST digits: accuracy >= 0.98. About eight minutes.
+    4,000 MNIST digits: accuracy >= 0.98. A quarter of an hour.
     """
     rows = _images("resnet20", data, target, holdout)
     step = optim.optimizer(
