@@ -3,10 +3,6 @@
 import os
 from pathlib import Path
 
-# Most of the time of these tests is compiling: LLVM's slow passes are left out.
-FLAGS = "--xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true"
-os.environ.setdefault("XLA_FLAGS", FLAGS)
-
 import jax
 import numpy as np
 import pytest
@@ -21,6 +17,15 @@ jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_compilation_cache_dir", str(CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
+
+
+def pytest_configure(config):
+    """Most of the time of the quick tests is compiling: they leave out slow passes."""
+    if config.option.markexpr == "not slow":
+        flags = ["backend_optimization_level=0", "llvm_disable_expensive_passes=true"]
+        if jax.__version_info__ < (0, 12):  # where the flag is known
+            flags.append("cpu_use_fusion_emitters=false")
+        os.environ.setdefault("XLA_FLAGS", " ".join(f"--xla_{flag}" for flag in flags))
 
 
 def first(data: Data, n: int) -> Data:

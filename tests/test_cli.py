@@ -278,6 +278,7 @@ def test_the_main_job_killed_halfway_ends_bit_equal(here):
     assert_equal_runs(whole, cut)
 
 
+@pytest.mark.slow
 def test_killed_and_interrupted_runs_end_bit_equal_to_an_uninterrupted_one(here):
     whole, cut = here / "whole", here / "cut"
     one = start(whole)

@@ -67,12 +67,15 @@ def main(argv: list[str] | None = None) -> int:
     except UsageError as error:
         print(f"zoo: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("zoo: interrupted", file=sys.stderr)
-        return 130
     except BrokenPipeError:  # the reader of our output left, as `head` does
         sys.stderr.close()
         return 0
+    except OSError as error:  # a full disk, a folder that may not be written
+        print(f"zoo: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("zoo: interrupted", file=sys.stderr)
+        return 130
 
 
 def _list(argv: list[str]) -> int:
