@@ -211,9 +211,11 @@ def mlp(
         act = mlps.ACTIVATIONS[activation]
         return mlps.MLP(outputs, widths, act, dropout, batch_norm)
 
-    step = optim.optimizer(
+    step = _scheduled(
         optimizer,
-        optim.schedule(schedule, learning_rate, steps),
+        schedule,
+        learning_rate,
+        steps,
         weight_decay=weight_decay,
         clip=clip,
         accumulate=accumulate,
@@ -254,18 +256,17 @@ def cnn(
             f"cnn wants images [H, W, C] or sequences [L, C], found examples of shape "
             f"{rows.schema.shape} in {rows.schema.name}; try mlp"
         )
-    step = optim.optimizer(
+    step = _scheduled(
         optimizer,
-        optim.schedule(schedule, learning_rate, steps),
+        schedule,
+        learning_rate,
+        steps,
         weight_decay=weight_decay,
         clip=clip,
         accumulate=accumulate,
         ema=ema,
     )
-    changes = None
-    if augment and rank == 2:
-        crop, turn = augmentation.crop(2), augmentation.rotate(10)
-        changes = augmentation.compose(crop, turn)
+    changes = _shifted_and_turned() if augment and rank == 2 else None
     task = _supervised(lambda outputs: build[network](outputs, rank=rank), rows)
     goal = ("accuracy", 0.975)
     return Recipe(f"CNN {network}", task, step, rows, steps, batch_size, goal, changes)
@@ -291,15 +292,10 @@ def resnet20(
     4,000 MNIST digits: accuracy >= 0.98. A quarter of an hour.
     """
     rows = _images("resnet20", data, target, holdout)
-    step = optim.optimizer(
-        optimizer,
-        optim.schedule(schedule, learning_rate, steps),
-        weight_decay=weight_decay,
-        ema=ema,
+    step = _scheduled(
+        optimizer, schedule, learning_rate, steps, weight_decay=weight_decay, ema=ema
     )
-    changes = None
-    if augment:
-        changes = augmentation.compose(augmentation.crop(2), augmentation.rotate(10))
+    changes = _shifted_and_turned() if augment else None
     task = _supervised(lambda outputs: cnns.resnet_cifar(depth, outputs), rows)
     goal = ("accuracy", 0.98)
     name = f"ResNet-{depth}"
@@ -325,11 +321,8 @@ def cnn_cifar10(
     Crops and mirror images. Wants an accelerator, or an hour.
     """
     rows = _images("cnn_cifar10", data, target, holdout)
-    step = optim.optimizer(
-        optimizer,
-        optim.schedule(schedule, learning_rate, steps),
-        weight_decay=weight_decay,
-        ema=ema,
+    step = _scheduled(
+        optimizer, schedule, learning_rate, steps, weight_decay=weight_decay, ema=ema
     )
     changes = None
     if augment:
@@ -351,6 +344,15 @@ RECIPES: dict[str, Callable[..., Recipe]] = {
     "resnet20": resnet20,
     "cnn_cifar10": cnn_cifar10,
 }
+
+
+def _scheduled(optimizer, schedule, learning_rate, steps, **options):
+    rate = optim.schedule(schedule, learning_rate, steps)
+    return optim.optimizer(optimizer, rate, **options)
+
+
+def _shifted_and_turned():
+    return augmentation.compose(augmentation.crop(2), augmentation.rotate(10))
 
 
 def _supervised(build: Callable[[int], nn.Module], rows: Data) -> Task:

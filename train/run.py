@@ -57,7 +57,6 @@ def train(
         result = read_json(out / "result.json")
         return Run(out, result, result["steps"])
     recipe = RECIPES[name](**arguments)
-    schema = sets.to_json(recipe.data.schema)
     if config is not None and sets.from_json(config["schema"]) != recipe.data.schema:
         raise UsageError(f"the data have changed since the run in {out} began")
     rows, test = recipe.data.train, recipe.data.test
@@ -69,17 +68,8 @@ def train(
 
     def on_start(step: int) -> None:
         if config is None:
-            write_json(
-                out / "config.json",
-                {
-                    "recipe": name,
-                    "arguments": arguments,
-                    "options": options._asdict(),
-                    "schema": schema,
-                    "versions": _versions(),
-                    "device": str(jax.devices()[0].device_kind),
-                },
-            )
+            began = _describe(name, arguments, options, recipe)
+            write_json(out / "config.json", began)
         log.open(step)
 
     with _locked(out):
@@ -214,6 +204,18 @@ class _Log:
         self.records.append(record)
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
+
+
+def _describe(name, arguments, options, recipe):
+    """What config.json says of a run."""
+    return {
+        "recipe": name,
+        "arguments": arguments,
+        "options": options._asdict(),
+        "schema": sets.to_json(recipe.data.schema),
+        "versions": _versions(),
+        "device": str(jax.devices()[0].device_kind),
+    }
 
 
 def _claim(out, name, arguments, options, resume):
