@@ -1,18 +1,28 @@
-"""Convolution and pooling: Linen's parameters and numbers, lowered well per backend.
+"""Convolution, pooling, recurrence: Linen's parameters and numbers, fast per backend.
 
 On CPU a convolution inside a compiled loop is about twenty times slower than the same
-sum as one matrix product, and the gradient of `reduce_window` as slow beside that of
-`maximum`: there a convolution is written as shifted slices side by side, times one
-matrix, and pooling as an elementwise reduction of strided slices. GPU and TPU get
-their own convolution. Both are plain compositions, so `grad`, `jvp`, `vmap` and
-`hessian` work through them.
-Shapes: B batch, S one or two spatial axes ([L] or [H, W]), C channels.
+sum as matrix products, and the gradient of `reduce_window` as slow beside that of
+`maximum`. There a convolution is written as shifted slices and one matrix, in one of
+two ways:
+
+- slices side by side: all K offsets of the window, [N, K C] @ [K C, F];
+- for a window without strides over an image of 8 or more channels, half on each side:
+  the offsets along the last axis stand side by side before the product, those along
+  the first are shifted and added after it, [N, Kw C] @ [Kw C, Kh F]. Thrice less is
+  gathered and written for 3x3, in the forward pass and in both gradients.
+
+Grouped convolution is a product for each group, depthwise convolution a sum of scaled
+slices, transposed convolution a convolution for each phase of the output. Dilated
+transposed convolution has no fast form and is XLA's. GPU and TPU get XLA's convolution
+always. All are plain compositions: `grad`, `jvp`, `vmap` and `hessian` go through them.
+Shapes: B batch, S one or two spatial axes ([L] or [H, W]), C channels, G groups.
 """
 
 import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,35 +31,82 @@ from flax.linen.dtypes import promote_dtype
 
 from zoo.base import UsageError
 
-Padding = str | Sequence[tuple[int, int]]
+Padding = str | int | Sequence[tuple[int, int]]
 
 
 class Conv(nn.Module):
     """Convolution [B, *S, C] -> [B, *S', features]; `flax.linen.Conv` drop-in.
 
-    Parameters: "kernel" [*kernel_size, C, features], LeCun normal, and "bias", zero.
-    `padding` is "SAME", "VALID" or a (before, after) pair for each spatial axis.
+    Parameters: "kernel" [*kernel_size, C / groups, features], LeCun normal, and
+    "bias", zero. `padding` is "SAME", "VALID", a number or a (before, after) pair for
+    each spatial axis. Raises UsageError as `conv` does.
     """
 
     features: int
     kernel_size: tuple[int, ...]
     strides: int | tuple[int, ...] = 1
     padding: Padding = "SAME"
+    kernel_dilation: int | tuple[int, ...] = 1
+    feature_group_count: int = 1
     use_bias: bool = True
     dtype: jax.typing.DTypeLike | None = None
     kernel_init: Callable[..., jax.Array] = nn.initializers.lecun_normal()
+    bias_init: Callable[..., jax.Array] = nn.initializers.zeros_init()
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[B, *S, C] -> [B, *S', features]."""
-        shape = (*self.kernel_size, x.shape[-1], self.features)
-        kernel = self.param("kernel", self.kernel_init, shape)
-        bias = None
-        if self.use_bias:
-            bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
-        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
-        x = conv(x, kernel, strides=self.strides, padding=self.padding)
+        inputs = x.shape[-1] // self.feature_group_count
+        x, kernel, bias = _parameters(self, x, inputs)
+        x = conv(
+            x,
+            kernel,
+            strides=self.strides,
+            padding=self.padding,
+            dilation=self.kernel_dilation,
+            groups=self.feature_group_count,
+        )
         return x if bias is None else x + bias.reshape((1,) * (x.ndim - 1) + (-1,))
+
+
+class ConvTranspose(nn.Module):
+    """Transposed convolution [B, *S, C] -> [B, *S', features], S' about S * strides;
+    `flax.linen.ConvTranspose` drop-in (the kernel is not flipped).
+
+    Parameters as in `Conv`: "kernel" [*kernel_size, C, features] and "bias".
+    """
+
+    features: int
+    kernel_size: tuple[int, ...]
+    strides: int | tuple[int, ...] = 1
+    padding: Padding = "SAME"
+    kernel_dilation: int | tuple[int, ...] = 1
+    use_bias: bool = True
+    dtype: jax.typing.DTypeLike | None = None
+    kernel_init: Callable[..., jax.Array] = nn.initializers.lecun_normal()
+    bias_init: Callable[..., jax.Array] = nn.initializers.zeros_init()
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[B, *S, C] -> [B, *S', features]."""
+        x, kernel, bias = _parameters(self, x, x.shape[-1])
+        x = conv_transpose(
+            x,
+            kernel,
+            strides=self.strides,
+            padding=self.padding,
+            dilation=self.kernel_dilation,
+        )
+        return x if bias is None else x + bias.reshape((1,) * (x.ndim - 1) + (-1,))
+
+
+def _parameters(module, x, inputs):
+    shape = (*module.kernel_size, inputs, module.features)
+    kernel = module.param("kernel", module.kernel_init, shape)
+    bias = None
+    if module.use_bias:
+        bias = module.param("bias", module.bias_init, (module.features,))
+    return promote_dtype(x, kernel, bias, dtype=module.dtype)
 
 
 def conv(
@@ -58,32 +115,55 @@ def conv(
     *,
     strides: int | Sequence[int] = 1,
     padding: Padding = "SAME",
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
 ) -> jax.Array:
-    """Correlate [B, *S, C] with a kernel [*K, C, F] -> [B, *S', F], one or two axes S.
+    """Correlate [B, *S, C] with a kernel [*K, C / groups, F] -> [B, *S', F].
 
     Raises UsageError where shapes do not fit or the output would be empty.
     """
-    size = kernel.shape[:-2]
-    if x.ndim != kernel.ndim or x.shape[-1] != kernel.shape[-2]:
-        raise UsageError(
-            f"expected inputs [B, {'L' if len(size) == 1 else 'H, W'}, "
-            f"{kernel.shape[-2]}] for a kernel {kernel.shape}, found shape {x.shape}"
-        )
-    steps, pads = _geometry(x, size, strides, padding)
+    _check(x, kernel, groups)
+    window = _geometry(x, kernel.shape[:-2], strides, padding, dilation)
+    outputs = kernel.shape[-1]
 
     def product(x, kernel):
-        slices = list(_shifted(x, size, steps, pads, 0))
-        patches = slices[0] if len(slices) == 1 else jnp.concatenate(slices, axis=-1)
-        return patches @ kernel.reshape(-1, kernel.shape[-1])
+        if groups > 1:
+            return _grouped(x, kernel, window, groups)
+        if x.ndim == 4 and x.shape[-1] >= 8 and window.strides == (1, 1):
+            return _two_sided(x, kernel, window)
+        patches = jnp.concatenate(list(_shifted(x, window, 0)), -1)
+        # two axes: with more, the weights' gradient copies its operands to flatten them
+        y = patches.reshape(-1, patches.shape[-1]) @ kernel.reshape(-1, outputs)
+        return y.reshape(*patches.shape[:-1], outputs)
 
-    def direct(x, kernel):
-        space = "HW"[: len(size)]
-        numbers = (f"N{space}C", f"{space}IO", f"N{space}C")
-        return jax.lax.conv_general_dilated(
-            x, kernel, steps, pads, dimension_numbers=numbers
-        )
-
+    direct = functools.partial(_xla, window=window, groups=groups)
     return jax.lax.platform_dependent(x, kernel, cpu=product, default=direct)
+
+
+def conv_transpose(
+    x: jax.Array,
+    kernel: jax.Array,
+    *,
+    strides: int | Sequence[int] = 1,
+    padding: Padding = "SAME",
+    dilation: int | Sequence[int] = 1,
+) -> jax.Array:
+    """Correlate x [B, *S, C], strides - 1 zeros between its entries, with [*K, C, F].
+
+    "SAME" gives S' = S * strides, "VALID" every output that an input reaches; pairs
+    pad the spread-out input itself. Raises UsageError where shapes do not fit.
+    """
+    _check(x, kernel)
+    size, space = kernel.shape[:-2], x.shape[1:-1]
+    steps, gaps = _each(strides, size, x), _each(dilation, size, x)
+    spans = [(k - 1) * d + 1 for k, d in zip(size, gaps, strict=True)]
+    pads = _transposed_pads(padding, spans, steps)
+    spread = [(n - 1) * s + 1 for n, s in zip(space, steps, strict=True)]
+    window = _geometry(x, size, 1, pads, gaps, spread)
+    phases = functools.partial(_phases, window=window, strides=steps, spread=spread)
+    direct = functools.partial(_xla, window=window, spread=steps)
+    cpu = phases if set(gaps) == {1} else direct
+    return jax.lax.platform_dependent(x, kernel, cpu=cpu, default=direct)
 
 
 def max_pool(
@@ -96,10 +176,8 @@ def max_pool(
 
     Where several entries of a window are the maximum, they share its gradient.
     """
-    strides, pads = _geometry(
-        x, window, window if strides is None else strides, padding
-    )
-    return functools.reduce(jnp.maximum, _shifted(x, window, strides, pads, -math.inf))
+    geometry = _geometry(x, window, window if strides is None else strides, padding)
+    return functools.reduce(jnp.maximum, _shifted(x, geometry, -math.inf))
 
 
 def avg_pool(
@@ -109,40 +187,196 @@ def avg_pool(
     padding: Padding = "VALID",
 ) -> jax.Array:
     """The mean over windows, padding counted as zeros: [B, *S, C] -> [B, *S', C]."""
-    strides, pads = _geometry(
-        x, window, window if strides is None else strides, padding
-    )
-    return sum(_shifted(x, window, strides, pads, 0)) / math.prod(window)
+    geometry = _geometry(x, window, window if strides is None else strides, padding)
+    return sum(_shifted(x, geometry, 0)) / math.prod(window)
 
 
-def _geometry(x, window, strides, padding):
-    """Strides and (before, after) paddings per spatial axis, checked."""
-    space = x.shape[1:-1]
-    if isinstance(strides, int):
-        strides = (strides,) * len(window)
-    if len(window) != len(space) or len(strides) != len(space):
-        raise UsageError(
-            f"expected inputs with {len(window)} spatial axes for a window "
-            f"{tuple(window)}, found shape {x.shape}"
+def recur(
+    cell: Callable,
+    carry,
+    x: jax.Array,
+    *,
+    length: jax.Array | None = None,
+    reverse: bool = False,
+):
+    """Run `cell(carry, x[:, t]) -> (carry, y)`: x [B, T, D] -> (carry, y [B, T, H]).
+
+    `length` [B] is how much of each sequence counts: past it the carry stands still and
+    y is zero, so padding changes nothing. `reverse` runs from the last entry to the
+    first. A cell is fastest with one product of [x, h] a step: forming the inputs' part
+    for all steps before the loop, or unrolling it, gained nothing on two cores.
+    """
+    steps = jnp.arange(x.shape[1])
+
+    def step(carry, now):
+        t, entry = now
+        new, y = cell(carry, entry)
+        if length is None:
+            return new, y
+        here = t < length
+
+        def choose(a, b):
+            return jnp.where(here.reshape((-1,) + (1,) * (a.ndim - 1)), a, b)
+
+        return jax.tree.map(choose, new, carry), choose(y, jnp.zeros_like(y))
+
+    entries = (steps, jnp.swapaxes(x, 0, 1))
+    carry, y = jax.lax.scan(step, carry, entries, reverse=reverse)
+    return carry, jnp.swapaxes(y, 0, 1)
+
+
+class _Window(NamedTuple):
+    size: tuple[int, ...]
+    strides: tuple[int, ...]
+    pads: tuple[tuple[int, int], ...]  # (before, after); negative ones cut
+    dilation: tuple[int, ...]
+
+
+def _two_sided(x, kernel, window):
+    """A convolution over [H, W] without strides: W's offsets before, H's after."""
+    (rows, cols), (down, right) = window.size, window.dilation
+    x = _pad(x, window.pads, 0)
+    batch, height, width = x.shape[:3]
+    width, height = width - (cols - 1) * right, height - (rows - 1) * down
+    # without it what made x is computed again for each of its slices
+    x = jax.lax.optimization_barrier(x)
+    slices = [x[:, :, j * right : j * right + width] for j in range(cols)]
+    patches = jnp.concatenate(slices, -1).reshape(-1, cols * x.shape[-1])
+    outputs = kernel.shape[-1]
+    matrix = kernel.transpose(1, 2, 0, 3).reshape(-1, rows * outputs)
+    y = (patches @ matrix).reshape(batch, -1, width, rows * outputs)
+    parts = jnp.split(y, rows, axis=-1)
+    return sum(y[:, i * down : i * down + height] for i, y in enumerate(parts))
+
+
+def _grouped(x, kernel, window, groups):
+    """A product for each group; where a group has one channel, scaled slices."""
+    inputs, outputs = kernel.shape[-2:]
+    slices = list(_shifted(x, window, 0))
+    taps = kernel.reshape(-1, inputs, outputs)
+    if inputs == 1:
+        each = outputs // groups
+        return sum(
+            jnp.repeat(part, each, -1) * tap[0].reshape((1,) * (x.ndim - 1) + (-1,))
+            for part, tap in zip(slices, taps, strict=True)
         )
-    pads = padding
+    patches = jnp.stack(slices, -2)
+    patches = patches.reshape(*patches.shape[:-1], groups, inputs)
+    taps = taps.reshape(len(slices), inputs, groups, outputs // groups)
+    y = jnp.einsum("...tgi,tigo->...go", patches, taps)
+    return y.reshape(*y.shape[:-2], outputs)
+
+
+def _phases(x, kernel, window, strides, spread):
+    """Transposed: output s q + r sees each s-th tap of the kernel, from one of its own.
+
+    All outputs of one r (a phase) are a plain convolution with those taps.
+    """
+    axes = list(zip(x.shape[1:-1], spread, strides, *window[:3:2], strict=True))
+    lengths = [m + sum(p) - k + 1 for _, m, _, k, p in axes]
+    rows = [-(-n // s) for n, s in zip(lengths, strides, strict=True)]
+    parts = []
+    for phase in itertools.product(*map(range, strides)):
+        taps, pads = [], []
+        for r, q, (n, _, s, k, (before, _)) in zip(phase, rows, axes, strict=True):
+            first = (before - r) % s
+            left = (before - r - first) // s
+            taps.append(slice(first, None, s))
+            pads.append((left, q + len(range(first, k, s)) - 1 - left - n))
+        some = kernel[tuple(taps)]
+        empty = 0 in some.shape  # a stride longer than the kernel
+        part = jnp.zeros((len(x), *rows, some.shape[-1]), x.dtype)
+        parts.append(part if empty else conv(x, some, padding=pads))
+    y = jnp.stack(parts).reshape(*strides, *parts[0].shape)
+    rank = len(strides)
+    pairs = [axis for i in range(rank) for axis in (rank + 1 + i, i)]
+    y = y.transpose(rank, *pairs, y.ndim - 1)
+    sizes = [q * s for q, s in zip(rows, strides, strict=True)]
+    y = y.reshape(len(x), *sizes, kernel.shape[-1])
+    return y[(slice(None), *map(slice, lengths))]
+
+
+def _xla(x, kernel, window, groups=1, spread=None):
+    space = "HW"[: x.ndim - 2]
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        window.strides,
+        window.pads,
+        lhs_dilation=spread,
+        rhs_dilation=window.dilation,
+        dimension_numbers=(f"N{space}C", f"{space}IO", f"N{space}C"),
+        feature_group_count=groups,
+    )
+
+
+def _check(x, kernel, groups=1):
+    *size, channels, outputs = kernel.shape
+    channels *= groups
+    if x.ndim != kernel.ndim or x.shape[-1] != channels or outputs % groups:
+        raise UsageError(
+            f"expected inputs [B, {'L' if len(size) == 1 else 'H, W'}, {channels}] "
+            f"for a kernel {kernel.shape} in {groups} group(s), found shape {x.shape}"
+        )
+
+
+def _geometry(x, size, strides, padding, dilation=1, space=None):
+    """What a window does to each spatial axis, checked."""
+    space = x.shape[1:-1] if space is None else space
+    size, strides = tuple(size), _each(strides, size, x)
+    dilation = _each(dilation, size, x)
+    spans = [(k - 1) * d + 1 for k, d in zip(size, dilation, strict=True)]
     if isinstance(padding, str):
-        pads = jax.lax.padtype_to_pads(space, window, strides, padding.upper())
-    sizes = [n + sum(p) for n, p in zip(space, pads, strict=True)]
-    if any(n < w for n, w in zip(sizes, window, strict=True)):
-        raise UsageError(f"a window {tuple(window)} does not fit into shape {x.shape}")
-    return tuple(strides), tuple((int(a), int(b)) for a, b in pads)
+        padding = jax.lax.padtype_to_pads(space, spans, strides, padding.upper())
+    elif isinstance(padding, int):
+        padding = [(padding, padding)] * len(size)
+    sizes = [n + sum(p) for n, p in zip(space, padding, strict=True)]
+    if any(n < w for n, w in zip(sizes, spans, strict=True)):
+        raise UsageError(f"a window {size} does not fit into shape {x.shape}")
+    pads = tuple((int(a), int(b)) for a, b in padding)
+    return _Window(size, strides, pads, dilation)
 
 
-def _shifted(x, window, strides, pads, fill):
+def _each(value, size, x):
+    """A number for every spatial axis."""
+    values = (value,) * len(size) if isinstance(value, int) else tuple(value)
+    if x.ndim != len(size) + 2 or len(values) != len(size):
+        raise UsageError(
+            f"expected inputs with {len(size)} spatial axes for a window "
+            f"{tuple(size)}, found shape {x.shape}"
+        )
+    return values
+
+
+def _transposed_pads(padding, spans, strides):
+    """How much the spread-out input is padded: as `jax.lax.conv_transpose` has it."""
+    if not isinstance(padding, str):
+        return padding
+    pads = []
+    for k, s in zip(spans, strides, strict=True):
+        before, total = k - 1, k + s - 2
+        if padding.upper() == "VALID":
+            total += max(k - s, 0)
+        elif s < k:
+            before = -(-total // 2)
+        pads.append((before, total - before))
+    return pads
+
+
+def _pad(x, pads, fill):
+    if not any(map(any, pads)):
+        return x
+    edges = [(0, 0, 0), *((a, b, 0) for a, b in pads), (0, 0, 0)]
+    return jax.lax.pad(x, jnp.asarray(fill, x.dtype), edges)
+
+
+def _shifted(x, window, fill):
     """For each offset of a window, the entries of x there: each [B, *S', C]."""
-    if any(map(any, pads)):
-        x = jnp.pad(x, ((0, 0), *pads, (0, 0)), constant_values=fill)
-    counts = [
-        (n - w) // s for n, w, s in zip(x.shape[1:-1], window, strides, strict=True)
-    ]
-    for offset in itertools.product(*map(range, window)):
-        start = (0, *offset, 0)
-        ends = [o + c * s + 1 for o, c, s in zip(offset, counts, strides, strict=True)]
+    x = _pad(x, window.pads, fill)
+    axes = list(zip(x.shape[1:-1], *window[:2], window.dilation, strict=True))
+    counts = [(n - (k - 1) * d - 1) // s for n, k, s, d in axes]
+    for offset in itertools.product(*map(range, window.size)):
+        start = [o * a[3] for o, a in zip(offset, axes, strict=True)]
+        ends = [o + c * a[2] + 1 for o, c, a in zip(start, counts, axes, strict=True)]
         limit = (x.shape[0], *ends, x.shape[-1])
-        yield jax.lax.slice(x, start, limit, (1, *strides, 1))
+        yield jax.lax.slice(x, (0, *start, 0), limit, (1, *window.strides, 1))
