@@ -8,36 +8,42 @@ from flax import linen as nn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zoo import layers
+from zoo import cnn, layers
 from zoo.base import UsageError
 
 sizes = st.integers(1, 3)
+pairs = st.tuples(st.integers(0, 2), st.integers(0, 2))
 
 
 @st.composite
-def convolutions(draw):
+def convolutions(draw, transposed=False):
     """Fields of a convolution and a shape [B, *S, C] that it fits."""
     rank = draw(st.sampled_from([1, 2]))
     kernel = tuple(draw(sizes) for _ in range(rank))
-    pairs = st.tuples(st.integers(0, 2), st.integers(0, 2))
+    dilation = tuple(draw(st.sampled_from([1, 1, 2])) for _ in range(rank))
     fields = {
-        "features": draw(sizes),
         "kernel_size": kernel,
         "strides": tuple(draw(sizes) for _ in range(rank)),
         "padding": draw(
             st.one_of(st.sampled_from(["SAME", "VALID"]), st.tuples(*[pairs] * rank))
         ),
+        "kernel_dilation": dilation,
         "use_bias": draw(st.booleans()),
     }
-    space = tuple(k + draw(st.integers(0, 4)) for k in kernel)
-    return fields, (draw(sizes), *space, draw(sizes))
+    if transposed:
+        channels, fields["features"] = draw(sizes), draw(sizes)
+    else:
+        # 8 channels and more take another way through the program
+        groups = draw(st.sampled_from([1, 1, 2, 4]))
+        channels = groups * draw(st.sampled_from([1, 2, 8]))
+        fields |= {"features": groups * draw(sizes), "feature_group_count": groups}
+    spans = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
+    space = tuple(n + draw(st.integers(0, 4)) for n in spans)
+    return fields, (draw(sizes), *space, channels)
 
 
-@settings(max_examples=15, deadline=None, derandomize=True)
-@given(convolutions())
-def test_conv_has_linens_parameters_numbers_and_gradients(case):
-    fields, shape = case
-    ours, theirs = layers.Conv(**fields), nn.Conv(**fields)
+def assert_same_layer(ours, theirs, shape):
+    """One set of weights in both: the same parameters, outputs, gradients."""
     x = jax.random.normal(jax.random.key(0), shape)
     params = ours.init(jax.random.key(1), x)
     linen = theirs.init(jax.random.key(1), x)
@@ -49,7 +55,26 @@ def test_conv_has_linens_parameters_numbers_and_gradients(case):
     out, ref = ours.apply(params, x), theirs.apply(linen, x)
     np.testing.assert_allclose(out, ref, rtol=1e-5, atol=1e-5)
     grads = [jax.grad(energy, (1, 2))(m, params, x) for m in (ours, theirs)]
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), *grads)
+
+    def close(a, b):  # a weight's gradient is a sum over all positions
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * max(1, abs(b).max()))
+
+    jax.tree.map(close, *grads)
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(convolutions())
+def test_conv_has_linens_parameters_numbers_and_gradients(case):
+    fields, shape = case
+    assert_same_layer(layers.Conv(**fields), nn.Conv(**fields), shape)
+
+
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(convolutions(transposed=True))
+def test_transposed_conv_has_linens_parameters_numbers_and_gradients(case):
+    fields, shape = case
+    ours, theirs = layers.ConvTranspose(**fields), nn.ConvTranspose(**fields)
+    assert_same_layer(ours, theirs, shape)
 
 
 @pytest.mark.parametrize("strides", [None, 1, (2, 1)])
@@ -75,38 +100,98 @@ def test_pooling_ties_share_the_gradient():
     np.testing.assert_array_equal(grad.ravel(), [0.5, 0.5])
 
 
-def test_conv_can_be_transformed_twice():
-    conv = layers.Conv(2, (3,), padding="VALID")
-    x = jax.random.normal(jax.random.key(0), (1, 5, 1))
-    params = conv.init(jax.random.key(1), x)
+LAYERS = {
+    "one_sided": layers.Conv(2, (3,), padding="VALID"),
+    "two_sided": layers.Conv(2, (3, 2), padding="VALID"),
+    "strided": layers.Conv(2, (2, 2), strides=2),
+    "grouped": layers.Conv(4, (3,), feature_group_count=2),
+    "depthwise": layers.Conv(8, (2, 2), feature_group_count=8),
+    "transposed": layers.ConvTranspose(2, (3, 3), strides=2),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_layers_can_be_transformed_twice(name):
+    layer = LAYERS[name]
+    shape = (1, 4, 8) if len(layer.kernel_size) == 1 else (1, 4, 3, 8)
+    x = jax.random.normal(jax.random.key(0), shape)
+    params = layer.init(jax.random.key(1), x)
 
     def energy(x):
-        return jnp.sum(conv.apply(params, x) ** 3)
+        return jnp.sum(layer.apply(params, x) ** 3)
 
-    hessian = jax.hessian(energy)(x).reshape(5, 5)
-    step = 1e-2 * jnp.eye(5).reshape(5, 1, 5, 1)
-    central = [(jax.grad(energy)(x + s) - jax.grad(energy)(x - s)) / 2e-2 for s in step]
-    np.testing.assert_allclose(hessian, jnp.stack(central).reshape(5, 5), atol=2e-2)
-    many = jax.vmap(lambda x: conv.apply(params, x))(jnp.stack([x, 2 * x]))
-    np.testing.assert_allclose(many[1], conv.apply(params, 2 * x), atol=1e-6)
-    _, tangent = jax.jvp(energy, (x,), (x,))
-    np.testing.assert_allclose(tangent, jnp.vdot(jax.grad(energy)(x), x), rtol=1e-4)
+    # sum y^3 is cubic: along any direction its Taylor series ends after three terms
+    along = jax.random.normal(jax.random.key(2), shape)
+    grad, hessian = jax.jit(jax.grad(energy))(x), jax.hessian(energy)(x)
+    second = jnp.tensordot(jnp.tensordot(hessian, along, x.ndim), along, x.ndim)
+    even = energy(x + along) + energy(x - along)
+    np.testing.assert_allclose(second, even - 2 * energy(x), rtol=1e-3, atol=1e-3)
+    _, tangent = jax.jvp(energy, (x,), (along,))
+    np.testing.assert_allclose(tangent, jnp.vdot(grad, along), rtol=1e-4, atol=1e-4)
+    many = jax.vmap(lambda x: layer.apply(params, x))(jnp.stack([x, 2 * x]))
+    np.testing.assert_allclose(many[1], layer.apply(params, 2 * x), atol=1e-5)
+    weights = jax.tree.map(lambda p: jnp.stack([p, 2 * p]), params)
+    many = jax.vmap(lambda params: layer.apply(params, x))(weights)
+    np.testing.assert_allclose(many[1], 2 * layer.apply(params, x), atol=1e-5)
 
 
-def test_cpu_program_has_no_convolution_and_other_platforms_have_one():
-    x, kernel = jnp.zeros((2, 8, 8, 3)), jnp.zeros((3, 3, 3, 4))
+def test_a_sharded_batch_gives_the_same_numbers():
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    rows = jax.NamedSharding(mesh, jax.P("data"))
+    x = jax.random.normal(jax.random.key(0), (4, 6, 6, 8))
+    conv = layers.Conv(3, (3, 3))
+    params = conv.init(jax.random.key(1), x)
 
-    def f(kernel):
-        return layers.max_pool(layers.conv(x, kernel), (2, 2)).sum()
+    def energy(params, x):
+        return jnp.sum(jnp.sin(layers.max_pool(conv.apply(params, x), (2, 2))))
 
-    def program(platform):
-        traced = jax.jit(jax.value_and_grad(f)).trace(kernel)
-        return traced.lower(lowering_platforms=(platform,)).as_text()
+    whole = jax.grad(energy)(params, x)
+    split = jax.jit(jax.grad(energy))(params, jax.device_put(x, rows))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), split, whole)
 
-    assert "stablehlo.convolution" not in program("cpu")
-    assert "select_and_scatter" not in program("cpu")
-    assert "stablehlo.convolution" in program("cuda")
-    assert "stablehlo.convolution" in program("tpu")
+
+SLOW_ON_CPU = ("stablehlo.convolution", "select_and_scatter", "reduce_window")
+
+
+def program(layer, x, platform):
+    """The text of the gradient's program, as it is lowered for a platform."""
+    params = jax.eval_shape(layer.init, jax.random.key(0), x)
+
+    def energy(params, x):
+        return layer.apply(params, x).sum()
+
+    traced = jax.jit(jax.value_and_grad(energy, (0, 1))).trace(params, x)
+    return traced.lower(lowering_platforms=(platform,)).as_text()
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_convolution_is_a_product_on_cpu_and_itself_elsewhere(name):
+    layer = LAYERS[name]
+    x = jax.ShapeDtypeStruct((2, *(8,) * (len(layer.kernel_size) + 1)), jnp.float32)
+    cpu = program(layer, x, "cpu")
+    assert not [word for word in SLOW_ON_CPU if word in cpu]
+    assert "stablehlo.convolution" in program(layer, x, "cuda")
+    assert "stablehlo.convolution" in program(layer, x, "tpu")
+
+
+def test_dilated_transposed_convolution_falls_back():
+    layer = layers.ConvTranspose(2, (3,), kernel_dilation=2)
+    x = jax.ShapeDtypeStruct((2, 8, 2), jnp.float32)
+    assert "stablehlo.convolution" in program(layer, x, "cpu")
+
+
+@pytest.mark.parametrize(
+    "model, shape",
+    [
+        (cnn.two_conv(), (2, 28, 28, 1)),
+        (cnn.two_conv_dropout(), (2, 32, 32, 3)),
+        (cnn.resnet_cifar(8), (2, 16, 16, 3)),
+        (cnn.resnet_imagenet(18, outputs=10), (2, 64, 64, 3)),
+    ],
+)
+def test_models_take_the_fast_way_on_cpu(model, shape):
+    cpu = program(model, jax.ShapeDtypeStruct(shape, jnp.float32), "cpu")
+    assert not [word for word in SLOW_ON_CPU if word in cpu]
 
 
 def test_bfloat16_computes_in_bfloat16_with_float32_parameters():
@@ -120,12 +205,58 @@ def test_bfloat16_computes_in_bfloat16_with_float32_parameters():
     np.testing.assert_allclose(out.astype(jnp.float32), full, atol=0.05)
 
 
+def elman(carry, x):
+    """h' = tanh([x, h] W): a cell to run."""
+    width = carry.shape[-1] + x.shape[-1]
+    weights = jnp.sin(jnp.arange(width * carry.shape[-1])).reshape(width, -1)
+    carry = jnp.tanh(jnp.concatenate([x, carry], -1) @ weights)
+    return carry, 2 * carry
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_recur_runs_the_cell_over_what_counts_of_each_sequence(reverse):
+    x = jax.random.normal(jax.random.key(0), (3, 5, 2))
+    length = jnp.array([5, 2, 0])
+    start = jnp.zeros((3, 4))
+
+    def run(x):
+        return layers.recur(elman, start, x, length=length, reverse=reverse)
+
+    carry, y = jax.jit(run)(x)
+    for row, count in enumerate(length):
+        h, expected = start[:1], np.zeros((5, 4))
+        order = range(count)
+        for t in reversed(order) if reverse else order:
+            h, out = elman(h, x[row : row + 1, t])
+            expected[t] = out[0]
+        np.testing.assert_allclose(carry[row], h[0], atol=1e-6)
+        np.testing.assert_allclose(y[row], expected, atol=1e-6)
+
+    def energy(x):
+        return jnp.sum(run(x)[1] ** 2)
+
+    grad = jax.grad(energy)(x)
+    assert not np.any(grad[1, 2:]) and not np.any(grad[2])
+    along = jax.random.normal(jax.random.key(1), x.shape)
+    _, tangent = jax.jvp(energy, (x,), (along,))
+    np.testing.assert_allclose(tangent, jnp.vdot(grad, along), rtol=1e-4)
+
+
+def test_recur_without_lengths_equals_full_lengths():
+    x = jax.random.normal(jax.random.key(0), (2, 6, 3))
+    plain = layers.recur(elman, jnp.ones((2, 3)), x)
+    full = layers.recur(elman, jnp.ones((2, 3)), x, length=jnp.array([6, 6]))
+    jax.tree.map(np.testing.assert_array_equal, plain, full)
+
+
 @pytest.mark.parametrize(
     "call, words",
     [
         (lambda x: layers.conv(x, jnp.zeros((3, 3, 2, 4))), r"\[B, H, W, 2\]"),
         (lambda x: layers.conv(x[..., 0], jnp.zeros((3, 3, 3, 4))), "shape"),
         (lambda x: layers.conv(x, jnp.zeros((5, 5, 3, 1)), padding="VALID"), "fit"),
+        (lambda x: layers.conv(x, jnp.zeros((3, 3, 1, 4)), groups=3), "3 group"),
+        (lambda x: layers.conv_transpose(x, jnp.zeros((2, 3, 2))), r"\[B, L, 3\]"),
         (lambda x: layers.max_pool(x, (5, 5)), "does not fit"),
         (lambda x: layers.max_pool(x, (2,)), "1 spatial"),
     ],
