@@ -171,7 +171,10 @@ def start(
     """What a training on these arrays begins with, and what its checkpoints hold."""
     check.whole("seed", seed, 0, 2**32 - 1)
     first = {name: jnp.asarray(array[:1]) for name, array in train.items()}
-    state = jax.jit(one.init, static_argnums=(0, 1))(task, optimizer, seed, first)
+    # runs once: optimizing its random numbers would take longer than all else
+    quickly = {"xla_backend_optimization_level": 0}
+    init = jax.jit(one.init, static_argnums=(0, 1), compiler_options=quickly)
+    state = init(task, optimizer, seed, first)
     best = Best(jnp.float32(math.inf), state.step, state.params, state.model)
     return _copy((state, best if keep_best else None))
 

@@ -20,7 +20,7 @@ import jax
 import numpy as np
 
 from train import data as sets
-from train import loop, mesh, metrics, plot
+from train import loop, mesh, metrics
 from train.checkpoint import Checkpoints
 from train.evaluate import predict
 from train.recipes import RECIPES, Recipe
@@ -102,6 +102,10 @@ def train(
             "parameters": count_parameters(fit.state.params),
             "ended": fit.ended,
         }
+        from train import (
+            plot,
+        )  # matplotlib takes half a second: not before the training
+
         plot.save(plot.curves(records), out / "curves.png")
         write_json(out / "result.json", result)  # the last: it says that all is done
     return Run(out, result, int(done))
@@ -112,6 +116,8 @@ def measure(recipe: Recipe, state: State, out: Path | None = None) -> dict[str, 
 
     With `out`, also draws confusion.png or predictions.png there.
     """
+    from train import plot
+
     schema = recipe.data.schema
     rows = recipe.data.train if recipe.data.test is None else recipe.data.test
     predictions = predict(recipe.task, state, rows["x"])
