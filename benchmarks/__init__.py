@@ -1,0 +1,1 @@
+"""Speed of training beside other libraries: `python -m benchmarks [FAMILY ...]`."""

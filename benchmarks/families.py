@@ -1,0 +1,116 @@
+"""What is trained, in terms that need none of the libraries: shapes, data, work."""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+COMPARED_AFTER = 5  # updates from the same weights; then the losses must agree
+TOLERANCE = 1e-3  # relative; beyond it two peers did not train the same thing
+
+Arrays = dict[str, np.ndarray]
+
+
+class Family(NamedTuple):
+    """A network, its data and its optimizer."""
+
+    name: str
+    about: str
+    shape: tuple[int, ...]  # of one example, channels last
+    outputs: int
+    # The forward pass as matrix products for one example: [rows, in] @ [in, out].
+    products: tuple[tuple[int, int, int], ...]
+    rows: int = 4096
+    batch: int = 128
+    optimizer: str = "adam"
+    rate: float = 1e-3
+    loss: str = "classes"
+
+    @property
+    def epoch(self) -> int:
+        """Steps of one pass over the data; a full batch is passed in groups of 64."""
+        return 64 if self.batch == self.rows else self.rows // self.batch
+
+    @property
+    def flops(self) -> int:
+        """Of training on one example: forward, and twice that for the gradients."""
+        return 3 * 2 * sum(math.prod(product) for product in self.products)
+
+    def data(self) -> Arrays:
+        """Seeded arrays of the right shapes: x [N, *shape], y [N]."""
+        rng = np.random.default_rng(0)
+        x = rng.normal(size=(self.rows, *self.shape)).astype(np.float32)
+        if self.loss == "classes":
+            return {"x": x, "y": rng.integers(0, self.outputs, self.rows, np.int32)}
+        y = x.reshape(self.rows, -1).mean(1) + rng.normal(size=self.rows)
+        return {"x": x, "y": y.astype(np.float32)}
+
+    def rounded(self, steps: float) -> int:
+        """At least one step, and whole epochs where there are more than one."""
+        steps = max(1, round(steps))
+        return steps if steps <= self.epoch else steps - steps % self.epoch
+
+
+class Trainer(NamedTuple):
+    """A peer that is ready to train."""
+
+    parameters: int
+    step: Callable[[int], float]  # train on the i-th batch in order -> loss before it
+    run: Callable[[int], Any]  # train that many steps on shuffled batches, and wait
+
+
+def _resnet20() -> tuple[tuple[int, int, int], ...]:
+    stages = [(28 * 28, 16, 16), (14 * 14, 16, 32), (7 * 7, 32, 64)]
+    products = [(28 * 28, 9, 16)]
+    for pixels, before, channels in stages:
+        products += [(pixels, 9 * before, channels)]
+        products += [(pixels, 9 * channels, channels)] * 5
+    return *products, (1, 64, 10)
+
+
+FAMILIES = {
+    family.name: family
+    for family in (
+        Family(
+            "linear",
+            "linear regression, 10 features, 442 rows, full batch, SGD 0.1",
+            (10,),
+            1,
+            ((1, 10, 1),),
+            rows=442,
+            batch=442,
+            optimizer="sgd",
+            rate=0.1,
+            loss="squared",
+        ),
+        Family(
+            "mlp",
+            "784 - 256 relu - 10, batch 128, Adam 0.001",
+            (784,),
+            10,
+            ((1, 784, 256), (1, 256, 10)),
+        ),
+        Family(
+            "cnn",
+            "28x28x1: conv32 - pool - conv64 - pool - dense64 - 10, batch 128, "
+            "Adam 0.001",
+            (28, 28, 1),
+            10,
+            ((26 * 26, 9, 32), (11 * 11, 9 * 32, 64), (1, 1600, 64), (1, 64, 10)),
+        ),
+        Family(
+            "resnet20",
+            "ResNet-20 for 28x28x1, option A shortcuts, batch 128, Adam 0.001",
+            (28, 28, 1),
+            10,
+            _resnet20(),
+        ),
+    )
+}
+
+
+def under(arrays: Arrays, part: str) -> Arrays:
+    """The arrays whose path begins with "part/", by the rest of their paths."""
+    start = part + "/"
+    return {k[len(start) :]: v for k, v in arrays.items() if k.startswith(start)}

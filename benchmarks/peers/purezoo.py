@@ -1,0 +1,70 @@
+"""This project, as `train.loop.fit` runs it: compiled chunks of its one step."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict
+
+from benchmarks.families import Arrays, Family, Trainer
+from train import loop, optim
+from train.step import make_step
+from zoo import cnn, linear, mlp, supervised
+from zoo.base import count_parameters
+
+MODELS = {
+    "linear": lambda: linear.regression(),
+    "mlp": lambda: supervised.task(mlp.MLP(10), supervised.classes),
+    "cnn": lambda: supervised.task(cnn.two_conv(), supervised.classes),
+    "resnet20": lambda: supervised.task(cnn.resnet_cifar(20), supervised.classes),
+}
+
+
+def _start(family, data):
+    task = MODELS[family.name]()
+    optimizer = optim.optimizer(family.optimizer, family.rate)
+    return task, optimizer, loop.start(task, optimizer, data)[0]
+
+
+def weights(family: Family) -> Arrays:
+    """The arrays that every peer starts from, by path: params/..., stats/..."""
+    state = _start(family, family.data())[2]
+    stats = state.model.get("batch_stats", {})
+    tree = {"params": state.params, "stats": stats}
+    return {path: np.asarray(a) for path, a in flatten_dict(tree, sep="/").items()}
+
+
+def prepare(family: Family, arrays: Arrays, peer: str) -> Trainer:
+    """The weights are its own, from the seed that wrote `arrays`."""
+    task, optimizer, state = _start(family, {k: arrays[k] for k in "xy"})
+    data = {name: jnp.asarray(arrays[name]) for name in "xy"}
+    full = family.batch == family.rows
+    chunk = jax.jit(loop.make_chunk(task, optimizer, family.batch), donate_argnums=0)
+    permutations = jax.jit(loop.permutations, static_argnums=(2, 3))
+    in_order = None if full else jnp.arange(family.rows, dtype=jnp.int32)
+    one = jax.tree.map(lambda a: a[: family.batch], data)
+    shapes = jax.eval_shape(make_step(task, optimizer), state, one)[1]
+    zero = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes)
+    parameters, now, epochs = count_parameters(state.params), 0, 0
+
+    def advance(order, offset, steps):
+        nonlocal state, now
+        state, total = chunk(state, zero, data, order, offset, now + steps)
+        now += steps
+        return total
+
+    def step(i):
+        total = advance(in_order, i % family.epoch * family.batch, 1)
+        return float(total["loss"].value())
+
+    def run(steps):
+        nonlocal epochs
+        while steps:
+            order, count = None, steps
+            if not full:
+                order = permutations(state.seed, np.int32(epochs), 1, family.rows)
+                count = min(steps, family.epoch)
+            total = advance(order, 0, count)
+            epochs, steps = epochs + 1, steps - count
+        jax.block_until_ready(total)
+
+    return Trainer(parameters, step, run)

@@ -1,0 +1,141 @@
+"""PyTorch: "torch" (channels last where there are images), "torch-nchw" (its default
+memory format) and "torch-compile"."""
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from benchmarks.families import Arrays, Family, Trainer, under
+
+
+class CNN(nn.Module):
+    """Two convolutions, each with a pool, and two dense layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.Conv_0, self.Conv_1 = nn.Conv2d(1, 32, 3), nn.Conv2d(32, 64, 3)
+        self.Dense_0, self.Dense_1 = nn.Linear(1600, 64), nn.Linear(64, 10)
+
+    def forward(self, x):
+        x = functional.max_pool2d(functional.relu(self.Conv_0(x)), 2)
+        x = functional.max_pool2d(functional.relu(self.Conv_1(x)), 2)
+        x = x.permute(0, 2, 3, 1).flatten(1)  # the order in which Flax flattens
+        return self.Dense_1(functional.relu(self.Dense_0(x)))
+
+
+def _conv(inputs, outputs, stride=1):
+    return nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+
+
+class Block(nn.Module):
+    """Two convolutions beside a shortcut without parameters."""
+
+    def __init__(self, inputs, outputs, stride):
+        super().__init__()
+        self.stride, self.more = stride, (outputs - inputs) // 2
+        self.Conv_0, self.Conv_1 = (
+            _conv(inputs, outputs, stride),
+            _conv(outputs, outputs),
+        )
+        self.BatchNorm_0, self.BatchNorm_1 = (nn.BatchNorm2d(outputs) for _ in "12")
+
+    def forward(self, x):
+        y = functional.relu(self.BatchNorm_0(self.Conv_0(x)))
+        y = self.BatchNorm_1(self.Conv_1(y))
+        if self.stride > 1:
+            x = functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.more, self.more))
+        return functional.relu(x + y)
+
+
+class ResNet20(nn.Module):
+    """Three stages of three blocks."""
+
+    def __init__(self):
+        super().__init__()
+        self.Conv_0, self.BatchNorm_0 = _conv(1, 16), nn.BatchNorm2d(16)
+        shapes = [(16, 16, 1)] * 3 + [(16, 32, 2)] + [(32, 32, 1)] * 2
+        for i, shape in enumerate(shapes + [(32, 64, 2)] + [(64, 64, 1)] * 2):
+            self.add_module(f"Block_{i}", Block(*shape))
+        self.Dense_0 = nn.Linear(64, 10)
+
+    def forward(self, x):
+        x = functional.relu(self.BatchNorm_0(self.Conv_0(x)))
+        for i in range(9):
+            x = getattr(self, f"Block_{i}")(x)
+        return self.Dense_0(x.mean((2, 3)))
+
+
+def _sequential(**layers):
+    network = nn.Sequential()
+    for name, layer in layers.items():
+        network.add_module(name, layer)
+    return network
+
+
+MODELS = {
+    "linear": lambda: _sequential(dense=nn.Linear(10, 1)),
+    "mlp": lambda: _sequential(
+        Dense_0=nn.Linear(784, 256), relu=nn.ReLU(), Dense_1=nn.Linear(256, 10)
+    ),
+    "cnn": CNN,
+    "resnet20": ResNet20,
+}
+LOSSES = {
+    "classes": functional.cross_entropy,
+    "squared": lambda outputs, y: functional.mse_loss(outputs[:, 0], y),
+}
+
+
+def prepare(family: Family, arrays: Arrays, peer: str) -> Trainer:
+    """Initialised by torch, then given the weights of `arrays`."""
+    network = MODELS[family.name]()
+    copy_weights(network, under(arrays, "params"))
+    x, y = torch.tensor(arrays["x"]), torch.tensor(arrays["y"])
+    y = y.long() if family.loss == "classes" else y
+    if x.ndim == 4:
+        layout = (
+            torch.contiguous_format if peer == "torch-nchw" else torch.channels_last
+        )
+        x = x.permute(0, 3, 1, 2).contiguous(memory_format=layout)
+        network = network.to(memory_format=layout)
+    forward = torch.compile(network) if peer == "torch-compile" else network
+    make = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[family.optimizer]
+    optimizer = make(network.parameters(), lr=family.rate, fused=True)
+    loss, size, full = LOSSES[family.loss], family.batch, family.batch == family.rows
+
+    def update(x, y):
+        optimizer.zero_grad()
+        value = loss(forward(x), y)
+        value.backward()
+        optimizer.step()
+        return value
+
+    def step(i):
+        at = i % family.epoch * size
+        batch = (x, y) if full else (x[at : at + size], y[at : at + size])
+        return update(*batch).item()
+
+    def run(steps):
+        for i in range(steps):
+            batch = (x, y)
+            if not full:
+                if i % family.epoch == 0:
+                    orders = torch.randperm(family.rows).split(size)
+                at = orders[i % family.epoch]
+                batch = x[at], y[at]
+            update(*batch)
+
+    return Trainer(sum(p.numel() for p in network.parameters()), step, run)
+
+
+@torch.no_grad()
+def copy_weights(network: nn.Module, params: Arrays) -> None:
+    """Arrays by Flax's paths into torch's layout; every parameter must be there."""
+    for name, value in network.named_parameters():
+        path, kind = name.replace(".", "/").rsplit("/", 1)
+        if kind == "weight":
+            kind = "kernel" if value.ndim > 1 else "scale"
+        array = torch.tensor(params[f"{path}/{kind}"])
+        if kind == "kernel":  # [*S, in, out] -> [out, in, *S]
+            array = array.movedim((-1, -2), (0, 1))
+        value.copy_(array)

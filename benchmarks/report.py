@@ -1,0 +1,185 @@
+"""What was measured, on the terminal and in Markdown."""
+
+import datetime
+import os
+import platform
+from collections import Counter
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from statistics import median
+from typing import NamedTuple
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.families import COMPARED_AFTER, TOLERANCE, Family
+from benchmarks.talk import without_paths
+
+
+class Result(NamedTuple):
+    """What is known of one peer."""
+
+    peer: str
+    rates: list[float]  # examples per second, one for each round
+    failed: str = ""
+    parameters: int = 0
+    loss: float | None = None  # after COMPARED_AFTER updates
+    steps: int = 0  # of a turn
+    peak_mib: float = 0.0
+    cold: float | None = None
+    warm: float | None = None
+
+
+DIFFERENT = "NOT COMPARABLE"
+EXPLAINED = f"""\
+All in float32 on CPU, with the same arrays, batch size, optimizer and initial weights.
+In each round the peers take turns; only one computes at a time.
+
+- examples/s: the median of the rounds. purezoo / peer: the median of the ratios within
+  each round, above 1 where purezoo is faster; spread: the smallest and the largest.
+- peak MiB: the largest resident memory of the process, compiling included.
+- first step, s: from the start of a fresh process, imports included, to the loss of its
+  first step; with cache: again, with the programs that the first one compiled. Once
+  each; "-" where nothing is compiled.
+- from torch: the relative difference of the loss on the next batch after
+  {COMPARED_AFTER} updates from the same weights on the same batches. Above
+  {TOLERANCE:g} it is another training: {DIFFERENT}.
+- GFLOP/s: examples/s times the operations of the network's matrix products, 2 for a
+  multiply and add, forward and twice again for the gradients (so also where one is not
+  needed, as that of the input). Of a product: their share of the rate of a product of
+  two 2048 x 2048 float32 matrices, the better of jax and torch in the same rounds.
+
+"torch" is eager, images in the channels-last format, "torch-nchw" in the default one;
+these and "torch-compile" have the fused optimizer. "keras" is `fit` on JAX. "flax" is
+Linen's own layers and optax, one jitted step for each iteration of a Python loop.
+"""
+
+
+def ratios(ours: list[float], theirs: list[float]) -> list[float]:
+    """Ours over theirs within each round that both finished."""
+    return [a / b for a, b in zip(ours, theirs, strict=False)]
+
+
+def difference(loss: float | None, reference: float | None) -> float | None:
+    """Relative; None where one is missing."""
+    if loss is None or reference is None:
+        return None
+    return abs(loss - reference) / abs(reference)
+
+
+def rows(family: Family, results: list[Result], product: float) -> list[dict[str, str]]:
+    """Text by column for each peer that ran; `product` is the machine's rate."""
+    by_name = {result.peer: result for result in results}
+    reference = by_name["torch"].loss if "torch" in by_name else None
+    lines = []
+    for result in results:
+        if result.failed:
+            continue
+        speed = median(result.rates)
+        against = ratios(by_name["purezoo"].rates, result.rates) or [float("nan")]
+        apart = difference(result.loss, reference)
+        said = "not compared" if apart is None else f"{apart:.0e}"
+        if apart is not None and not apart <= TOLERANCE:  # NaN too
+            said += f" {DIFFERENT}"
+        lines.append(
+            {
+                "peer": result.peer,
+                "examples/s": f"{speed:,.0f}",
+                "purezoo / peer": f"{median(against):.2f}",
+                "spread": f"{min(against):.2f}-{max(against):.2f}",
+                "peak MiB": f"{result.peak_mib:,.0f}",
+                "first step, s": _seconds(result.cold),
+                "with cache, s": _seconds(result.warm),
+                "from torch": said,
+                "parameters": f"{result.parameters:,}",
+                "GFLOP/s": f"{speed * family.flops / 1e9:,.3g}",
+                "of a product": f"{speed * family.flops / product:.1%}",
+            }
+        )
+    return lines
+
+
+def _seconds(value):
+    return "-" if value is None else f"{value:.1f}"
+
+
+def remarks(results: list[Result], lines: list[dict[str, str]]) -> list[str]:
+    """A line for each peer without a row, and for what makes rows meaningless."""
+    found = [f"{result.peer}: {result.failed}" for result in results if result.failed]
+    if wrong := [line["peer"] for line in lines if DIFFERENT in line["from torch"]]:
+        found.append(f"{DIFFERENT}, the losses differ: {', '.join(wrong)}")
+    if len({line["parameters"] for line in lines}) > 1:
+        found.append(f"{DIFFERENT}, the numbers of parameters differ")
+    return found
+
+
+def show(title: str, lines: list[dict[str, str]], notes: list[str]) -> None:
+    """The first columns, which fit a terminal."""
+    table = Table(title=title, box=box.SIMPLE, padding=(0, 1, 0, 0))
+    console = Console()
+    columns = list(lines[0])[:7] if lines else []
+    for name in columns:
+        words = [*name.split(), *(line[name] for line in lines)]
+        side = "left" if name == "peer" else "right"
+        table.add_column(name, justify=side, min_width=max(map(len, words)))
+    for line in lines:
+        wrong = DIFFERENT in line["from torch"]
+        table.add_row(*(line[c] for c in columns), style="bold red" if wrong else None)
+    console.print(table)
+    for note in notes:
+        console.print(note, style="bold red", markup=False)
+
+
+def markdown(lines: list[dict[str, str]]) -> str:
+    """The rows as a table."""
+    if not lines:
+        return ""
+    bars = ("---", *("--:",) * (len(lines[0]) - 1))
+    cells = (tuple(lines[0]), bars, *(line.values() for line in lines))
+    return "".join(f"| {' | '.join(line)} |\n" for line in cells)
+
+
+def section(
+    family: Family,
+    results: list[Result],
+    lines: list[dict[str, str]],
+    notes: list[str],
+    products: list[float],
+) -> str:
+    """One family in RESULTS.md."""
+    counts = Counter("x".join(map(str, product)) for product in family.products)
+    work = " + ".join(f"{n} x {p}" if n > 1 else p for p, n in counts.items())
+    steps = ", ".join(f"{r.peer} {r.steps:,}" for r in results if not r.failed)
+    low, middle, high = (f(products) / 1e9 for f in (min, median, max))
+    return (
+        f"\n## {family.name}\n\n{family.about}.\n\n{markdown(lines)}\n"
+        + "".join(f"**{note}.**\n\n" for note in notes)
+        + f"Operations for one example: 3 x 2 x ({work}) = {family.flops:,}. A product "
+        f"in these rounds: {middle:.0f} GFLOP/s ({low:.0f} to {high:.0f}). "
+        f"Steps of a turn: {steps}.\n"
+    )
+
+
+def head(command: str, rounds: int, threads: int) -> str:
+    """What was run, with what, on what; no name of a machine, no path."""
+    found = [f"python {platform.python_version()}"]
+    for name in ("jax", "flax", "torch", "keras"):
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            found.append(f"{name} not installed")
+    return (
+        f"# Training speed\n\n{datetime.date.today()}: `{without_paths(command)}`\n\n"
+        f"{', '.join(found)}; {_cpu()}, {os.cpu_count()} cores. Rounds: {rounds}; "
+        f"threads: {threads}.\n\n{EXPLAINED}"
+    )
+
+
+def _cpu():
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        names = [line for line in lines if line.startswith("model name")]
+        return names[0].split(":")[1].strip()
+    except (OSError, IndexError):
+        return platform.processor() or platform.machine()

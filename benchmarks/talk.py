@@ -1,0 +1,82 @@
+"""The parent's end of `benchmarks.worker`."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+LIMIT = 900  # seconds to wait for an answer
+
+
+class Failed(Exception):
+    """A worker that ended or reported an error; the reason, without any path."""
+
+
+class Worker:
+    """A process that computes only while it is asked."""
+
+    def __init__(self, peer: str, name: str, file: Path, threads: int, cache: Path):
+        """`cache` is the folder where compiled programs are kept."""
+        env = os.environ | {
+            "JAX_PLATFORMS": "cpu",
+            "CUDA_VISIBLE_DEVICES": "",
+            "OMP_NUM_THREADS": str(threads),
+            "JAX_COMPILATION_CACHE_DIR": str(cache),
+            # as `zoo train` has it; JAX's own is a second
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
+            "TORCHINDUCTOR_CACHE_DIR": str(cache),
+        }
+        self._began = time.perf_counter()
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.worker", peer, name, file, str(threads)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=env,
+        )
+
+    def ask(self, *command: object) -> dict:
+        """Let it compute; its answer. Raises Failed."""
+        try:
+            print(*command, file=self._process.stdin, flush=True)
+        except OSError:
+            pass  # it is dead: answer() says how it ended
+        return self.answer()
+
+    def answer(self) -> dict:
+        """The next answer. Raises Failed."""
+        timer = threading.Timer(LIMIT, self._process.kill)
+        timer.start()
+        line = self._process.stdout.readline()  # type: ignore[union-attr]
+        timer.cancel()
+        if not line:
+            raise Failed(f"ended with status {self._process.wait()}")
+        answer = json.loads(line)
+        if "error" in answer:
+            raise Failed(without_paths(answer["error"]))
+        return answer
+
+    def seconds(self) -> float:
+        """Since the process began."""
+        return time.perf_counter() - self._began
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.kill()
+        self._process.communicate()
+
+    def __enter__(self) -> "Worker":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+def without_paths(text: str) -> str:
+    """One line of text for a file that others read: no folders, not too long."""
+    return re.sub(r"(?<![\w.])(/[^\s/'\",:]+)+/", "", " ".join(text.split()))[:200]

@@ -1,0 +1,105 @@
+import json
+import math
+
+import jax
+import pytest
+
+from benchmarks import __main__ as command
+from benchmarks import report, talk
+from benchmarks.families import FAMILIES
+from benchmarks.peers import purezoo
+from benchmarks.report import Result
+
+MLP = FAMILIES["mlp"]
+
+
+@pytest.mark.parametrize(
+    "argv, expected",
+    [
+        (["resnet"], "unknown family 'resnet', did you mean 'resnet20'?"),
+        (["mlp", "--peers", "touch"], "unknown peer 'touch', did you mean 'torch'?"),
+        (["mlp", "--rounds", "0"], "expected --rounds of 1 to 1000, found 0"),
+        (["mlp", "--seconds", "nan"], "expected --seconds of 0.01 to 1000, found nan"),
+        (["mlp", "--out", "absent/R.md"], "expected a folder for --out, found absent"),
+    ],
+)
+def test_a_mistake_is_one_sentence(capsys, argv, expected):
+    assert command.main(argv) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"benchmarks: {expected}") and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_counted_products_are_the_kernels_of_the_network(name):
+    family = FAMILIES[name]
+    x = jax.ShapeDtypeStruct((2, *family.shape), "float32")
+    task = purezoo.MODELS[name]()
+    params, _ = jax.eval_shape(task.init, jax.random.key(0), {"x": x})
+    kernels = [leaf.size for leaf in jax.tree.leaves(params) if leaf.ndim > 1]
+    assert sorted(kernels) == sorted(a * b for _, a, b in family.products)
+    assert family.flops == 6 * sum(math.prod(p) for p in family.products)
+
+
+def test_a_turn_is_whole_epochs():
+    assert MLP.epoch == 32
+    assert [MLP.rounded(n) for n in (0.1, 7.4, 32, 33, 100)] == [1, 7, 32, 32, 96]
+
+
+def test_ratios_are_those_within_a_round():
+    assert report.ratios([4, 9], [2, 3]) == [2, 3]
+    assert report.difference(1.01, 1.0) == pytest.approx(0.01)
+    assert report.difference(1.0, None) is None
+
+
+def results():
+    return [
+        Result("purezoo", [400.0, 100.0, 300.0], "", 5, 2.0, 7, 300.4, 3.21, 1.0),
+        Result("torch", [100.0, 50.0, 300.0], "", 5, 2.0, 7, 200.0, 2.0),
+        Result("flax", [200.0, 200.0, 200.0], "", 5, 2.1, 7, 200.0, 2.0, 1.0),
+        Result("keras", [], "not installed"),
+    ]
+
+
+def test_the_rows():
+    lines = report.rows(MLP, results(), product=MLP.flops * 600.0)
+    assert [line["peer"] for line in lines] == ["purezoo", "torch", "flax"]
+    assert list(lines[1].values())[1:7] == [
+        "100",
+        "2.00",
+        "1.00-4.00",
+        "200",
+        "2.0",
+        "-",
+    ]
+    assert lines[0]["of a product"] == "50.0%"
+    notes = report.remarks(results(), lines)
+    assert notes == ["keras: not installed", "NOT COMPARABLE, the losses differ: flax"]
+    without = report.rows(MLP, results()[:1], 1.0)
+    assert without[0]["from torch"] == "not compared"
+
+
+def test_a_loss_that_is_not_a_number_compares_with_nothing():
+    found = [*results()[:2], results()[2]._replace(loss=math.nan)]
+    assert "NOT COMPARABLE" in report.rows(MLP, found, 1.0)[2]["from torch"]
+
+
+def test_the_written_table():
+    lines = report.rows(MLP, results(), 1e9)
+    text = report.section(MLP, results(), lines, ["a note"], [1e9, 2e9])
+    table = [line for line in text.splitlines() if line.startswith("|")]
+    assert len(table) == 5 and {line.count("|") for line in table} == {12}
+    assert "**a note.**" in text and "2 GFLOP/s (1 to 2)" in text
+    assert report.markdown([]) == ""
+
+
+def test_no_path_is_written():
+    command = "python -m benchmarks mlp --out /some/where/R.md"
+    assert talk.without_paths(command) == "python -m benchmarks mlp --out R.md"
+    assert "examples/s" in talk.without_paths("examples/s")
+
+
+def test_a_worker_that_fails_says_why(tmp_path):
+    with talk.Worker("purezoo", "mlp", tmp_path / "absent.npz", 1, tmp_path) as worker:
+        with pytest.raises(talk.Failed, match="FileNotFoundError.*absent.npz"):
+            worker.answer()
+        assert json.dumps(worker.seconds())
