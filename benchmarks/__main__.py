@@ -127,7 +127,10 @@ def _measure(family: Family, args) -> tuple[list[Result], list[float]]:
             for peer, worker in workers.items():
                 if not results[peer].failed:
                     known = attempt(peer, worker.ask, "go")
-                    results[peer].rates.extend(known.values())
+                    if known:
+                        results[peer].rates.append(known["rate"])
+                        others = max(known["others"], results[peer].others)
+                        results[peer] = results[peer]._replace(others=others)
             products.append(max(m.ask("go")["rate"] for m in multipliers))
         for peer, worker in workers.items():
             if not results[peer].failed:

@@ -29,19 +29,21 @@ class Result(NamedTuple):
     peak_mib: float = 0.0
     cold: float | None = None
     warm: float | None = None
+    others: float = 0.0  # the largest share of the cores that other work took
 
 
 DIFFERENT = "NOT COMPARABLE"
+DISTURBED = 0.1  # a share of the cores; torch's threads then wait for one another
 EXPLAINED = f"""\
 All in float32 on CPU, with the same arrays, batch size, optimizer and initial weights.
 In each round the peers take turns; only one computes at a time.
 
-- examples/s: the median of the rounds. purezoo / peer: the median of the ratios within
-  each round, above 1 where purezoo is faster; spread: the smallest and the largest.
+- examples/s: the median of the rounds. Ratio: that of purezoo / that of the peer, the
+  median of the ratios within each round; spread: their smallest and largest.
 - peak MiB: the largest resident memory of the process, compiling included.
-- first step, s: from the start of a fresh process, imports included, to the loss of its
-  first step; with cache: again, with the programs that the first one compiled. Once
-  each; "-" where nothing is compiled.
+- cold, s: from the start of a fresh process, imports included, to the loss of its
+  first step; warm: again, with the programs that the first one compiled. Once each;
+  "-" where nothing is compiled.
 - from torch: the relative difference of the loss on the next batch after
   {COMPARED_AFTER} updates from the same weights on the same batches. Above
   {TOLERANCE:g} it is another training: {DIFFERENT}.
@@ -86,11 +88,11 @@ def rows(family: Family, results: list[Result], product: float) -> list[dict[str
             {
                 "peer": result.peer,
                 "examples/s": f"{speed:,.0f}",
-                "purezoo / peer": f"{median(against):.2f}",
+                "ratio": f"{median(against):.2f}",
                 "spread": f"{min(against):.2f}-{max(against):.2f}",
                 "peak MiB": f"{result.peak_mib:,.0f}",
-                "first step, s": _seconds(result.cold),
-                "with cache, s": _seconds(result.warm),
+                "cold, s": _seconds(result.cold),
+                "warm, s": _seconds(result.warm),
                 "from torch": said,
                 "parameters": f"{result.parameters:,}",
                 "GFLOP/s": f"{speed * family.flops / 1e9:,.3g}",
@@ -111,6 +113,12 @@ def remarks(results: list[Result], lines: list[dict[str, str]]) -> list[str]:
         found.append(f"{DIFFERENT}, the losses differ: {', '.join(wrong)}")
     if len({line["parameters"] for line in lines}) > 1:
         found.append(f"{DIFFERENT}, the numbers of parameters differ")
+    if late := [r.peer for r in results if not r.failed and r.others > DISTURBED]:
+        most = max(result.others for result in results)
+        found.append(
+            f"DISTURBED, measure again: other work took up to {most:.0%} of the cores "
+            f"in turns of {', '.join(late)}"
+        )
     return found
 
 

@@ -51,6 +51,7 @@ class Worker:
     def answer(self) -> dict:
         """The next answer. Raises Failed."""
         timer = threading.Timer(LIMIT, self._process.kill)
+        timer.daemon = True  # after Ctrl-C nothing waits for it
         timer.start()
         line = self._process.stdout.readline()  # type: ignore[union-attr]
         timer.cancel()
@@ -58,7 +59,7 @@ class Worker:
             raise Failed(f"ended with status {self._process.wait()}")
         answer = json.loads(line)
         if "error" in answer:
-            raise Failed(without_paths(answer["error"]))
+            raise Failed(without_paths(answer["error"])[:200])
         return answer
 
     def seconds(self) -> float:
@@ -78,5 +79,5 @@ class Worker:
 
 
 def without_paths(text: str) -> str:
-    """One line of text for a file that others read: no folders, not too long."""
-    return re.sub(r"(?<![\w.])(/[^\s/'\",:]+)+/", "", " ".join(text.split()))[:200]
+    """One line of text for a file that others read: no folders."""
+    return re.sub(r"(?<![\w.])(/[^\s/'\",:]+)+/", "", " ".join(text.split()))

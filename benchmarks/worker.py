@@ -64,7 +64,10 @@ def _train(peer, family_name, file, say):
             steps = _calibrate(family, trainer.run, float(args[0]))
             say(parameters=trainer.parameters, loss=loss, steps=steps)
         elif command == "go":
-            say(rate=steps * family.batch / _timed(trainer.run, steps))
+            before = _others()
+            took = _timed(trainer.run, steps)
+            others = (_others() - before) / took / (os.cpu_count() or 1)
+            say(rate=steps * family.batch / took, others=others)
         else:
             say(peak_mib=_peak_mib())
 
@@ -93,6 +96,17 @@ def _timed(run, steps):
     began = time.perf_counter()
     run(steps)
     return time.perf_counter() - began
+
+
+def _others():
+    """Seconds that the cores have worked for anyone else; 0 where there is no /proc."""
+    try:
+        with open("/proc/stat") as stat:
+            user, nice, system, _, _, *rest = map(int, stat.readline().split()[1:9])
+    except (OSError, ValueError):
+        return 0.0
+    busy = user + nice + system + sum(rest)
+    return busy / os.sysconf("SC_CLK_TCK") - time.process_time()
 
 
 def _limit(threads, torch):

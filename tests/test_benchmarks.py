@@ -74,6 +74,8 @@ def test_the_rows():
     assert lines[0]["of a product"] == "50.0%"
     notes = report.remarks(results(), lines)
     assert notes == ["keras: not installed", "NOT COMPARABLE, the losses differ: flax"]
+    busy = [result._replace(others=0.3) for result in results()[:1]]
+    assert "up to 30% of the cores in turns of purezoo" in report.remarks(busy, [])[0]
     without = report.rows(MLP, results()[:1], 1.0)
     assert without[0]["from torch"] == "not compared"
 
