@@ -29,6 +29,11 @@ class Worker:
             # as `zoo train` has it; JAX's own is a second
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
             "TORCHINDUCTOR_CACHE_DIR": str(cache),
+            # keep freed memory: else eager torch spends a third of a step on getting
+            # the same pages from the system again, or does not, by chance
+            "MALLOC_MMAP_THRESHOLD_": str(2**30),
+            "MALLOC_TRIM_THRESHOLD_": str(2**32),
+            "MALLOC_TOP_PAD_": str(2**28),
         }
         self._began = time.perf_counter()
         self._process = subprocess.Popen(
