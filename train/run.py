@@ -102,9 +102,8 @@ def train(
             "parameters": count_parameters(fit.state.params),
             "ended": fit.ended,
         }
-        from train import (
-            plot,
-        )  # matplotlib takes half a second: not before the training
+        # matplotlib takes half a second: not before the training
+        from train import plot
 
         plot.save(plot.curves(records), out / "curves.png")
         write_json(out / "result.json", result)  # the last: it says that all is done
