@@ -289,7 +289,7 @@ def resnet20(
 ) -> Recipe:
     """A residual network of depth 6n + 2 (He et al. 2015), with batch norm.
 
-    4,000 MNIST digits: accuracy >= 0.98. A quarter of an hour.
+    4,000 MNIST digits: accuracy >= 0.98. Five minutes.
     """
     rows = _images("resnet20", data, target, holdout)
     step = _scheduled(
