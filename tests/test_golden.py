@@ -20,7 +20,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from train import step
 from train.optim import optimizer
-from zoo import cnn, linear, mlp, supervised
+from zoo import cnn, linear, mlp, rnn, supervised
 from zoo.base import Task
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -42,6 +42,10 @@ def _mlp(name):
     return _case(mlp.MLP(4, widths=(7, 5), activation=mlp.ACTIVATIONS[name]))
 
 
+def _recurrent(cell, layers, bidirectional):
+    return _case(rnn.Classifier(4, rnn.RNN(cell, 4, layers, bidirectional)))
+
+
 CASES = {
     "linear_regression": Case(linear.Linear(3), linear.regression(outputs=3)),
     "logistic_regression": Case(linear.Linear(1), linear.logistic()),
@@ -58,6 +62,16 @@ CASES = {
     "resnet_bottleneck": _case(
         cnn.ResNet(5, depths=(1, 1), width=2, bottleneck=True, imagenet=True)
     ),
+    **{
+        name: _recurrent(cell, layers, bidirectional)
+        for name, cell, layers, bidirectional in (
+            ("elman", rnn.ELMAN, 1, False),
+            ("gru", rnn.GRU, 1, False),
+            ("gru_deep", rnn.GRU, 2, True),
+            ("lstm", rnn.LSTM, 1, False),
+            ("lstm_deep", rnn.LSTM, 2, True),
+        )
+    },
 }
 
 # Largest error of an array over the largest entry of its reference. Measured on x86-64:

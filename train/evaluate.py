@@ -16,7 +16,7 @@ def evaluate(
 ) -> dict[str, float]:
     """Metrics over all of {"x": [N, ...], "y": ...}, the ragged last batch included."""
     totals = [
-        _evaluate(task, state, batch | {"mask": keep * batch.get("mask", keep)})
+        _evaluate(task, state, batch | {"mask": (batch.get("mask", keep).T * keep).T})
         for batch, keep in _batches(data, batch_size)
     ]
     merged = {name: [metrics[name] for metrics in totals] for name in totals[0]}
@@ -27,17 +27,25 @@ def evaluate(
 
 
 def predict(
-    task: Task, state: State, x: np.ndarray, *, batch_size: int = 500
+    task: Task,
+    state: State,
+    x: np.ndarray | dict[str, np.ndarray],
+    *,
+    batch_size: int = 500,
 ) -> np.ndarray:
     """The task's predictions for x [N, ...]: probabilities [N, K] or values [N, ...].
 
-    Raises UsageError for a task that predicts nothing.
+    A dict {"x": ..., "length": [N]} where the model reads more than x. Raises
+    UsageError for a task that predicts nothing.
     """
     if task.predict is None:
         raise UsageError("this task has no predictions")
+    inputs = (
+        {k: v for k, v in x.items() if k != "y"} if isinstance(x, dict) else {"x": x}
+    )
     parts = [
-        np.asarray(_predict(task, state, {"x": batch["x"]}))[keep > 0]
-        for batch, keep in _batches({"x": x}, batch_size)
+        np.asarray(_predict(task, state, batch))[keep > 0]
+        for batch, keep in _batches(inputs, batch_size)
     ]
     return np.concatenate(parts)
 

@@ -5,4 +5,5 @@ from zoo import cnn as cnn
 from zoo import layers as layers
 from zoo import linear as linear
 from zoo import mlp as mlp
+from zoo import rnn as rnn
 from zoo import supervised as supervised

@@ -1,7 +1,8 @@
 """What a model is to a trainer: three pure functions.
 
-Batches are dicts of arrays: "x", "y", optionally "mask" [B] (0 drops an example).
-Shapes: B batch.
+Batches are dicts of arrays: "x", "y", optionally "length" [B] (entries of a sequence
+that are no padding) and "mask" [B] or [B, T] (0 drops an example, or an entry).
+Shapes: B batch, T time.
 """
 
 from collections.abc import Callable
@@ -25,10 +26,11 @@ class Mean(NamedTuple):
 
     @classmethod
     def of(cls, values: jax.Array, mask: jax.Array | None = None) -> "Mean":
-        """Values [B, ...] -> their mean over the examples that mask [B] keeps."""
+        """Values [B, ...] -> their mean over what mask [B], or [B, T], keeps."""
         if mask is None:
             return cls(jnp.sum(values), jnp.asarray(values.size, values.dtype))
-        mask = mask.astype(values.dtype).reshape(mask.shape + (1,) * (values.ndim - 1))
+        more = (1,) * (values.ndim - mask.ndim)
+        mask = mask.astype(values.dtype).reshape(mask.shape + more)
         mask = jnp.broadcast_to(mask, values.shape)
         return cls(jnp.sum(values * mask), jnp.sum(mask))
 
@@ -41,7 +43,7 @@ class Mean(NamedTuple):
 
 
 def means(values: dict[str, jax.Array], mask: jax.Array | None) -> dict[str, Mean]:
-    """Per-example values by name -> Means by name; mask [B] drops padded examples."""
+    """Values [B] or [B, T] by name -> Means by name; a mask drops what is padding."""
     return {name: Mean.of(value, mask) for name, value in values.items()}
 
 
@@ -58,7 +60,7 @@ class Task(NamedTuple):
     init(key, batch) -> (params, state): `params` is what the optimizer changes,
     `state` what the model itself changes (batch statistics), {} if nothing.
     loss(params, state, batch, key, *, train) -> (scalar, Aux). `key` is consumed.
-    predict(params, state, batch) -> predictions, without randomness; only "x" is read.
+    predict(params, state, batch) -> predictions, without randomness; "y" is not read.
     """
 
     init: Callable[..., tuple[Any, Any]]

@@ -1,6 +1,7 @@
 """Tasks whose batch has an input and a target: {"x": [B, ...], "y": [B] or [B, K]}.
 
-Shapes: B batch, K classes or outputs.
+Of sequences: {"x": [B, T, ...], "length": [B], "y": [B], [B, T] or [B, T, K]}.
+Shapes: B batch, T time, K classes or outputs.
 """
 
 from collections.abc import Callable
@@ -17,8 +18,9 @@ from zoo.base import Aux, Mean, Task, UsageError, means
 class Measure(NamedTuple):
     """How a model's outputs are judged, and what they mean.
 
-    values(outputs, y) -> {"loss": [B], ...} per example; mean(outputs) -> prediction,
-    the mean function of a generalised linear model (McCullagh & Nelder, 1989).
+    values(outputs, y) -> {"loss": [B], ...} per example, or [B, T] per entry of a
+    sequence; mean(outputs) -> prediction, the mean function of a generalised linear
+    model (McCullagh & Nelder, 1989).
     """
 
     values: Callable[[jax.Array, jax.Array], dict[str, jax.Array]]
@@ -26,9 +28,18 @@ class Measure(NamedTuple):
 
 
 def task(
-    model: nn.Module, measure: Measure, *, l1: float = 0.0, l2: float = 0.0
+    model: nn.Module,
+    measure: Measure,
+    *,
+    inputs: tuple[str, ...] = ("x",),
+    l1: float = 0.0,
+    l2: float = 0.0,
 ) -> Task:
     """Fits `model(x, train=...)` to "y" under a measure; see `zoo.base.Task`.
+
+    `inputs` names the model's arguments in the batch: ("x", "length") for sequences
+    with padding. Where the measure has a value for every entry of a sequence, those
+    past its "length" do not count.
 
     The loss is mean(values["loss"]) + l1 sum|w| + l2 sum w^2 over the weights w (every
     parameter with two or more axes: no bias, no scale of a norm). The penalty is part
@@ -38,19 +49,23 @@ def task(
     # a traced strength (a sweep under vmap) has no truth value
     penalised = any(isinstance(s, jax.Array) or s for s in (l1, l2))
 
+    def arguments(batch):
+        return [batch[name] for name in inputs]
+
     def init(key, batch):
-        state = dict(model.init(key, batch["x"], train=False))
+        state = dict(model.init(key, *arguments(batch), train=False))
         return state.pop("params"), state
 
     def loss(params, state, batch, key, *, train):
         outputs, new = model.apply(
             {"params": params, **state},
-            batch["x"],
+            *arguments(batch),
             train=train,
             rngs={"dropout": key},
             mutable=list(state) if train else [],
         )
-        metrics = means(measure.values(outputs, batch["y"]), batch.get("mask"))
+        values = measure.values(outputs, batch["y"])
+        metrics = means(values, _mask(batch, values["loss"]))
         value = metrics["loss"].value()
         if train and penalised:
             value = value + penalty(params, l1, l2)
@@ -59,9 +74,19 @@ def task(
 
     def predict(params, state, batch):
         variables = {"params": params, **state}
-        return measure.mean(model.apply(variables, batch["x"], train=False))  # type: ignore[arg-type]
+        outputs = model.apply(variables, *arguments(batch), train=False)
+        return measure.mean(outputs)  # type: ignore[arg-type]
 
     return Task(init, loss, predict)
+
+
+def _mask(batch, values):
+    """Which values [B] or [B, T] count: the batch's mask, and no padding."""
+    mask, length = batch.get("mask"), batch.get("length")
+    if length is None or values.ndim == 1:
+        return mask
+    real = jnp.arange(values.shape[1]).reshape(1, -1) < length.reshape(-1, 1)
+    return real if mask is None else real * mask.reshape(len(mask), -1)
 
 
 def penalty(params: Any, l1: float, l2: float) -> jax.Array:
@@ -119,8 +144,8 @@ def _regression(outputs, y):
         raise UsageError(
             f"expected targets of the outputs' shape {outputs.shape}, found {y.shape}"
         )
-    error = outputs - y
-    return {"loss": jnp.square(error).reshape(len(y), -1).mean(-1)}
+    error = jnp.square(outputs - y)
+    return {"loss": error if error.ndim == 1 else error.mean(-1)}
 
 
 def _two_columns(logits):
@@ -129,7 +154,8 @@ def _two_columns(logits):
 
 
 classes = Measure(_classes, nn.softmax)
-"""Cross-entropy of logits [B, K] and labels y [B] in nats, accuracy; softmax [B, K]."""
+"""Cross-entropy of logits [B, K] and labels y [B] in nats, accuracy; softmax [B, K].
+Also of logits [B, T, V] and tokens y [B, T]: a language model's, in nats per token."""
 
 binary = Measure(_binary, _two_columns)
 """Cross-entropy of one logit [B, 1] and y [B] in {0, 1}, nats; probabilities [B, 2]."""
@@ -138,4 +164,5 @@ neuron = Measure(_neuron, _two_columns)
 """Squared error of sigmoid(logit [B, 1]) and y [B] in {0, 1}; probabilities [B, 2]."""
 
 regression = Measure(_regression, lambda outputs: outputs)
-"""Squared error (no factor 1/2) of outputs [B, K] or [B, 1], y [B, K] or [B]."""
+"""Squared error (no factor 1/2) of outputs [B, K] or [B, 1], y [B, K] or [B]; of
+sequences [B, T, K] at every step."""

@@ -203,12 +203,37 @@ class ResNetImagenet(nn.Module):
         return self.Dense_0(nn.AdaptiveAvgPool2d(1)(x).flatten(1))
 
 
+class Recurrent(nn.Module):
+    """Layers of a recurrence, and a dense layer on the last state of each direction.
+
+    torch adds two biases to each gate; where their sum is all that counts, one of them
+    is zero and stays there. The GRU needs both.
+    """
+
+    def __init__(self, kind, inputs, units, outputs, layers=1, bidirectional=False):
+        super().__init__()
+        self.rnn = kind(
+            inputs, units, layers, batch_first=True, bidirectional=bidirectional
+        )
+        self.directions = 1 + bidirectional
+        self.Dense_0 = nn.Linear(units * self.directions, outputs)
+
+    def forward(self, x):
+        _, last = self.rnn(x.transpose(1, 2))
+        last = last[0] if isinstance(last, tuple) else last
+        return self.Dense_0(torch.cat(list(last[-self.directions :]), -1))
+
+
 # -- Cases: the network, the loss, one example's shape (channels first), B, K ----------
 
 
 def mlp(activation, batch_norm=False):
     network = lambda: MLP(6, (7, 5), 4, activation, batch_norm)  # noqa: E731
     return network, classes, (6,), 16, 4
+
+
+def recurrent(kind, **options):
+    return lambda: Recurrent(kind, 3, 4, 4, **options), classes, (3, 5), 8, 4
 
 
 CASES = {
@@ -226,6 +251,11 @@ CASES = {
     "cnn_2d": (lambda: CNN(2, [15, 18], 1, (3, 5), 8, 4), classes, (1, 15, 18), 8, 4),
     "resnet_cifar": (lambda: ResNetCifar(2, 5), classes, (3, 8, 8), 8, 5),
     "resnet_bottleneck": (lambda: ResNetImagenet(2, 5), classes, (3, 32, 32), 4, 5),
+    "elman": recurrent(nn.RNN),
+    "gru": recurrent(nn.GRU),
+    "gru_deep": recurrent(nn.GRU, layers=2, bidirectional=True),
+    "lstm": recurrent(nn.LSTM),
+    "lstm_deep": recurrent(nn.LSTM, layers=2, bidirectional=True),
 }
 
 
@@ -239,6 +269,11 @@ def parameters(network):
     for name, layer in network.named_modules():
         for kind, value in layer.named_parameters(recurse=False):
             layout = lambda v: v  # noqa: E731
+            if not value.requires_grad:
+                continue
+            if isinstance(layer, nn.RNNBase):
+                yield recurrent_parameter(name, kind, value)
+                continue
             if isinstance(layer, BATCH_NORMS):
                 kind = {"weight": "scale"}.get(kind, kind)
             elif isinstance(layer, nn.PReLU):
@@ -246,6 +281,20 @@ def parameters(network):
             elif kind == "weight":  # [out, in, *S] -> [*S, in, out]
                 kind, layout = "kernel", lambda v: v.movedim((1, 0), (-2, -1))
             yield f"{name.replace('.', '/')}/{kind}", value, layout
+
+
+def recurrent_parameter(name, kind, value):
+    """weight_ih_l0_reverse -> NAME/backward_0/kernel, transposed, and so on."""
+    array, _, place = kind.partition("_l")
+    number, _, reverse = place.partition("_")
+    into, layout = {
+        "weight_ih": ("kernel", lambda v: v.T),
+        "weight_hh": ("recurrent", lambda v: v.T),
+        "bias_ih": ("bias", lambda v: v),
+        "bias_hh": ("recurrent_bias", lambda v: v.reshape(3, -1)),
+    }[array]
+    direction = "backward" if reverse else "forward"
+    return f"{name}/{direction}_{number}/{into}", value, layout
 
 
 def vector(arrays):
@@ -301,6 +350,14 @@ def randomize(network, rng):
                 put(layer.bias, rng.normal(0, 0.3, layer.bias.shape))
         elif isinstance(layer, nn.PReLU):
             put(layer.weight, rng.uniform(0.1, 0.4))
+        elif isinstance(layer, nn.RNNBase):
+            for kind, value in layer.named_parameters():
+                if kind.startswith("bias_hh") and not isinstance(layer, nn.GRU):
+                    put(value, np.zeros(value.shape))
+                    value.requires_grad_(False)
+                else:
+                    spread = 0.3 if value.ndim == 1 else value.shape[1] ** -0.5
+                    put(value, rng.normal(0, spread, value.shape))
     return network
 
 
@@ -344,7 +401,11 @@ def smallest_slope(network):
     The biases before batch norm are left out: they have none, and the tests know that.
     """
     idle = ("Dense_0.bias", "Dense_1.bias") if hasattr(network, "BatchNorm_1") else ()
-    grads = [p.grad.ravel() for k, p in network.named_parameters() if k not in idle]
+    grads = [
+        p.grad.ravel()
+        for k, p in network.named_parameters()
+        if k not in idle and p.requires_grad
+    ]
     sizes = torch.cat(grads).abs()
     return float(sizes[sizes > 0].min() / sizes.max())
 
