@@ -2,6 +2,7 @@
 
 from zoo import base as base
 from zoo import cnn as cnn
+from zoo import language as language
 from zoo import layers as layers
 from zoo import linear as linear
 from zoo import mlp as mlp

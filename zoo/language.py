@@ -1,0 +1,166 @@
+"""Writing with a sequence model: sampling, greedy and beam search, in one program.
+
+Top-k: Fan, Lewis & Dauphin, "Hierarchical neural story generation", 2018,
+arXiv:1805.04833. Top-p (nucleus): Holtzman et al., "The curious case of neural text
+degeneration", 2020, arXiv:1904.09751. Beam search as in Sutskever, Vinyals & Le,
+"Sequence to sequence learning with neural networks", 2014, arXiv:1409.3215.
+
+A model here has `empty(batch, length) -> cache` and
+`extend(tokens [B, t], cache) -> (logits [B, t, V], cache)`; a cache is a tree whose
+leaves have the batch first, but for scalars.
+Shapes: B batch, P prompt, T time, V vocabulary, W beams.
+"""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from zoo.base import UsageError
+
+Extend = Callable[[jax.Array, Any], tuple[jax.Array, Any]]
+
+
+class Writer(Protocol):
+    """What a language model has to have to write."""
+
+    def apply(self, variables: Any, *args: Any, **kwargs: Any) -> Any:
+        """As in Linen; called with method="extend"."""
+
+    def empty(self, batch: int, length: int) -> Any:
+        """The cache before the first of up to `length` tokens."""
+
+
+def sample(
+    logits: jax.Array,
+    key: jax.Array,
+    *,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+) -> jax.Array:
+    """Logits [B, V] -> tokens [B], drawn from softmax(logits / temperature).
+
+    Temperature 0 takes the likeliest. `top_k` keeps the k likeliest, `top_p` the fewest
+    of them that have that much probability together. Raises UsageError for numbers out
+    of range.
+    """
+    vocabulary = logits.shape[-1]
+    if not temperature >= 0:
+        raise UsageError(f"expected a temperature of at least 0, found {temperature}")
+    if top_k is not None and not 1 <= top_k <= vocabulary:
+        raise UsageError(f"expected top_k in 1..{vocabulary}, found {top_k}")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise UsageError(f"expected top_p in (0, 1], found {top_p}")
+    if temperature == 0:
+        return jnp.argmax(logits, -1)
+    logits = logits / temperature
+    if top_k is not None:
+        least = jax.lax.top_k(logits, top_k)[0][:, -1:]
+        logits = jnp.where(logits < least, -jnp.inf, logits)
+    if top_p is not None:
+        down = -jnp.sort(-logits, -1)
+        p = nn.softmax(down)
+        before = jnp.cumsum(p, -1) - p  # of those that are likelier
+        least = jnp.min(jnp.where(before < top_p, down, jnp.inf), -1, keepdims=True)
+        logits = jnp.where(logits < least, -jnp.inf, logits)
+    return jax.random.categorical(key, logits)
+
+
+def generate(
+    model: Writer,
+    variables: Any,
+    key: jax.Array,
+    prompt: jax.Array,
+    length: int,
+    *,
+    prompt_length: jax.Array | None = None,
+    stop: int | None = None,
+    **options: Any,
+) -> jax.Array:
+    """What follows each prompt [B, P]: tokens [B, length], drawn as by `sample`.
+
+    `prompt_length` [B] says how much of each prompt counts, where they differ. After
+    the token `stop` a row is `stop` to its end. Deterministic in (variables, key); row
+    i of a batch depends on i. One loop of P + length - 1 single tokens, each in time
+    linear in what stands before. Raises UsageError for an empty prompt.
+    """
+    batch, width = prompt.shape
+    if not width or length < 1:
+        raise UsageError(
+            f"expected a prompt and a length of at least one token, found {width} and "
+            f"{length}"
+        )
+    ends = jnp.full(batch, width) if prompt_length is None else prompt_length
+    total = width + length
+
+    def step(carry, t):
+        token, done, cache = carry
+        logits, cache = model.apply(variables, token[:, None], cache, method="extend")
+        drawn = sample(logits[:, 0], jax.random.fold_in(key, t), **options)
+        given = prompt[:, jnp.minimum(t + 1, width - 1)]
+        prompted = t + 1 < ends
+        if stop is not None:
+            drawn = jnp.where(done, stop, drawn)
+            done = done | (~prompted & (drawn == stop))
+        token = jnp.where(prompted, given, drawn).astype(prompt.dtype)
+        return (token, done, cache), token
+
+    carry = prompt[:, 0], jnp.zeros(batch, bool), model.empty(batch, total)
+    _, tokens = jax.lax.scan(step, carry, jnp.arange(total - 1))
+    at = (ends - 1).reshape(-1, 1) + jnp.arange(length).reshape(1, -1)
+    return jnp.take_along_axis(tokens.T, at, 1)
+
+
+def search(
+    extend: Extend,
+    cache: Any,
+    start: jax.Array,
+    length: int,
+    *,
+    beams: int,
+    stop: int,
+) -> tuple[jax.Array, jax.Array]:
+    """The likeliest continuations found -> (tokens [B, W, length], log p [B, W]).
+
+    Begins with the tokens `start` [B] and a cache of B rows; keeps the `beams` likeliest
+    beginnings at each step, best first; 1 beam is the greedy choice. After `stop` a row
+    is `stop` and its log p, in nats and without a bonus for length, stands still.
+    """
+    batch = len(start)
+    if beams < 1 or length < 1:
+        raise UsageError(f"expected 1 beam, 1 token or more, found {beams}, {length}")
+
+    def each(function, tree):
+        return jax.tree.map(lambda a: function(a) if a.ndim else a, tree)
+
+    cache = each(lambda a: jnp.repeat(a, beams, 0), cache)
+    # all beams of a row begin alike: only the first may go on
+    score = jnp.where(jnp.arange(beams) == 0, 0.0, -jnp.inf)
+    score = jnp.broadcast_to(score.reshape(1, -1), (batch, beams))
+    token = jnp.repeat(start, beams).reshape(batch, beams)
+    written = jnp.full((batch, beams, length), stop, start.dtype)
+    done = jnp.zeros((batch, beams), bool)
+
+    def step(carry, t):
+        token, done, score, written, cache = carry
+        logits, cache = extend(token.reshape(-1, 1), cache)
+        p = nn.log_softmax(logits[:, 0]).reshape(batch, beams, -1)
+        vocabulary = p.shape[-1]
+        halted = jnp.where(jnp.arange(vocabulary) == stop, 0.0, -jnp.inf)
+        p = jnp.where(done[..., None], halted.reshape(1, 1, -1), p)
+        total = (score[..., None] + p).reshape(batch, -1)
+        score, best = jax.lax.top_k(total, beams)
+        parent, token = best // vocabulary, (best % vocabulary).astype(start.dtype)
+        rows = (jnp.arange(batch).reshape(-1, 1) * beams + parent).reshape(-1)
+        cache = each(lambda a: a[rows], cache)
+        done = jnp.take_along_axis(done, parent, 1) | (token == stop)
+        written = jnp.take_along_axis(written, parent[..., None], 1)
+        written = written.at[:, :, t].set(token)
+        return (token, done, score, written, cache), None
+
+    carry = (token, done, score, written, cache)
+    (_, _, score, written, _), _ = jax.lax.scan(step, carry, jnp.arange(length))
+    return written, score
