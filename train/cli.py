@@ -87,7 +87,7 @@ def _list(argv: list[str]) -> int:
     for name, make in RECIPES.items():
         source = inspect.signature(make).parameters["data"].default
         recipe = make(data=sets.blank(sets.schema_of(source)))
-        goal = "" if recipe.goal is None else f"{recipe.goal[0]} {recipe.goal[1]}"
+        goal = "" if recipe.goal is None else str(recipe.goal)
         count = f"{_parameters(recipe):,}"
         rows.append((name, recipe.model, source, count, goal))
     _table(("recipe", "model", "data", "parameters", "target"), rows)

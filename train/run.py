@@ -115,11 +115,13 @@ def measure(recipe: Recipe, state: State, out: Path | None = None) -> dict[str, 
 
     With `out`, also draws confusion.png or predictions.png there.
     """
+    if recipe.measure is not None:
+        return recipe.measure(recipe, state, out)
     from train import plot
 
     schema = recipe.data.schema
     rows = recipe.data.train if recipe.data.test is None else recipe.data.test
-    predictions = predict(recipe.task, state, rows["x"])
+    predictions = predict(recipe.task, state, rows)
     if schema.regression:
         y, values = (sets.restore_target(schema, v) for v in (rows["y"], predictions))
         values = values.reshape(y.shape)

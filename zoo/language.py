@@ -125,7 +125,7 @@ def search(
 ) -> tuple[jax.Array, jax.Array]:
     """The likeliest continuations found -> (tokens [B, W, length], log p [B, W]).
 
-    Begins with the tokens `start` [B] and a cache of B rows; keeps the `beams` likeliest
+    Begins with the tokens `start` [B] and a cache of B rows; keeps the W likeliest
     beginnings at each step, best first; 1 beam is the greedy choice. After `stop` a row
     is `stop` and its log p, in nats and without a bonus for length, stands still.
     """

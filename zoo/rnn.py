@@ -1,4 +1,4 @@
-"""Recurrent networks: Elman, GRU, LSTM, LSTM with peepholes; stacked, in both directions.
+"""Recurrent networks: Elman, GRU, LSTM, LSTM with peepholes; in one or both directions.
 
 Elman, "Finding structure in time", 1990.
 Hochreiter & Schmidhuber, "Long short-term memory", 1997; with forget gates: Gers,
@@ -95,8 +95,8 @@ torch: about 0)."""
 PEEPHOLE_LSTM = Cell(
     _peephole_lstm, (0.0, 1.0, 0.0, 0.0), carries=2, vectors=(("peephole", 3),)
 )
-"""An LSTM whose gates i and f also see c, and whose gate o sees c', through a weight for
-each unit: "peephole" [3, H]."""
+"""An LSTM whose gates i and f also see c, and whose gate o sees c', through a weight
+for each unit: "peephole" [3, H]."""
 
 CELLS = {"elman": ELMAN, "gru": GRU, "lstm": LSTM, "peephole_lstm": PEEPHOLE_LSTM}
 

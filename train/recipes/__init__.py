@@ -1,0 +1,28 @@
+"""Named runs: each a function whose keywords are the flags of `zoo train NAME`.
+
+`data` is the name of a bundled set, a path to a file of your own (with `target`, the
+column of a .csv), or a `Data` record.
+"""
+
+from collections.abc import Callable
+
+from train.recipes.base import Goal as Goal
+from train.recipes.base import Recipe as Recipe
+from train.recipes.images import cnn, cnn_cifar10, mlp, resnet20
+from train.recipes.linear import lasso, linear, logistic, neuron, ridge, softmax
+
+RECIPES: dict[str, Callable[..., Recipe]] = {
+    function.__name__: function
+    for function in (
+        linear,
+        ridge,
+        lasso,
+        logistic,
+        softmax,
+        neuron,
+        mlp,
+        cnn,
+        resnet20,
+        cnn_cifar10,
+    )
+}
