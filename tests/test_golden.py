@@ -21,7 +21,9 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from train import step
 from train.optim import optimizer
 from zoo import cnn, linear, mlp, rnn, supervised
+from zoo.attention import MultiHead
 from zoo.base import Task
+from zoo.transformer import Block
 
 GOLDEN = Path(__file__).parent / "golden"
 STEPS = 5
@@ -44,6 +46,28 @@ def _mlp(name):
 
 def _recurrent(cell, layers, bidirectional):
     return _case(rnn.Classifier(4, rnn.RNN(cell, 4, layers, bidirectional)))
+
+
+class Rows(nn.Module):
+    """A layer of a Transformer, its outputs as one row: [B, T, D] -> [B, T D].
+
+    With a memory, that is the second half of x.
+    """
+
+    block: nn.Module
+
+    def __call__(self, x, *, train=False):
+        memory = None
+        if getattr(self.block, "cross", False):
+            x, memory = jnp.split(x, 2, 1)
+        return self.block(x, memory=memory)[0].reshape(len(x), -1)
+
+
+def _rows(block, *idle):
+    """A key's bias is the same in all scores of a query."""
+    model = Rows(block)
+    idle = [f"block/{name}/bias" for name in idle]
+    return Case(model, supervised.task(model, supervised.regression), tuple(idle))
 
 
 CASES = {
@@ -72,6 +96,11 @@ CASES = {
             ("lstm_deep", rnn.LSTM, 2, True),
         )
     },
+    "multi_head": _rows(MultiHead(6, 2), "key"),
+    "transformer_encoder": _rows(Block(6, 2, causal=True), "attention/key"),
+    "transformer_decoder": _rows(
+        Block(6, 2, causal=True, cross=True), "attention/key", "cross_attention/key"
+    ),
 }
 
 # Largest error of an array over the largest entry of its reference. Measured on x86-64:
