@@ -37,19 +37,40 @@ def first(data: Data, n: int) -> Data:
     return Data(data.schema, cut(data.train), cut(data.test))
 
 
+SMALL = {
+    "resnet20": {"depth": 8},
+    **dict.fromkeys(("rnn", "gru", "lstm", "peephole_lstm"), {"features": 16}),
+    # without jit, a scan over layers draws other dropout: none here
+    "transformer_classifier": {"width": 16, "heads": 2, "dropout": 0.0},
+    "char_lstm": {"length": 12, "features": 32, "width": 16},
+    "char_transformer": {"length": 12, "width": 32, "heads": 2, "dropout": 0.0},
+    "seq2seq_lstm": {"data": "reverse", "features": 32, "width": 16},
+    "seq2seq_transformer": {"data": "reverse", "width": 32, "dropout": 0.0},
+    "copy": {"width": 32, "layers": 1, "heads": 2},
+}
+
+
 def small(name: str, n: int = 32):
-    """A recipe on n rows of its own data; for CIFAR-10, a download, on noise."""
-    flags = {"depth": 8} if name == "resnet20" else {}
+    """A small recipe on n rows of its data; for CIFAR-10, a download, on noise."""
+    flags = dict(SMALL.get(name, {}))
     if name == "cnn_cifar10":
         schema: Schema = sets.schema_of("cifar10")
         x = np.random.default_rng(0).normal(size=(n, 32, 32, 3)).astype(np.float32)
         rows = {"x": x, "y": np.arange(n, dtype=np.int32) % 10}
         return RECIPES[name](data=Data(schema, rows, rows))
     default = RECIPES[name](**flags).data
-    return RECIPES[name](data=first(default, n), **flags)
+    return RECIPES[name](**flags | {"data": first(default, n)})
 
 
-@pytest.fixture(params=list(RECIPES), scope="module")
+# the model differs in a cell from that of lstm, or in its size from that of copy
+ALIKE = ("rnn", "gru", "peephole_lstm", "seq2seq_transformer")
+EVERY = [
+    pytest.param(name, marks=pytest.mark.slow if name in ALIKE else ())
+    for name in RECIPES
+]
+
+
+@pytest.fixture(params=EVERY, scope="module")
 def recipe(request):
     """Every recipe in turn, small."""
     return small(request.param)

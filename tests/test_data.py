@@ -9,7 +9,7 @@ import pytest
 from sklearn import datasets
 from sklearn.model_selection import train_test_split
 
-from train import data
+from train import data, inputs
 from zoo.base import UsageError
 
 TABLES = {
@@ -521,7 +521,7 @@ def test_a_column_of_names_is_no_category(csv):
 def test_inputs_of_a_csv_find_their_columns_by_name(csv):
     schema, train, _ = data.load(csv(TOWNS), target="price", holdout=0.0)
     other = csv("extra,town,size\nx,Rome,4.5\n,Bern,2.5\n", "other.csv")
-    x = data.read_inputs(schema, [other, other])
+    x = inputs.read_inputs(schema, [other, other])
     assert x.dtype == np.float32
     assert (x == train["x"][[3, 1, 3, 1]]).all()
     for message, text in [
@@ -534,7 +534,7 @@ def test_inputs_of_a_csv_find_their_columns_by_name(csv):
         (r'"town" \(1 missing, first in line 2\)', "town,size\n,1"),
     ]:
         with pytest.raises(UsageError, match=message):
-            data.read_inputs(schema, csv(text, "wrong.csv"))
+            inputs.read_inputs(schema, csv(text, "wrong.csv"))
 
 
 def test_inputs_of_an_npz(npz, tmp_path):
@@ -543,7 +543,7 @@ def test_inputs_of_an_npz(npz, tmp_path):
     for key, x in ("x", images), ("x_test", images[..., None]), ("x_train", images):
         path = tmp_path / "inputs.npz"
         np.savez(path, **{key: x, "other": [1]})
-        assert (data.read_inputs(schema, path) == train["x"]).all()
+        assert (inputs.read_inputs(schema, path) == train["x"]).all()
     for message, arrays in [
         (r"\(8, 8, 1\) as digits has, found shape \(20, 2\)", {}),
         (r'x, x_test or x_train in .*, found "y_train"', {"x_train": None}),
@@ -551,7 +551,7 @@ def test_inputs_of_an_npz(npz, tmp_path):
         ("found shape .0, 8, 8.: empty", {"x": images[:0]}),
     ]:
         with pytest.raises(UsageError, match=message):
-            data.read_inputs(schema, npz(**arrays))
+            inputs.read_inputs(schema, npz(**arrays))
 
 
 @pytest.mark.parametrize("channels, mode", [(1, "L"), (3, "RGB"), (4, "RGBA")])
@@ -566,9 +566,9 @@ def test_pictures_become_examples(npz, tmp_path, channels, mode):
         Image.fromarray(pixels.squeeze()).save(path)
     with Image.open(paths[0]) as image:
         assert image.mode == mode
-    assert (data.read_inputs(schema, paths) == train["x"][:3]).all()
+    assert (inputs.read_inputs(schema, paths) == train["x"][:3]).all()
     Image.new("RGB", (50, 40), (7, 7, 7)).save(tmp_path / "large.jpg")
-    large = original(schema, data.read_inputs(schema, str(tmp_path / "large.jpg")))
+    large = original(schema, inputs.read_inputs(schema, str(tmp_path / "large.jpg")))
     assert large.shape == (1, 6, 5, channels)
     np.testing.assert_allclose(large[..., 0], 7, atol=1.01)
 
@@ -597,7 +597,7 @@ def test_pictures_are_refused_where_they_mean_nothing(npz, tmp_path):
         ("expected a picture, found .*cut.png", mnist, tmp_path / "cut.png"),
     ]:
         with pytest.raises(UsageError, match=message):
-            data.read_inputs(schema, file)
+            inputs.read_inputs(schema, file)
 
 
 def test_inputs_that_cannot_be_read_are_named(csv, tmp_path):
@@ -609,4 +609,4 @@ def test_inputs_that_cannot_be_read_are_named(csv, tmp_path):
         (".png or .jpg, found .*rows.txt", csv(TOWNS, "rows.txt")),
     ]:
         with pytest.raises(UsageError, match=message):
-            data.read_inputs(schema, paths)
+            inputs.read_inputs(schema, paths)

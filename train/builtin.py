@@ -45,9 +45,13 @@ def bundled(name: str) -> Rows:
     return Rows(x, found.target, tuple(map(str, found.target_names)))
 
 
-def mnist5k() -> Rows:
-    """5000 digits of MNIST, 500 of a class, that come with this package."""
-    with as_file(files("train.files") / "mnist5k.npz") as path:
+def packaged(name: str) -> Rows:
+    """One of the sets that come with this package.
+
+    mnist5k: 5,000 digits of MNIST, 500 of a class. japanese_vowels: the vowels "ae" as
+    spoken by nine men, 12 cepstral coefficients in each of 7 to 29 frames.
+    """
+    with as_file(files("train.files") / f"{name}.npz") as path:
         return read_npz(path)
 
 
@@ -101,7 +105,8 @@ NAMES: dict[str, Callable[[], Rows]] = {
     "wine": partial(bundled, "wine"),
     "iris": partial(bundled, "iris"),
     "digits": partial(bundled, "digits"),
-    "mnist5k": mnist5k,
+    "mnist5k": partial(packaged, "mnist5k"),
+    "japanese_vowels": partial(packaged, "japanese_vowels"),
     "mnist": partial(published_idx, "mnist"),
     "fashion_mnist": partial(published_idx, "fashion_mnist"),
     "cifar10": cifar10,

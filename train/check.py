@@ -7,6 +7,7 @@ vanish in a max, (N, 1) minus (N,) is (N, N).
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from zoo.base import Task, UsageError
@@ -52,7 +53,10 @@ def labels(task: Task, params: Any, state: Any, data: dict[str, Any]) -> None:
     y = np.asarray(data["y"]) if "y" in data else None
     if task.predict is None or y is None or not np.issubdtype(y.dtype, np.integer):
         return
-    classes = jax.eval_shape(task.predict, params, state, one).shape[-1]
+    predicted = jax.eval_shape(task.predict, params, state, one)
+    if jnp.issubdtype(predicted.dtype, jnp.integer):
+        return  # what is predicted are tokens, not a probability of each
+    classes = predicted.shape[-1]
     if y.min() < 0 or y.max() >= classes:
         at = int(np.argmax((y < 0) | (y >= classes)))
         raise UsageError(

@@ -1,21 +1,18 @@
-"""The command line: `zoo list | train | eval | predict`.
+"""The command line: `zoo list | train | eval | predict | sample | translate`.
 
 The flags of `zoo train RECIPE` are the recipe function's keywords.
 """
 
-import contextlib
 import csv
 import inspect
-import io
-import re
 import sys
 import warnings
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import tyro
 
+from train.flags import Directory, parse, recipe_flags
 from zoo.base import UsageError, count_parameters
 
 USAGE = """\
@@ -25,37 +22,22 @@ usage: zoo COMMAND [...]
   zoo train RECIPE [flags]     train, measure and save a run; RECIPE --help for flags
   zoo eval DIR                 measure a run's model again on its test data
   zoo predict DIR INPUT [...]  predictions for .npz, .csv or image files, as CSV
+  zoo sample RECIPE DIR        text that a language model writes; --help for flags
+  zoo translate RECIPE DIR WORD [...]  what a sequence becomes, and what was attended to
 """
-
-Directory = tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="DIR")]]
-
-HELP = {
-    "data": "a data set's name, or the path of a .npz or .csv file of your own",
-    "target": "the column of a .csv to predict",
-    "holdout": "share of the data kept for testing, where the set has no test part",
-    "batch_size": "examples per step; None is the full batch",
-    "steps": "updates in all",
-    "learning_rate": "the highest rate of the schedule; None with lbfgs",
-    "weight_decay": "decoupled; biases and norms are left alone",
-    "clip": "bound on the gradient's global norm",
-    "accumulate": "steps whose gradients make one update",
-    "ema": "decay of a moving average of the parameters to predict with",
-    "augment": "change the training images at random",
-    "dropout": "share of hidden units dropped in training",
-    "widths": "units of each hidden layer",
-    "out": "the run's directory; runs/RECIPE for None",
-    "resume": "go on with the run in the directory",
-    "seed": "of the initial weights, the order of the examples, dropout, augmentation",
-    "patience": "stop after so many evaluations without a lower loss on a tenth of the "
-    "training data, and restore the best",
-    "devices": "split each batch over that many devices",
-}
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command; 0, or 2 after a user's mistake, or 130 after Ctrl-C."""
     argv = sys.argv[1:] if argv is None else argv
-    commands = {"list": _list, "train": _train, "eval": _eval, "predict": _predict}
+    commands = {
+        "list": _list,
+        "train": _train,
+        "eval": _eval,
+        "predict": _predict,
+        "sample": _sample,
+        "translate": _translate,
+    }
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE, end="")
         return 0 if argv else 2
@@ -82,7 +64,7 @@ def _list(argv: list[str]) -> int:
     from train import data as sets
     from train.recipes import RECIPES
 
-    _parse(lambda: None, argv, "zoo list")
+    parse(lambda: None, argv, "zoo list")
     rows = []
     for name, make in RECIPES.items():
         source = inspect.signature(make).parameters["data"].default
@@ -106,14 +88,14 @@ def _train(argv: list[str]) -> int:
         _unknown("recipe", name, tuple(RECIPES))
     _cache()
     make, program = RECIPES[name], f"zoo train {name}"
-    flags = _parse(_flags(make, {}), argv[1:], program)
+    flags = parse(recipe_flags(make, {}), argv[1:], program)
     out = flags["out"] or Path("runs") / name
     if flags["resume"] and (out / "config.json").exists():
         began, kept = run.resumed(out)
         if began != name:
             raise UsageError(f"the run in {out} is of the recipe {began}, not {name}")
         # a run goes on with its own flags; those given again must say the same
-        flags = _parse(_flags(make, kept), argv[1:], program)
+        flags = parse(recipe_flags(make, kept), argv[1:], program)
     own = {k: v for k, v in flags.items() if k in inspect.signature(make).parameters}
     options = run.Options(**{k: flags[k] for k in run.Options._fields})
     done = run.train(name, own, options, out, flags["resume"])
@@ -136,7 +118,7 @@ def _eval(argv: list[str]) -> int:
     def flags(directory: Directory) -> Path:
         return directory
 
-    directory = _parse(flags, argv, "zoo eval")
+    directory = parse(flags, argv, "zoo eval")
     _cache()
     recipe, state, config = run.restore(directory, rows=True)
     part = "training data" if recipe.data.test is None else "test data"
@@ -150,23 +132,28 @@ def _predict(argv: list[str]) -> int:
     ) -> tuple[Path, tuple[Path, ...]]:
         return directory, inputs
 
-    directory, inputs = _parse(flags, argv, "zoo predict")
+    directory, inputs = parse(flags, argv, "zoo predict")
     if not inputs:
         raise UsageError("expected an INPUT: a .npz, .csv, .png or .jpg file")
 
     from train import data as sets
+    from train import inputs as files
     from train import run
     from train.evaluate import predict
 
     _cache()
-    recipe, state, _ = run.restore(directory)
+    recipe, state, config = run.restore(directory)
     schema = recipe.data.schema
-    x = sets.read_inputs(schema, inputs)
-    predictions = predict(recipe.task, state, x)
+    if schema.tokens:
+        raise UsageError(
+            f"{config['recipe']} predicts text: see `zoo sample` and `zoo translate`"
+        )
+    rows = files.read_examples(schema, inputs)
+    predictions = predict(recipe.task, state, rows)
     writer = csv.writer(sys.stdout, lineterminator="\n")
     if schema.regression:
         writer.writerow([schema.target_name])
-        values = sets.restore_target(schema, predictions).reshape(len(x))
+        values = sets.restore_target(schema, predictions).reshape(len(rows["x"]))
         writer.writerows([f"{value:.7g}"] for value in values)
         return 0
     writer.writerow(["class", *(f"p({name})" for name in schema.classes)])
@@ -177,69 +164,89 @@ def _predict(argv: list[str]) -> int:
     return 0
 
 
-def _flags(make: Callable[..., Any], kept: dict[str, Any]) -> Callable[..., dict]:
-    """A function with the recipe's keywords and the run's: tyro makes flags of it.
+def _sample(argv: list[str]) -> int:
+    def flags(
+        recipe: tyro.conf.Positional[str],
+        directory: Directory,
+        prompt: str = "The ",
+        length: int = 300,
+        temperature: float = 0.8,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int = 0,
+    ) -> dict[str, Any]:
+        """Text that a language model writes after a prompt.
 
-    Values in `kept` replace the defaults.
-    """
+        Args:
+            recipe: the recipe of the run
+            directory: the run's directory
+            prompt: what the text begins with
+            length: characters to write
+            temperature: below 1 for what is likelier, 0 for the likeliest alone
+            top_k: draw from the k likeliest characters
+            top_p: draw from the likeliest that have this probability together
+            seed: of the draws
+        """
+        return locals()
+
+    asked = parse(flags, argv, "zoo sample")
+    from train import samples
+
+    recipe, state = _restored(asked.pop("recipe"), asked.pop("directory"))
+    prompt, length = asked.pop("prompt"), asked.pop("length")
+    schema = recipe.data.schema
+    written = samples.write(recipe.network, schema, state, prompt, length, **asked)
+    print(prompt + written)
+    return 0
+
+
+def _translate(argv: list[str]) -> int:
+    def flags(
+        recipe: tyro.conf.Positional[str],
+        directory: Directory,
+        inputs: tyro.conf.Positional[tuple[str, ...]],
+        beams: int = 4,
+    ) -> tuple[str, Path, tuple[str, ...], int]:
+        """What words or sentences become; pictures of the attention go to DIR.
+
+        Args:
+            recipe: the recipe of the run
+            directory: the run's directory
+            inputs: words or sentences, each in quotes
+            beams: beginnings that the search keeps; 1 is greedy
+        """
+        return recipe, directory, inputs, beams
+
+    name, directory, inputs, beams = parse(flags, argv, "zoo translate")
+    if not inputs:
+        raise UsageError("expected a word or a sentence to translate, found none")
+    from train import plot, samples
+
+    recipe, state = _restored(name, directory)
+    schema = recipe.data.schema
+    found = samples.translate(recipe.network, schema, state, list(inputs), beams=beams)
+    for i, (source, one) in enumerate(zip(inputs, found, strict=True)):
+        print(f"{source}\t{one.text}\t{one.log_probability:.2f} nats")
+        drawing = plot.attention(one.attention, one.source, one.target, source)
+        plot.save(drawing, directory / f"attention-{i}.png")
+    print(f"attention saved in {directory}/attention-*.png", file=sys.stderr)
+    return 0
+
+
+def _restored(name, directory):
+    """The recipe and the state of a run, which must be of the recipe named."""
     from train import run
+    from train.recipes import RECIPES
 
-    def flag(name: str, annotation: Any, default: Any) -> inspect.Parameter:
-        annotation = str if name == "data" else annotation
-        help = tyro.conf.arg(help=HELP.get(name))
-        kind = inspect.Parameter.KEYWORD_ONLY
-        return inspect.Parameter(
-            name,
-            kind,
-            default=kept.get(name, default),
-            annotation=Annotated[annotation, help],
-        )
-
-    recipe = inspect.signature(make, eval_str=True).parameters.values()
-    parameters = [flag(p.name, p.annotation, p.default) for p in recipe]
-    hints, defaults = run.Options.__annotations__, run.Options._field_defaults
-    parameters += [flag(n, hints[n], defaults[n]) for n in run.Options._fields]
-    parameters += [flag("out", Path | None, None), flag("resume", bool, False)]
-
-    def collect(**flags: Any) -> dict:
-        return flags
-
-    collect.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    collect.__annotations__ = {p.name: p.annotation for p in parameters}
-    collect.__doc__ = make.__doc__
-    return collect
-
-
-def _parse(function: Callable[..., Any], argv: list[str], program: str) -> Any:
-    """Call a function with flags parsed from its signature.
-
-    Raises UsageError with what the parser says, in a line.
-    """
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(said):
-            return tyro.cli(function, args=argv, prog=program)
-    except SystemExit as end:
-        if not end.code:
-            raise
+    if name not in RECIPES:
+        _unknown("recipe", name, tuple(RECIPES))
+    _cache()
+    recipe, state, config = run.restore(directory)
+    if config["recipe"] != name:
         raise UsageError(
-            f"{_sentence(said.getvalue())} (see {program} --help)"
-        ) from None
-
-
-def _sentence(text: str) -> str:
-    """What the parser says in a box: its first paragraph, and the flag it suggests."""
-    blocks: list[list[str]] = [[]]
-    for line in text.splitlines():
-        line = line.strip("│| ")
-        if not line or not set(line) - set("─-╰╯+"):
-            blocks.append([])
-        elif not line.startswith(("╭", "For full", "Argument")):
-            blocks[-1].append(line)
-    said = [" ".join(block) for block in blocks if any(":" in line for line in block)]
-    said = said or [" ".join(line for block in blocks for line in block)]
-    near = re.search(r"Perhaps you meant.*?(--[\w-]+)", " ".join(said))
-    return said[0].rstrip(":.") + (f"; perhaps you meant {near[1]}" if near else "")
+            f"the run in {directory} is of the recipe {config['recipe']}, not {name}"
+        )
+    return recipe, state
 
 
 def _report(metrics: dict[str, Any], title: str) -> None:

@@ -6,23 +6,19 @@ Shapes: N examples, D features, L length, H height, W width, C channels.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from train.builtin import NAMES, PUBLISHED
-from train.formats import open_npz, read_image
 from train.tables import (
     Columns,
     Kind,
     Rows,
-    encode,
     nearest,
     numbers,
-    open_csv,
-    quoted,
     read_csv,
     read_npz,
 )
@@ -42,11 +38,15 @@ class Schema(NamedTuple):
     target: tuple[float, float] = (0.0, 1.0)  # mean and scale of a regression's y
     columns: Columns = ()  # of a .csv: (name, categories), () for a numeric one
     target_name: str = "y"
+    tokens: tuple[str, ...] = ()  # what x's integers stand for; () for numbers
+    target_tokens: tuple[str, ...] = ()  # the same of y, where it is a sequence
+    target_shape: tuple[int, ...] = ()  # of one y: () for a label or a quantity
+    lengths: bool = False  # whether rows have "length": what of a sequence counts
 
     @property
     def regression(self) -> bool:
         """Whether y is a quantity rather than a class."""
-        return not self.classes
+        return not self.classes and not self.target_tokens
 
     @property
     def image(self) -> bool:
@@ -57,7 +57,8 @@ class Schema(NamedTuple):
 class Data(NamedTuple):
     """A data set ready to train on: "x" [N, *shape] float32, "y" [N] int32 or float32.
 
-    Both parts are standardised with the statistics of the training part.
+    Both parts are standardised with the statistics of the training part. Sequences may
+    have a "length" [N] int32, past which x is zero; tokens are int32.
     """
 
     schema: Schema
@@ -81,9 +82,12 @@ def from_json(fields: dict[str, Any]) -> Schema:
 
 def blank(schema: Schema) -> Data:
     """One example of zeros: the shapes and types, where the rows are not at hand."""
-    x = np.zeros((1, *schema.shape), np.float32)
-    y = np.zeros(1, np.float32 if schema.regression else np.int32)
-    return Data(schema, {"x": x, "y": y}, None)
+    x = np.zeros((1, *schema.shape), np.int32 if schema.tokens else np.float32)
+    kind = np.float32 if schema.regression else np.int32
+    rows = {"x": x, "y": np.zeros((1, *schema.target_shape), kind)}
+    if schema.lengths:
+        rows["length"] = np.full(1, schema.shape[0], np.int32)
+    return Data(schema, rows, None)
 
 
 # Standardisation ----------------------------------------------------------------------
@@ -188,9 +192,14 @@ def load(
                 f"found {holdout}"
             )
         test = {"x": rows.test[0], "y": rows.test[1]}
+    if rows.lengths:
+        for part, length in zip((train, test), rows.lengths, strict=False):
+            part["length"] = length  # type: ignore[index]
+    if test is not None:
+        pass
     elif fraction := (0.0 if rows.plain else 0.2) if holdout is None else holdout:
         train, test = split(train, fraction)
-    mean, scale = (tuple(v.tolist()) for v in moments(train["x"]))
+    mean, scale = (tuple(v.tolist()) for v in moments(_real(train)))
     if rows.plain:
         mean, scale = (0.0,) * len(mean), (1.0,) * len(scale)
     target_mean, target_scale = 0.0, 1.0
@@ -205,6 +214,7 @@ def load(
         (target_mean, target_scale),
         rows.columns,
         rows.target_name,
+        lengths=bool(rows.lengths),
     )
     return Data(
         schema, ready(schema, train), None if test is None else ready(schema, test)
@@ -246,7 +256,44 @@ def ready(schema: Schema, arrays: Arrays) -> Arrays:
         y = ((arrays["y"] - mean) / scale).astype(np.float32)
     else:
         y = arrays["y"].astype(np.int32)
-    return {"x": apply(schema, arrays["x"]), "y": y}
+    x = apply(schema, arrays["x"])
+    if "length" not in arrays:
+        return {"x": x, "y": y}
+    length = arrays["length"]
+    return {"x": np.where(within(x, length), x, 0), "y": y, "length": length}
+
+
+def within(x, length):
+    """Which entries of sequences x [N, L, C] are no padding: [N, L, 1]."""
+    return (np.arange(x.shape[1]) < length[:, None])[..., None]
+
+
+def _real(arrays):
+    """x without padding, its entries end to end."""
+    x = arrays["x"]
+    return x[within(x, arrays["length"])[..., 0]] if "length" in arrays else x
+
+
+def as_sequence(data: Data) -> Data:
+    """Grey images [N, H, W, 1], row by row, as sequences [N, H, W].
+
+    Raises UsageError for other data.
+    """
+    schema = data.schema
+    if not schema.image or schema.shape[-1] != 1:
+        raise UsageError(
+            f"expected grey images [H, W, 1], found examples of shape {schema.shape} "
+            f"in {schema.name}"
+        )
+    width = schema.shape[1]
+    changed = schema._replace(
+        shape=schema.shape[:2], mean=schema.mean * width, scale=schema.scale * width
+    )
+
+    def cut(rows):
+        return rows and rows | {"x": rows["x"][..., 0]}
+
+    return Data(changed, cut(data.train), cut(data.test))
 
 
 def split(arrays: Arrays, fraction: float, seed: int = 0) -> tuple[Arrays, Arrays]:
@@ -276,61 +323,3 @@ def split(arrays: Arrays, fraction: float, seed: int = 0) -> tuple[Arrays, Array
         ) from None
     rest, part = ({k: v[rows] for k, v in arrays.items()} for rows in parts)
     return rest, part
-
-
-def read_inputs(
-    schema: Schema, paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
-) -> np.ndarray:
-    """Files of examples to predict -> x [N, *shape], standardised, in their order.
-
-    An .npz holds x (or x_test, or x_train) in the units of the training data; a .csv
-    the columns it was trained with, others are ignored; a picture (.png, .jpg) is one
-    example, resized, for a model trained on pixels 0..255. Raises UsageError.
-    """
-    paths = [paths] if isinstance(paths, str | os.PathLike) else paths
-    if not paths:
-        raise UsageError("expected files to predict from, found none")
-    return np.concatenate([apply(schema, read_raw(schema, Path(p))) for p in paths])
-
-
-def read_raw(schema: Schema, path: Path) -> np.ndarray:
-    """The examples of one file [N, *shape], in their own units. Raises UsageError."""
-    suffix = path.suffix.lower()
-    if not path.is_file():
-        raise UsageError(f"expected a file to predict from, found no file at {path}")
-    if suffix == ".csv":
-        if not schema.columns:
-            raise UsageError(
-                f"expected an .npz file, as {schema.name} has no named columns, found "
-                f"{path}"
-            )
-        return encode(open_csv(path), schema.columns)
-    if suffix == ".npz":
-        arrays = open_npz(path)
-        key = next((k for k in ("x", "x_test", "x_train") if k in arrays), None)
-        if key is None:
-            raise UsageError(
-                f"expected x, x_test or x_train in {path}, found {quoted(list(arrays))}"
-            )
-        x = numbers(arrays[key], f"{key} of {path}")
-        x = x[..., None] if (*x.shape[1:], 1) == schema.shape else x
-        if x.shape[1:] != schema.shape:
-            raise UsageError(
-                f"expected {key} of {path} to have examples of shape {schema.shape} as "
-                f"{schema.name} has, found shape {x.shape}"
-            )
-        return x
-    if suffix in (".png", ".jpg", ".jpeg"):
-        if not schema.image:
-            raise UsageError(
-                f"expected examples of shape {schema.shape} as in {schema.name}, found "
-                f"the picture {path}"
-            )
-        white = (255 - np.array(schema.mean)) / np.array(schema.scale)
-        if white.min() > 30:  # deviations: such pixels were never trained on
-            raise UsageError(
-                f"expected an .npz file, as the values of {schema.name} are not pixels "
-                f"0..255 (mean {schema.mean[0]:.3g}), found the picture {path}"
-            )
-        return read_image(path, schema.shape)
-    raise UsageError(f"expected a file .npz, .csv, .png or .jpg, found {path}")

@@ -3,6 +3,7 @@
 Shapes: N examples, K classes or outputs.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -105,3 +106,39 @@ def _finite(what, array):
             f"first in example {bad[0][0] if array.ndim else 0}"
         )
     return array
+
+
+def transduction(
+    found: Sequence[Sequence[str]], wanted: Sequence[Sequence[Sequence[str]]]
+) -> dict[str, float]:
+    """Error rates of sequences, each beside all those that would be right.
+
+    "per": the fewest insertions, deletions and substitutions to the nearest right one,
+    of all sequences together, over the lengths of these (of phonemes: the PER). "wer":
+    the share of sequences that are none of the right ones (of words: the WER).
+    """
+    if not found or len(found) != len(wanted):
+        raise UsageError(
+            f"expected as many sequences as answers, found {len(found)} and "
+            f"{len(wanted)}"
+        )
+    edits = length = wrong = 0
+    for one, answers in zip(found, wanted, strict=True):
+        nearest = min((distance(one, answer), len(answer)) for answer in answers)
+        edits, length = edits + nearest[0], length + nearest[1]
+        wrong += nearest[0] > 0
+    return {"per": edits / max(length, 1), "wer": wrong / len(found)}
+
+
+def distance(a: Sequence[str], b: Sequence[str]) -> int:
+    """The fewest insertions, deletions and substitutions that make b of a.
+
+    Wagner & Fischer, "The string-to-string correction problem", 1974.
+    """
+    row = list(range(len(b) + 1))
+    for i, x in enumerate(a, 1):
+        before, row[0] = row[0], i
+        for j, y in enumerate(b, 1):
+            here = min(row[j] + 1, row[j - 1] + 1, before + (x != y))
+            before, row[j] = row[j], here
+    return row[-1]

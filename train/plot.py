@@ -211,3 +211,38 @@ def _dress(axes, title, across, up):
     axes.grid(color="#e5e5e5", lw=0.7)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def attention(
+    weights: Any, source: Sequence[str], target: Sequence[str], title: str = ""
+) -> Figure:
+    """Attention weights [T, S] or [panels, T, S]: what is read across, written down.
+
+    Panels are heads or layers. Raises UsageError where the tokens do not fit.
+    """
+    weights = np.asarray(weights)
+    weights = weights[None] if weights.ndim == 2 else weights
+    if weights.ndim != 3 or weights.shape[1:] != (len(target), len(source)):
+        raise UsageError(
+            f"expected weights [{len(target)}, {len(source)}], found {weights.shape}"
+        )
+    columns = min(4, len(weights))
+    rows = -(-len(weights) // columns)
+    cell = min(0.32, 6 / max(len(source), len(target), 1))
+    size = (columns * (cell * len(source) + 0.9), rows * (cell * len(target) + 0.9))
+    figure = Picture(figsize=size, layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in panels[len(weights) :]:
+        axes.set_visible(False)
+    for i, (axes, drawn) in enumerate(zip(panels, weights, strict=False)):
+        axes.imshow(drawn, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+        axes.set_xticks(range(len(source)), source)
+        axes.set_yticks(range(len(target)), target)
+        for label in (*axes.get_xticklabels(), *axes.get_yticklabels()):
+            label.set(fontsize=min(9, 32 * cell), parse_math=False)
+        axes.tick_params(length=0)
+        if len(weights) > 1:
+            axes.set_title(f"head {i + 1}", fontsize=9)
+    if title:
+        figure.suptitle(title, fontsize=10, parse_math=False)
+    return figure

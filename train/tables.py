@@ -33,6 +33,7 @@ class Rows(NamedTuple):
     test: tuple[np.ndarray, np.ndarray] | None = None  # x and y, where there are any
     columns: Columns = ()
     target_name: str = "y"
+    lengths: tuple[np.ndarray, ...] = ()  # of x's sequences [N], and of test's
     plain: bool = False  # a truth table: not standardised, all of it for training
 
 
@@ -120,7 +121,8 @@ def read_npz(path: Path, kind: Kind | None = None) -> Rows:
 
     x is [N, D], [N, L, C] or [N, H, W, C]; [N] becomes [N, 1]. Whole numbers or
     booleans [N, H, W] are grey images and become [N, H, W, 1]; floats of three
-    dimensions stay sequences. Raises UsageError.
+    dimensions stay sequences, padded if length_train (and length_test) [N] say how
+    much of each counts. Raises UsageError.
     """
     arrays = open_npz(path)
     wanted = ["x_train", "y_train"]
@@ -161,7 +163,37 @@ def read_npz(path: Path, kind: Kind | None = None) -> Rows:
         )
     y_test = ys[1] if len(ys) == 2 else None
     y, y_test, names = targets(ys[0], y_test, kind, f"y_train of {path}")
-    return Rows(xs[0], y, names, (xs[1], y_test) if y_test is not None else None)
+    test = (xs[1], y_test) if y_test is not None else None
+    return Rows(xs[0], y, names, test, lengths=_lengths(arrays, xs, path))
+
+
+def _lengths(arrays, xs, path):
+    """Those of the sequences of each part; () where the file has none."""
+    if "length_train" not in arrays and "length_test" not in arrays:
+        return ()
+    return tuple(
+        read_length(arrays, key, x, path)
+        for key, x in zip(("length_train", "length_test"), xs, strict=False)
+    )
+
+
+def read_length(
+    arrays: dict[str, np.ndarray], key: str, x: np.ndarray, path: Path
+) -> np.ndarray:
+    """An array [N] of 1..L for the sequences x [N, L, C], int32. Raises UsageError."""
+    if key not in arrays:
+        raise UsageError(f"expected {key} in {path}, found {quoted(list(arrays))}")
+    length = arrays[key]
+    if length.dtype.kind not in "iu" or x.ndim != 3 or length.shape != x.shape[:1]:
+        raise UsageError(
+            f"expected {key} of {path} to be a whole number for each sequence of x "
+            f"[N, L, C], found {length.dtype} {length.shape} for x {x.shape}"
+        )
+    if (wrong := length[(length < 1) | (length > x.shape[1])]).size:
+        raise UsageError(
+            f"expected {key} of {path} in 1..{x.shape[1]}, found {wrong[0]}"
+        )
+    return length.astype(np.int32)
 
 
 def examples(x: np.ndarray, what: str) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Models as pure functions: the catalogue. A module is a chapter; it holds its API."""
 
+from zoo import attention as attention
 from zoo import base as base
 from zoo import cnn as cnn
 from zoo import language as language
@@ -7,4 +8,6 @@ from zoo import layers as layers
 from zoo import linear as linear
 from zoo import mlp as mlp
 from zoo import rnn as rnn
+from zoo import seq2seq as seq2seq
 from zoo import supervised as supervised
+from zoo import transformer as transformer

@@ -10,6 +10,20 @@ from train.recipes.base import Goal as Goal
 from train.recipes.base import Recipe as Recipe
 from train.recipes.images import cnn, cnn_cifar10, mlp, resnet20
 from train.recipes.linear import lasso, linear, logistic, neuron, ridge, softmax
+from train.recipes.sequences import (
+    gru,
+    lstm,
+    peephole_lstm,
+    rnn,
+    transformer_classifier,
+)
+from train.recipes.text import (
+    char_lstm,
+    char_transformer,
+    copy,
+    seq2seq_lstm,
+    seq2seq_transformer,
+)
 
 RECIPES: dict[str, Callable[..., Recipe]] = {
     function.__name__: function
@@ -24,5 +38,15 @@ RECIPES: dict[str, Callable[..., Recipe]] = {
         cnn,
         resnet20,
         cnn_cifar10,
+        rnn,
+        gru,
+        lstm,
+        peephole_lstm,
+        transformer_classifier,
+        char_lstm,
+        char_transformer,
+        seq2seq_lstm,
+        seq2seq_transformer,
+        copy,
     )
 }

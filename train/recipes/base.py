@@ -52,6 +52,7 @@ class Recipe(NamedTuple):
     goal: Goal | None = None
     augment: Augment | None = None
     measure: Callable[["Recipe", State, Path | None], dict[str, Any]] | None = None
+    network: nn.Module | None = None  # where more is done with it than its task knows
 
 
 def scheduled(

@@ -1,0 +1,94 @@
+"""Files of examples to predict, as a model that was trained wants them.
+
+Shapes: N examples, L length, H height, W width, C channels.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from train.data import Arrays, Schema, apply, within
+from train.formats import open_npz, read_image
+from train.tables import encode, numbers, open_csv, quoted, read_length
+from zoo.base import UsageError
+
+
+def read_inputs(
+    schema: Schema, paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+) -> np.ndarray:
+    """Files of examples to predict -> x [N, *shape], standardised, in their order.
+
+    An .npz holds x (or x_test, or x_train) in the units of the training data; a .csv
+    the columns it was trained with, others are ignored; a picture (.png, .jpg) is one
+    example, resized, for a model trained on pixels 0..255. Raises UsageError.
+    """
+    paths = [paths] if isinstance(paths, str | os.PathLike) else paths
+    if not paths:
+        raise UsageError("expected files to predict from, found none")
+    return np.concatenate([apply(schema, read_raw(schema, Path(p))) for p in paths])
+
+
+def read_examples(schema: Schema, paths: Sequence[str | os.PathLike[str]]) -> Arrays:
+    """Files of examples to predict -> {"x"}, as `read_inputs` has it, and "length".
+
+    The latter for a model that was trained with lengths: from length (or length_test,
+    length_train) of each .npz file; whole sequences where there is none.
+    """
+    rows = {"x": read_inputs(schema, paths)}
+    if not schema.lengths:
+        return rows
+    parts = []
+    for path in map(Path, paths):
+        x, arrays = read_raw(schema, path), open_npz(path)
+        keys = ("length", "length_test", "length_train")
+        key = next((k for k in keys if k in arrays), None)
+        full = np.full(len(x), x.shape[1], np.int32)
+        parts.append(full if key is None else read_length(arrays, key, x, path))
+    length = np.concatenate(parts)
+    x = np.where(within(rows["x"], length), rows["x"], 0)
+    return {"x": x, "length": length}
+
+
+def read_raw(schema: Schema, path: Path) -> np.ndarray:
+    """The examples of one file [N, *shape], in their own units. Raises UsageError."""
+    suffix = path.suffix.lower()
+    if not path.is_file():
+        raise UsageError(f"expected a file to predict from, found no file at {path}")
+    if suffix == ".csv":
+        if not schema.columns:
+            raise UsageError(
+                f"expected an .npz file, as {schema.name} has no named columns, found "
+                f"{path}"
+            )
+        return encode(open_csv(path), schema.columns)
+    if suffix == ".npz":
+        arrays = open_npz(path)
+        key = next((k for k in ("x", "x_test", "x_train") if k in arrays), None)
+        if key is None:
+            raise UsageError(
+                f"expected x, x_test or x_train in {path}, found {quoted(list(arrays))}"
+            )
+        x = numbers(arrays[key], f"{key} of {path}")
+        x = x[..., None] if (*x.shape[1:], 1) == schema.shape else x
+        if x.shape[1:] != schema.shape:
+            raise UsageError(
+                f"expected {key} of {path} to have examples of shape {schema.shape} as "
+                f"{schema.name} has, found shape {x.shape}"
+            )
+        return x
+    if suffix in (".png", ".jpg", ".jpeg"):
+        if not schema.image:
+            raise UsageError(
+                f"expected examples of shape {schema.shape} as in {schema.name}, found "
+                f"the picture {path}"
+            )
+        white = (255 - np.array(schema.mean)) / np.array(schema.scale)
+        if white.min() > 30:  # deviations: such pixels were never trained on
+            raise UsageError(
+                f"expected an .npz file, as the values of {schema.name} are not pixels "
+                f"0..255 (mean {schema.mean[0]:.3g}), found the picture {path}"
+            )
+        return read_image(path, schema.shape)
+    raise UsageError(f"expected a file .npz, .csv, .png or .jpg, found {path}")

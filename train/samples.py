@@ -1,0 +1,161 @@
+"""What a trained sequence model says: text that goes on, words in another tongue."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from train import text
+from train.data import Schema
+from train.step import State
+from zoo import language, seq2seq
+from zoo.base import UsageError
+from zoo.transformer import EncoderDecoder, attention_maps
+
+
+def write(
+    model: nn.Module | None,
+    schema: Schema,
+    state: State,
+    prompt: str,
+    length: int,
+    *,
+    seed: int = 0,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+) -> str:
+    """The `length` characters that a language model puts after a prompt.
+
+    A model with a context reads no further back than that: it writes half a context at
+    a time. Raises UsageError for a model that does not write, a prompt that is empty,
+    longer than the context or has unknown characters, and for numbers out of range.
+    """
+    if (
+        model is None
+        or not hasattr(model, "extend")
+        or schema.tokens != schema.target_tokens
+    ):
+        raise UsageError(f"a model of {schema.name} does not write text")
+    if length < 1:
+        raise UsageError(f"expected a length of at least 1, found {length}")
+    tokens = text.encode(schema, prompt)
+    context = getattr(model, "context", None)
+    if context is not None and len(tokens) > context:
+        raise UsageError(
+            f"expected a prompt of at most {context} characters, the model's context, "
+            f"found {len(tokens)}"
+        )
+    width = len(tokens) if context is None else max(1, context // 2)
+    piece = length if context is None else context - width
+
+    @jax.jit
+    def run(variables, key, prompt, ends):
+        return language.generate(
+            model,
+            variables,
+            key,
+            prompt,
+            piece,
+            prompt_length=ends,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+        )
+
+    variables, begin = {"params": state.params, **state.model}, len(tokens)
+    for i in range(-(-length // piece)):
+        tail = tokens[-width:]
+        padded = np.pad(tail, (0, width - len(tail)))[None]
+        key = jax.random.fold_in(jax.random.key(seed), i)
+        more = run(variables, key, padded, jnp.array([len(tail)]))
+        tokens = np.concatenate([tokens, np.asarray(more)[0]])
+    return text.decode(schema.tokens, tokens[begin : begin + length])
+
+
+class Translation(NamedTuple):
+    """What one source became."""
+
+    text: str
+    log_probability: float  # nats, the end included
+    source: list[str]  # its S tokens
+    target: list[str]  # its T tokens, with the end
+    attention: np.ndarray  # [T, S], of the last layer, the mean of its heads
+
+
+def translate(
+    model: nn.Module | None,
+    schema: Schema,
+    state: State,
+    sources: list[str],
+    *,
+    beams: int = 4,
+) -> list[Translation]:
+    """The likeliest target found for each source, and what was read to write it.
+
+    Raises UsageError for a model that does not translate and sources it cannot read.
+    """
+    if model is None or not hasattr(model, "encode"):
+        raise UsageError(f"a model of {schema.name} does not translate")
+    tokens = [text.encode_source(schema, source) for source in sources]
+    width = schema.shape[0]
+    padded = np.stack([np.pad(row, (0, width - len(row))) for row in tokens])
+    variables = {"params": state.params, **state.model}
+    found, score = decode(model, schema, variables, padded, beams)
+    before = np.pad(found, ((0, 0), (1, 0)), constant_values=seq2seq.START)[:, :-1]
+    weights = align(model, variables, padded, before)
+    results = []
+    for row, source, p, w in zip(found, tokens, score, weights, strict=True):
+        names = text.target_names(schema, row)
+        ended = names + [schema.target_tokens[text.END]] * (len(names) < len(row))
+        results.append(
+            Translation(
+                text.decode_target(schema, row),
+                float(p),
+                [schema.tokens[token] for token in source],
+                ended,
+                w[: len(ended), : len(source)],
+            )
+        )
+    return results
+
+
+def decode(
+    model: nn.Module, schema: Schema, variables: Any, source: np.ndarray, beams: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Source [B, S] -> (targets [B, T], log p [B]); T is the data's longest and ten."""
+    run = _compiled(model, schema.target_shape[0] + 10, beams)
+    return jax.device_get(run(variables, jnp.asarray(source)))
+
+
+def decode_all(
+    model: nn.Module, schema: Schema, variables: Any, source: np.ndarray
+) -> np.ndarray:
+    """Sources [N, S] -> greedy targets [N, T], in batches of one compiled size."""
+    size = min(512, len(source))
+    parts = []
+    for start in range(0, len(source), size):
+        part = source[start : start + size]
+        full = np.pad(part, ((0, size - len(part)), (0, 0)))
+        parts.append(decode(model, schema, variables, full, 1)[0][: len(part)])
+    return np.concatenate(parts)
+
+
+@functools.cache
+def _compiled(network, length, beams):
+    def run(variables, source):
+        return seq2seq.translate(network, variables, source, length, beams=beams)
+
+    return jax.jit(run)
+
+
+def align(network: nn.Module, variables: Any, source: Any, before: Any) -> np.ndarray:
+    """Attention weights [B, T, S] while the target's tokens are written."""
+    source, before = jnp.asarray(source), jnp.asarray(before)
+    if isinstance(network, EncoderDecoder):
+        maps = attention_maps(network, variables, source, before)
+        return np.asarray(maps["cross"][-1].mean(1))
+    return np.asarray(network.apply(variables, source, before, method="align"))

@@ -1,0 +1,312 @@
+"""Text as tokens: one long text to go on writing, or pairs to learn the second from.
+
+A language model's tokens are characters; 0 is one that training did not have. Pairs
+have 0 for padding, 1 for the start, 2 for the end of a target. Everything here is
+numpy, on the host.
+Shapes: N examples, T length of a window or of the longest target, S longest source.
+"""
+
+import gzip
+import re
+import zlib
+from collections.abc import Callable, Iterable
+from importlib.resources import as_file, files
+from pathlib import Path
+
+import numpy as np
+
+from train.data import Data, Schema
+from train.tables import nearest
+from zoo.base import UsageError
+
+UNKNOWN = "\ufffd"
+SPECIAL = ("<pad>", "<start>", "<end>")
+PAD, START, END = 0, 1, 2
+TEXTS = ("pride_and_prejudice",)
+Pair = tuple[tuple[str, ...], tuple[str, ...]]
+
+
+# One text ---------------------------------------------------------------------------
+
+
+def load_text(
+    source: str | Data = "pride_and_prejudice",
+    *,
+    length: int = 128,
+    holdout: float = 0.1,
+) -> Data:
+    """A text in windows: "x" [N, T] and what comes after each of its characters, "y".
+
+    Bundled, or a UTF-8 file of the user's (.txt, .txt.gz). Training windows begin every
+    T / 8 characters. The last `holdout` of the text is the test part: its windows
+    overlap by half, and "mask" [N, T] counts every character (but the first) once,
+    with at least half a window before it where there is so much. Raises UsageError.
+    """
+    if isinstance(source, Data):
+        return source
+    if not 0 < holdout < 1:
+        raise UsageError(f"expected a holdout between 0 and 1, found {holdout}")
+    if length < 2:
+        raise UsageError(f"expected a length of at least 2, found {length}")
+    text = _read(source)
+    if len(text) < 20:
+        raise UsageError(f"expected a text in {source}, found {len(text)} characters")
+    cut = round(len(text) * (1 - holdout))
+    short = min(cut, len(text) - cut)
+    if short <= length:
+        raise UsageError(
+            f"expected more than {length} characters (length) in each part of "
+            f"{source}, found {short} of {len(text)}"
+        )
+    names = (UNKNOWN, *sorted(set(text[:cut])))
+    shape = (length,)
+    schema = Schema(source, shape, (), (), (), (0.0, 1.0), (), "y", names, names, shape)
+    tokens = _tokens(names, text)
+    train = _windows(tokens[:cut], length, np.arange(0, cut - length, -(-length // 8)))
+    return Data(schema, train, _test_windows(tokens[cut:], length))
+
+
+def _test_windows(tokens, length):
+    """Windows that begin every half length, the last where the text ends."""
+    last = len(tokens) - 1 - length
+    starts = np.unique([*range(0, last, length - length // 2), last])
+    rows = _windows(tokens, length, starts)
+    # the first character that a window is the first to predict
+    new = np.concatenate([[0], starts[:-1] + length - starts[1:]])
+    mask = np.arange(length) >= new[:, None]
+    return rows | {"mask": mask.astype(np.float32)}
+
+
+def _windows(tokens, length, starts):
+    at = starts[:, None] + np.arange(length)
+    return {"x": tokens[at], "y": tokens[at + 1]}
+
+
+def _read(source):
+    if source in TEXTS:
+        with as_file(files("train.files") / f"{source}.txt.gz") as path:
+            return gzip.decompress(path.read_bytes()).decode()
+    path = Path(source)
+    if not path.is_file():
+        raise UsageError(
+            f"expected a text file or one of {', '.join(TEXTS)}, found no file at "
+            f"{source}" + nearest(source, list(TEXTS))
+        )
+    try:
+        data = path.read_bytes()
+        data = gzip.decompress(data) if path.suffix == ".gz" else data
+        return data.decode("utf-8-sig").replace("\r\n", "\n")
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise UsageError(f"expected text in UTF-8, found {path} ({error})") from None
+
+
+def _tokens(names, text):
+    """Characters as their indices, 0 for others."""
+    codes = np.frombuffer(text.encode("utf-32-le"), np.uint32)
+    known = np.array([ord(name) for name in names], np.uint32)
+    order = np.argsort(known)
+    at = np.minimum(np.searchsorted(known[order], codes), len(known) - 1)
+    found = order[at]
+    return np.where(known[found] == codes, found, 0).astype(np.int32)
+
+
+def encode(schema: Schema, text: str) -> np.ndarray:
+    """Characters -> tokens [T] int32. Raises UsageError for none or unknown ones."""
+    if not text:
+        raise UsageError("expected a prompt of at least one character, found none")
+    unknown = sorted(set(text) - set(schema.tokens[1:]))
+    if unknown:
+        raise UsageError(
+            f"expected characters that {schema.name} has, found "
+            + ", ".join(map(repr, unknown[:5]))
+            + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
+        )
+    return _tokens(schema.tokens, text)
+
+
+def decode(names: tuple[str, ...], tokens: Iterable[int]) -> str:
+    """Tokens -> characters."""
+    return "".join(names[token] for token in tokens)
+
+
+# Pairs ------------------------------------------------------------------------------
+
+
+def load_pairs(source: str | Data = "cmudict", *, longest: int | None = None) -> Data:
+    """Sources "x" [N, S] and targets "y" [N, T], each of the latter with its end.
+
+    "cmudict": the letters of 120,000 words and their phonemes, stress left out; one
+    word in twenty is for testing, whatever its pronunciations. "ui_en_fr": sentences of
+    user interfaces in English and French, by characters. "copy", "reverse": strings of
+    1 to 12 of ten letters, made here, those of the test part none of training. Or a
+    .tsv file of the user's: two columns, by characters. `longest` leaves out sources or
+    targets with more tokens (60 for sentences). Raises UsageError.
+    """
+    if isinstance(source, Data):
+        return source
+    pairs, split = PAIRS[source]() if source in PAIRS else _own(source)
+    longest = 60 if longest is None else longest
+    pairs = [p for p in pairs if 0 < len(p[0]) <= longest and 0 < len(p[1]) <= longest]
+    train, test = ([p for p in pairs if split(p) == part] for part in (False, True))
+    if not train or not test:
+        raise UsageError(
+            f"expected pairs of at most {longest} tokens to train and to test on in "
+            f"{source}, found {len(train)} and {len(test)}"
+        )
+    names = [
+        SPECIAL + tuple(sorted({token for pair in train for token in pair[side]}))
+        for side in (0, 1)
+    ]
+    sizes = [max(len(p[0]) for p in pairs), max(len(p[1]) for p in pairs) + 1]
+    schema = Schema(
+        source,
+        (sizes[0],),
+        (),
+        (),
+        (),
+        tokens=names[0],
+        target_tokens=names[1],
+        target_shape=(sizes[1],),
+    )
+    known = [p for p in test if not set(p[0]) - set(names[0])]
+    return Data(schema, _rows(schema, train), _rows(schema, known))
+
+
+def _rows(schema, pairs):
+    """Tokens [N, S] and [N, T] with the end, filled with padding."""
+    arrays = {}
+    columns = (("x", schema.tokens, 0, ()), ("y", schema.target_tokens, 1, (END,)))
+    for name, names, side, end in columns:
+        index = {token: i for i, token in enumerate(names)}
+        width = (schema.shape if side == 0 else schema.target_shape)[0]
+        array = np.zeros((len(pairs), width), np.int32)
+        for row, pair in zip(array, pairs, strict=True):
+            # a target that training never had can only be wrong: no token is its own
+            tokens = [index.get(token, START) for token in pair[side]]
+            row[: len(tokens) + len(end)] = (*tokens, *end)
+        arrays[name] = array
+    return arrays
+
+
+def _hashed(share: int) -> Callable[[Pair], bool]:
+    """One source in `share` is for testing, the same on every computer."""
+    return lambda pair: zlib.crc32("\t".join(pair[0]).encode()) % share == 0
+
+
+def pronunciations() -> dict[str, tuple[tuple[str, ...], ...]]:
+    """Every word of letters of the dictionary with all its pronunciations."""
+    with as_file(files("train.files") / "cmudict.dict.gz") as path:
+        lines = gzip.decompress(path.read_bytes()).decode().splitlines()
+    found: dict[str, tuple[tuple[str, ...], ...]] = {}
+    for line in lines:
+        head, _, rest = line.partition("#")[0].strip().partition(" ")
+        word = re.sub(r"\(\d+\)$", "", head)
+        if re.fullmatch(r"[a-z']{2,20}", word):
+            phones = tuple(phone.rstrip("012") for phone in rest.split())
+            if phones not in found.get(word, ()):
+                found[word] = (*found.get(word, ()), phones)
+    return found
+
+
+def _cmudict():
+    pairs = [(tuple(word), all[0]) for word, all in pronunciations().items()]
+    return pairs, _hashed(20)
+
+
+def _sentences(path):
+    lines = path.read_text(encoding="utf-8").splitlines()
+    rows = [line.split("\t") for line in lines if line.strip()]
+    if wrong := [i for i, row in enumerate(rows, 1) if len(row) != 2]:
+        raise UsageError(
+            f"expected two columns in {path}, found {len(rows[wrong[0] - 1])} in line "
+            f"{wrong[0]}"
+        )
+    return [(tuple(a), tuple(b)) for a, b in dict(rows).items()], _hashed(10)
+
+
+def _ui_en_fr():
+    with as_file(files("train.files") / "ui_en_fr.tsv") as path:
+        return _sentences(path)
+
+
+def _own(source):
+    path = Path(source)
+    if path.suffix != ".tsv" or not path.is_file():
+        raise UsageError(
+            f"expected a .tsv file or one of {', '.join(PAIRS)}, found "
+            f"{'no file at ' if not path.is_file() else ''}{source}"
+            + nearest(str(source), list(PAIRS))
+        )
+    try:
+        return _sentences(path)
+    except UnicodeDecodeError as error:
+        raise UsageError(f"expected text in UTF-8, found {path} ({error})") from None
+
+
+def strings(count: int, shortest: int, longest: int, seed: int) -> list[str]:
+    """Different random strings of the letters a to j, lengths evenly spread."""
+    rng = np.random.default_rng(seed)
+    found: dict[str, None] = {}
+    while len(found) < count:
+        size = int(rng.integers(shortest, longest + 1))
+        found["".join("abcdefghij"[i] for i in rng.integers(0, 10, size))] = None
+    return list(found)
+
+
+def _synthetic(change):
+    def pairs():
+        made = strings(8500, 1, 12, seed=0)
+        # there are too few shorter strings to keep some from training
+        held = set([s for s in made if len(s) >= 3][-500:])
+        rows = [(tuple(s), change(tuple(s))) for s in made]
+        return rows, lambda pair: "".join(pair[0]) in held
+
+    return pairs
+
+
+PAIRS: dict[str, Callable] = {
+    "cmudict": _cmudict,
+    "ui_en_fr": _ui_en_fr,
+    "copy": _synthetic(lambda s: s),
+    "reverse": _synthetic(lambda s: s[::-1]),
+}
+
+
+def encode_source(schema: Schema, text: str) -> np.ndarray:
+    """A user's word or sentence -> tokens [S']; lower case for "cmudict".
+
+    Raises UsageError for an empty one and for characters unknown in training.
+    """
+    text = text.lower() if schema.name == "cmudict" else text
+    index = {token: i for i, token in enumerate(schema.tokens)}
+    unknown = sorted({c for c in text if c not in index})
+    if not text or unknown:
+        found = ", ".join(map(repr, unknown[:5])) if text else "nothing"
+        raise UsageError(
+            f"expected characters that {schema.name} has, found {found}"
+            + (f" in {text!r}" if text else "")
+        )
+    if len(text) > schema.shape[0]:
+        raise UsageError(
+            f"expected at most {schema.shape[0]} characters as in {schema.name}, found "
+            f"{len(text)} in {text!r}"
+        )
+    return np.array([index[c] for c in text], np.int32)
+
+
+def target_names(schema: Schema, tokens: Iterable[int]) -> list[str]:
+    """A target's tokens up to its end, by name."""
+    names = []
+    for token in tokens:
+        if token == END:
+            break
+        names.append(schema.target_tokens[token])
+    return names
+
+
+def decode_target(schema: Schema, tokens: Iterable[int]) -> str:
+    """A target up to its end: phonemes with blanks between, characters without."""
+    names = target_names(schema, tokens)
+    return (" " if any(len(n) > 1 for n in schema.target_tokens[3:]) else "").join(
+        names
+    )

@@ -1,0 +1,158 @@
+"""From one sequence to another: recurrent encoder-decoder with attention; its task.
+
+Bahdanau, Cho & Bengio, "Neural machine translation by jointly learning to align and
+translate", 2015, arXiv:1409.0473; Luong, Pham & Manning, "Effective approaches to
+attention-based neural machine translation", 2015, arXiv:1508.04025: attention after the
+decoder's step, without feeding it back, so that training is one product for all steps.
+
+Tokens: 0 is padding, 1 the start, 2 the end. A source has neither start nor end; a
+target ends with the end, then padding. A model here has `__call__(source, target)`,
+`encode(source) -> memory`, `empty(memory, length) -> cache` and
+`extend(tokens, cache) -> (logits, cache)`; `EncoderDecoder` of zoo.transformer has too.
+Shapes: B batch, S source, T target, H units, V target vocabulary, W beams.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from zoo import language
+from zoo.attention import Attention
+from zoo.base import Aux, Task, UsageError, means
+from zoo.rnn import LSTM, RNN, Cell
+from zoo.supervised import classes
+
+PAD, START, END = 0, 1, 2
+
+
+class Recurrent(nn.Module):
+    """A bidirectional RNN reads, an RNN writes, attending to what was read.
+
+    The decoder begins with a dense layer of the encoder's last states.
+    """
+
+    source_vocabulary: int
+    target_vocabulary: int
+    features: int = 128
+    layers: int = 1
+    width: int = 64  # of the embeddings
+    cell: Cell = LSTM
+    score: str = "additive"
+    dropout: float = 0.0
+    dtype: jax.typing.DTypeLike | None = None
+
+    def setup(self):
+        units, dtype = self.features, self.dtype
+        common = {"layers": self.layers, "dropout": self.dropout, "dtype": dtype}
+        self.embed_source = nn.Embed(self.source_vocabulary, self.width, dtype=dtype)
+        self.embed_target = nn.Embed(self.target_vocabulary, self.width, dtype=dtype)
+        self.encoder = RNN(self.cell, units // 2, bidirectional=True, **common)
+        self.decoder = RNN(self.cell, units, **common)
+        self.bridge = nn.Dense(self.layers * self.cell.carries * units, dtype=dtype)
+        self.attention = Attention(self.score, units)
+        self.mix = nn.Dense(units, dtype=dtype)
+        self.drop = nn.Dropout(self.dropout)
+        self.dense = nn.Dense(self.target_vocabulary, dtype=dtype)
+
+    def __call__(
+        self, source: jax.Array, target: jax.Array, *, train: bool = False
+    ) -> jax.Array:
+        """Source [B, S], what stands before each target token [B, T] -> [B, T, V]."""
+        cache = self._encode(source, train)
+        return self._decode(target, cache, train)[0]
+
+    def encode(self, source: jax.Array) -> Any:
+        """[B, S] -> what `empty` wants."""
+        return self._encode(source, train=False)
+
+    def empty(self, memory: Any, length: int = 0) -> Any:
+        """The cache before the first token; it does not grow with `length`."""
+        return memory
+
+    def extend(self, tokens: jax.Array, cache: Any) -> tuple[jax.Array, Any]:
+        """The next target tokens [B, t] -> (logits [B, t, V], the cache after them)."""
+        return self._decode(tokens, cache, train=False)[:2]
+
+    def align(self, source: jax.Array, target: jax.Array) -> jax.Array:
+        """Attention weights [B, T, S] while writing `target`."""
+        return self._decode(target, self._encode(source, train=False), train=False)[2]
+
+    def _encode(self, source, train):
+        x = self.drop(self.embed_source(source), deterministic=not train)
+        length = (source != PAD).sum(-1)
+        carries, memory = self.encoder(x, length, train=train)
+        last = jnp.concatenate([a for carry in carries for a in carry], -1)
+        states = jnp.tanh(self.bridge(last)).reshape(len(last), -1, self.features)
+        states = [states[:, i] for i in range(states.shape[1])]
+        each = self.cell.carries
+        carry = [tuple(states[i : i + each]) for i in range(0, len(states), each)]
+        return carry, memory, source != PAD
+
+    def _decode(self, tokens, cache, train):
+        carry, memory, real = cache
+        x = self.drop(self.embed_target(tokens), deterministic=not train)
+        carry, h = self.decoder(x, None, carry, train=train)
+        context, weights = self.attention(h, memory, memory, real[:, None, :])
+        h = jnp.tanh(self.mix(jnp.concatenate([h, context], -1)))
+        logits = self.dense(self.drop(h, deterministic=not train))
+        logits = logits.astype(jnp.promote_types(logits.dtype, "float32"))
+        return logits, (carry, memory, real), weights
+
+
+def task(model: nn.Module) -> Task:
+    """Next-token cross-entropy, in nats per target token, end included, padding not.
+
+    Batches {"x": source [B, S], "y": target [B, T]}. `predict` is greedy: [B, T'] with
+    T' = 2 S + 10.
+    """
+
+    def init(key, batch):
+        state = dict(model.init(key, batch["x"], batch["y"]))
+        return state.pop("params"), state
+
+    def loss(params, state, batch, key, *, train):
+        target = batch["y"]
+        before = jnp.pad(target[:, :-1], ((0, 0), (1, 0)), constant_values=START)
+        logits = model.apply(
+            {"params": params, **state},
+            batch["x"],
+            before,
+            train=train,
+            rngs={"dropout": key},
+        )
+        counts = target != PAD
+        if "mask" in batch:
+            counts = counts * batch["mask"].reshape(-1, 1)
+        metrics = means(classes.values(logits, target), counts)
+        return metrics["loss"].value(), Aux(metrics, state)
+
+    def predict(params, state, batch):
+        source = batch["x"]
+        length = 2 * source.shape[1] + 10
+        return translate(model, {"params": params, **state}, source, length)[0]
+
+    return Task(init, loss, predict)
+
+
+def translate(
+    model: nn.Module, variables: Any, source: jax.Array, length: int, *, beams: int = 1
+) -> tuple[jax.Array, jax.Array]:
+    """Source [B, S] -> (the best target found [B, length], its log p [B] in nats).
+
+    Greedy with one beam. A target ends with the end, which then fills the row.
+    """
+    if not jnp.issubdtype(source.dtype, jnp.integer) or source.ndim != 2:
+        raise UsageError(
+            f"expected integer tokens [B, S], found {source.dtype} {source.shape}"
+        )
+    memory = model.apply(variables, source, method="encode")
+    cache = model.empty(memory, length)
+
+    def extend(tokens, cache):
+        return model.apply(variables, tokens, cache, method="extend")
+
+    start = jnp.full(len(source), START, source.dtype)
+    found = language.search(extend, cache, start, length, beams=beams, stop=END)
+    return found[0][:, 0], found[1][:, 0]

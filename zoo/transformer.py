@@ -1,0 +1,398 @@
+"""Transformers: a classifier, a language model, an encoder-decoder.
+
+Vaswani et al., "Attention is all you need", 2017, arXiv:1706.03762; with the norm
+before each part: Xiong et al., "On layer normalization in the Transformer
+architecture", 2020, arXiv:2002.04745.
+Radford et al., "Language models are unsupervised multitask learners", 2019 (GPT-2).
+Press & Wolf, "Using the output embedding to improve language models", 2017,
+arXiv:1608.05859 (tied embeddings).
+
+A cache is a tree whose leaves have the batch as axis 0, but for the scalar `position`:
+the tokens read so far. `extend` reads on from there.
+Shapes: B batch, T target time, S source time, D features in, W width, L layers,
+H heads, K outputs, V vocabulary.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax.traverse_util import flatten_dict
+
+from zoo import attention
+from zoo.attention import KeyValue, MultiHead, sinusoid
+from zoo.base import UsageError, check_inputs
+
+
+def _norm(dtype):
+    return nn.LayerNorm(epsilon=1e-5, dtype=dtype)  # torch's; Flax has 1e-6
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), where there is a memory + cross(norm(x)), + mlp(norm(x)).
+
+    The MLP has 4 W hidden units. Dropout is where torch has it: after each part and
+    inside the MLP. torch: norm_first=True, and relu or the exact gelu.
+    """
+
+    width: int
+    heads: int
+    kv_heads: int | None = None
+    rotary: bool = False
+    causal: bool = False
+    cross: bool = False
+    activation: Callable[[jax.Array], jax.Array] = nn.gelu  # the tanh approximation
+    dropout: float = 0.0
+    dtype: jax.typing.DTypeLike | None = None
+
+    def setup(self):
+        def heads(**fields):
+            return MultiHead(
+                self.width, self.heads, self.kv_heads, dtype=self.dtype, **fields
+            )
+
+        self.attention_norm, self.mlp_norm = _norm(self.dtype), _norm(self.dtype)
+        self.attention = heads(rotary=self.rotary)
+        if self.cross:
+            self.cross_norm, self.cross_attention = _norm(self.dtype), heads()
+        self.up = nn.Dense(4 * self.width, dtype=self.dtype)
+        self.down = nn.Dense(self.width, dtype=self.dtype)
+        self.drop = nn.Dropout(self.dropout)
+
+    def __call__(
+        self,
+        x: jax.Array,
+        cache: KeyValue | None = None,
+        memory: jax.Array | KeyValue | None = None,
+        mask: jax.Array | None = None,
+        memory_mask: jax.Array | None = None,
+        positions: jax.Array | None = None,
+        train: bool = False,
+    ) -> tuple[jax.Array, KeyValue | None]:
+        """[B, T, W] -> ([B, T, W], cache); the arguments as in `MultiHead`."""
+
+        def drop(y):
+            return self.drop(y, deterministic=not train)
+
+        y, cache = self.attention(
+            self.attention_norm(x),
+            mask=mask,
+            causal=self.causal,
+            positions=positions,
+            cache=cache,
+        )
+        x = x + drop(y)
+        if self.cross:
+            y = self.cross_norm(x)
+            x = x + drop(self.cross_attention(y, memory, mask=memory_mask)[0])
+        y = drop(self.activation(self.up(self.mlp_norm(x))))
+        return x + drop(self.down(y)), cache
+
+    def remember(self, memory: jax.Array) -> tuple[jax.Array, KeyValue]:
+        """(memory [B, S, W], its keys and values for this block): a step of a scan."""
+        return memory, self.cross_attention.remember(memory)
+
+
+def stack(layers: int, remat: bool = False, **fields) -> nn.Module:
+    """Blocks one on the other, with `Block(**fields)`'s methods.
+
+    A scan: the program does not grow with the layers. Parameters and intermediates have
+    the layers as axis 0, caches and memories as axis 1. `remat` computes the inside of
+    a block once more in the backward pass instead of keeping it.
+    """
+    same = nn.broadcast
+    axes: dict[str, Any] = {
+        "variable_axes": {"params": 0, "intermediates": 0},
+        "split_rngs": {"params": True, "dropout": True},
+        "length": layers,
+        "out_axes": 1,
+    }
+    block = Block
+    if remat:
+        # a scan already keeps the two passes apart; argument 7 is `train`
+        block = nn.remat(Block, prevent_cse=False, static_argnums=(7,))
+    methods = {
+        "__call__": axes | {"in_axes": (1, 1, same, same, same, same)},
+        "remember": axes | {"in_axes": ()},
+    }
+    return nn.scan(block, methods=methods)(**fields)
+
+
+class Classifier(nn.Module):
+    """Dense, or with a `vocabulary` embedding; encoder; mean over time; dense.
+
+    Positions are sinusoids, so a sequence has any length.
+    """
+
+    outputs: int
+    width: int = 64
+    layers: int = 2
+    heads: int = 4
+    dropout: float = 0.0
+    vocabulary: int | None = None
+    remat: bool = False
+    dtype: jax.typing.DTypeLike | None = None
+
+    def setup(self):
+        if self.vocabulary is None:
+            self.embed = nn.Dense(self.width, dtype=self.dtype)
+        else:
+            self.embed = _embed(self, self.vocabulary)
+        self.encoder = stack(self.layers, **_fields(self))
+        self.norm = _norm(self.dtype)
+        self.dense = nn.Dense(self.outputs, dtype=self.dtype)
+        self.drop = nn.Dropout(self.dropout)
+
+    def __call__(
+        self, x: jax.Array, length: jax.Array | None = None, *, train: bool = False
+    ) -> jax.Array:
+        """[B, T, D] or tokens [B, T], lengths [B] -> [B, K]; padding has no effect."""
+        x = check_inputs(x, "B T D") if self.vocabulary is None else _check(x)
+        real = jnp.ones(x.shape[:2], bool)
+        if length is not None:
+            real = jnp.arange(x.shape[1]).reshape(1, -1) < length.reshape(-1, 1)
+        x = _place(self, self.embed, x, jnp.arange(x.shape[1]), train)
+        mask = None if length is None else real[:, None, None]
+        x, _ = self.encoder(x, None, None, mask, None, None, train)
+        x = jnp.where(real[..., None], self.norm(x), 0).sum(1)
+        x = x / jnp.maximum(real.sum(1, keepdims=True), 1).astype(x.dtype)
+        return _float32(self.dense(x))
+
+
+class Memory(NamedTuple):
+    """A source as the decoder sees it."""
+
+    layers: KeyValue  # [B, L, H, S, W / H]
+    real: jax.Array  # [B, S], False where it is padding
+
+
+class Cache(NamedTuple):
+    """What a decoder has read, and of an encoder-decoder the source."""
+
+    layers: KeyValue  # [B, L, H, room, W / H]
+    position: jax.Array  # [], the tokens read
+    memory: Memory | None = None
+
+
+class LanguageModel(nn.Module):
+    """A causal Transformer: what comes after each token.
+
+    `positions` are "rotary", for any length, or "learned", for at most `context`
+    tokens. With `tied`, the logits are products with the embeddings. Embeddings start
+    normal with standard deviation 0.02 (GPT-2).
+    """
+
+    vocabulary: int
+    width: int = 128
+    layers: int = 4
+    heads: int = 4
+    kv_heads: int | None = None
+    context: int = 256
+    positions: str = "rotary"
+    tied: bool = True
+    dropout: float = 0.0
+    remat: bool = False
+    dtype: jax.typing.DTypeLike | None = None
+
+    def setup(self):
+        normal = nn.initializers.normal(0.02)
+        self.embed = _embed(self, self.vocabulary, embedding_init=normal)
+        if self.positions == "learned":
+            self.places = _embed(self, self.context, embedding_init=normal)
+        elif self.positions != "rotary":
+            raise UsageError(
+                f"expected positions rotary or learned, found {self.positions!r}"
+            )
+        self.decoder = stack(
+            self.layers,
+            **_fields(self),
+            kv_heads=self.kv_heads,
+            rotary=self.positions == "rotary",
+            causal=True,
+        )
+        self.norm = _norm(self.dtype)
+        if not self.tied:
+            self.dense = nn.Dense(self.vocabulary, use_bias=False, dtype=self.dtype)
+        self.drop = nn.Dropout(self.dropout)
+
+    def __call__(self, tokens: jax.Array, *, train: bool = False) -> jax.Array:
+        """[B, T] -> logits [B, T, V]."""
+        self._check_length(_check(tokens).shape[1])
+        return self._run(tokens, None, 0, train)[0]
+
+    def empty(self, batch: int, length: int) -> Cache:
+        """The cache before the first token, with room for `length` tokens."""
+        self._check_length(length)
+        return Cache(_room(self, batch, length, self.kv_heads), jnp.int32(0))
+
+    def extend(self, tokens: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
+        """The next tokens [B, t] -> (logits [B, t, V], the cache after them).
+
+        Raises UsageError where they do not fit the cache; inside a compiled function,
+        which does not know the position, only where they never would.
+        """
+        layers, start, _ = _check_room(_check(tokens), cache)
+        logits, layers = self._run(tokens, layers, start, train=False)
+        return logits, Cache(layers, start + tokens.shape[1])
+
+    def _run(self, tokens, layers, start, train):
+        positions = start + jnp.arange(tokens.shape[1])
+        x = self.embed(tokens)
+        if self.positions == "learned":
+            x = x + self.places(positions)[None]
+        x = self.drop(x, deterministic=not train)
+        x, layers = self.decoder(x, layers, None, None, None, positions, train)
+        x = self.norm(x)
+        return _float32(self.embed.attend(x) if self.tied else self.dense(x)), layers
+
+    def _check_length(self, length):
+        if self.positions == "learned" and length > self.context:
+            raise UsageError(
+                f"expected at most {self.context} tokens (context), found {length}"
+            )
+
+
+class EncoderDecoder(nn.Module):
+    """From a source to a target; token 0 is padding, after the end of either.
+
+    Positions are sinusoids; embeddings are multiplied by sqrt(W), and the logits are
+    products with the target's (Vaswani et al., sections 3.4 and 3.5).
+    """
+
+    source_vocabulary: int
+    target_vocabulary: int
+    width: int = 128
+    layers: int = 2
+    heads: int = 4
+    dropout: float = 0.0
+    remat: bool = False
+    dtype: jax.typing.DTypeLike | None = None
+
+    def setup(self):
+        self.source_embed = _embed(self, self.source_vocabulary)
+        self.target_embed = _embed(self, self.target_vocabulary)
+        self.encoder = stack(self.layers, **_fields(self))
+        self.encoder_norm = _norm(self.dtype)
+        self.decoder = stack(self.layers, **_fields(self), causal=True, cross=True)
+        self.decoder_norm = _norm(self.dtype)
+        self.drop = nn.Dropout(self.dropout)
+
+    def __call__(
+        self, source: jax.Array, target: jax.Array, *, train: bool = False
+    ) -> jax.Array:
+        """Sources [B, S], the decoder's inputs [B, T] -> logits [B, T, V].
+
+        The inputs are the target moved one to the right, behind a first token.
+        """
+        memory = self.encode(source, train=train)
+        return self._decode(_check(target), memory, None, 0, train)[0]
+
+    def encode(self, source: jax.Array, *, train: bool = False) -> Memory:
+        """[B, S] -> what the decoder looks at: each layer's keys and values."""
+        real = _check(source) != 0
+        positions = jnp.arange(source.shape[1])
+        x = _place(self, self.source_embed, source, positions, train)
+        x, _ = self.encoder(x, None, None, real[:, None, None], None, None, train)
+        return Memory(self.decoder.remember(self.encoder_norm(x))[1], real)
+
+    def empty(self, memory: Memory, length: int) -> Cache:
+        """The cache before the first token, with room for `length` tokens."""
+        return Cache(_room(self, len(memory.real), length), jnp.int32(0), memory)
+
+    def extend(self, tokens: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
+        """The next tokens [B, t] -> (logits [B, t, V], cache); raises as above."""
+        layers, start, memory = _check_room(_check(tokens), cache)
+        logits, layers = self._decode(tokens, memory, layers, start, train=False)
+        return logits, Cache(layers, start + tokens.shape[1], memory)
+
+    def _decode(self, tokens, memory, layers, start, train):
+        """Its own padding needs no mask: it comes last, and nothing sees ahead."""
+        positions = start + jnp.arange(tokens.shape[1])
+        x = _place(self, self.target_embed, tokens, positions, train)
+        mask = memory.real[:, None, None]
+        x, layers = self.decoder(x, layers, memory.layers, None, mask, positions, train)
+        return _float32(self.target_embed.attend(self.decoder_norm(x))), layers
+
+
+def _fields(model):
+    names = ("width", "heads", "dropout", "remat", "dtype")
+    return {name: getattr(model, name) for name in names}
+
+
+def _embed(model, vocabulary, **fields):
+    return nn.Embed(vocabulary, model.width, dtype=model.dtype, **fields)
+
+
+def _place(model, embed, x, positions, train):
+    """Tokens [B, T] or x [B, T, D] -> [B, T, W]: embedded, plus sinusoids; dropout."""
+    scale = math.sqrt(model.width) if x.ndim == 2 else 1
+    x = embed(x) * scale
+    x = x + sinusoid(positions, model.width).astype(x.dtype)[None]
+    return model.drop(x, deterministic=not train)
+
+
+def _room(model, batch, length, kv_heads=None):
+    heads, size = kv_heads or model.heads, model.width // model.heads
+    zeros = jnp.zeros((batch, model.layers, heads, length, size), model.dtype)
+    return KeyValue(zeros, zeros)
+
+
+def _check(tokens):
+    if not jnp.issubdtype(tokens.dtype, jnp.integer) or tokens.ndim != 2:
+        raise UsageError(
+            f"expected integer tokens [B, T], found {tokens.dtype} {tokens.shape}"
+        )
+    return tokens
+
+
+def _check_room(tokens, cache):
+    """A write past the end would move to where it fits, over older entries."""
+    known = not isinstance(cache.position, jax.core.Tracer)
+    room = cache.layers.key.shape[3] - (int(cache.position) if known else 0)
+    if tokens.shape[1] > room:
+        raise UsageError(
+            f"expected at most {room} more tokens in the cache, found {tokens.shape[1]}"
+        )
+    return cache
+
+
+def _float32(x):
+    return x.astype(jnp.promote_types(x.dtype, "float32"))
+
+
+def attention_maps(
+    model: nn.Module, variables: Any, *inputs: jax.Array
+) -> dict[str, jax.Array]:
+    """Weights [L, B, H, queries, keys] of "encoder", "decoder", "cross", if there."""
+    _, sown = model.apply(variables, *inputs, mutable="intermediates")
+    maps = {}
+    for path, weights in flatten_dict(sown["intermediates"]).items():
+        maps["cross" if "cross_attention" in path else path[0]] = weights
+    return maps
+
+
+def from_torch(arrays: dict[str, Any]) -> dict[str, Any]:
+    """A torch layer's arrays by its names -> params of a `Block` or a `MultiHead`.
+
+    Of a TransformerEncoderLayer or TransformerDecoderLayer with norm_first=True, or a
+    MultiheadAttention. Raises UsageError where an array is missing.
+    """
+    arrays = {name: jnp.asarray(array) for name, array in arrays.items()}
+    if "in_proj_weight" in arrays:
+        return attention.from_torch(arrays)
+    params = {"attention": attention.from_torch(arrays, "self_attn.")}
+    names = {"attention_norm": "norm1", "mlp_norm": "norm2"}
+    if "norm3.weight" in arrays:
+        names = {"attention_norm": "norm1", "cross_norm": "norm2", "mlp_norm": "norm3"}
+        params["cross_attention"] = attention.from_torch(arrays, "multihead_attn.")
+    try:
+        for ours, theirs in (names | {"up": "linear1", "down": "linear2"}).items():
+            w, b = arrays[f"{theirs}.weight"], arrays[f"{theirs}.bias"]
+            weight = {"kernel": w.T} if w.ndim > 1 else {"scale": w}
+            params[ours] = {**weight, "bias": b}
+    except KeyError as error:
+        raise UsageError(f"expected an array {error}, found {list(arrays)}") from None
+    return params
