@@ -30,7 +30,8 @@ PAD, START, END = 0, 1, 2
 class Recurrent(nn.Module):
     """A bidirectional RNN reads, an RNN writes, attending to what was read.
 
-    The decoder begins with a dense layer of the encoder's last states.
+    The decoder begins with a dense layer of the encoder's last states. Raises
+    UsageError for an odd number of `features`: half are read in each direction.
     """
 
     source_vocabulary: int
@@ -45,11 +46,13 @@ class Recurrent(nn.Module):
 
     def setup(self):
         units, dtype = self.features, self.dtype
-        common = {"layers": self.layers, "dropout": self.dropout, "dtype": dtype}
+        if units % 2:
+            raise UsageError(f"expected an even number of features, found {units}")
+        layers, dropout = self.layers, self.dropout
         self.embed_source = nn.Embed(self.source_vocabulary, self.width, dtype=dtype)
         self.embed_target = nn.Embed(self.target_vocabulary, self.width, dtype=dtype)
-        self.encoder = RNN(self.cell, units // 2, bidirectional=True, **common)
-        self.decoder = RNN(self.cell, units, **common)
+        self.encoder = RNN(self.cell, units // 2, layers, True, dropout, dtype)
+        self.decoder = RNN(self.cell, units, layers, False, dropout, dtype)
         self.bridge = nn.Dense(self.layers * self.cell.carries * units, dtype=dtype)
         self.attention = Attention(self.score, units)
         self.mix = nn.Dense(units, dtype=dtype)
@@ -84,10 +87,13 @@ class Recurrent(nn.Module):
         length = (source != PAD).sum(-1)
         carries, memory = self.encoder(x, length, train=train)
         last = jnp.concatenate([a for carry in carries for a in carry], -1)
-        states = jnp.tanh(self.bridge(last)).reshape(len(last), -1, self.features)
-        states = [states[:, i] for i in range(states.shape[1])]
-        each = self.cell.carries
-        carry = [tuple(states[i : i + each]) for i in range(0, len(states), each)]
+        begin = jnp.tanh(self.bridge(last))
+        shape = (len(last), self.layers, self.cell.carries, self.features)
+        begin = begin.reshape(shape)
+        carry = [
+            tuple(begin[:, i, j] for j in range(self.cell.carries))
+            for i in range(self.layers)
+        ]
         return carry, memory, source != PAD
 
     def _decode(self, tokens, cache, train):
@@ -115,13 +121,8 @@ def task(model: nn.Module) -> Task:
     def loss(params, state, batch, key, *, train):
         target = batch["y"]
         before = jnp.pad(target[:, :-1], ((0, 0), (1, 0)), constant_values=START)
-        logits = model.apply(
-            {"params": params, **state},
-            batch["x"],
-            before,
-            train=train,
-            rngs={"dropout": key},
-        )
+        variables, rngs = {"params": params, **state}, {"dropout": key}
+        logits: Any = model.apply(variables, batch["x"], before, train=train, rngs=rngs)
         counts = target != PAD
         if "mask" in batch:
             counts = counts * batch["mask"].reshape(-1, 1)

@@ -7,6 +7,7 @@ import numpy as np
 from flax import linen as nn
 
 from train import metrics, optim, samples, text
+from train.data import Data
 from train.evaluate import evaluate
 from train.recipes.base import Goal, Recipe, Source, scheduled
 from train.step import State
@@ -245,7 +246,13 @@ def _writer(name, model, step, rows, steps, batch_size):
 
 
 def _transducer(
-    name: str, model: nn.Module, step: Any, rows: Any, steps: int, size: int, goal: Goal
+    name: str,
+    model: nn.Module,
+    step: Any,
+    rows: Data,
+    steps: int,
+    size: int | None,
+    goal: Goal,
 ) -> Recipe:
     return Recipe(
         name,
@@ -278,6 +285,7 @@ def _measure_pairs(recipe: Recipe, state: State, out: Path | None) -> dict[str, 
     schema = recipe.data.schema
     rows = recipe.data.train if recipe.data.test is None else recipe.data.test
     variables = {"params": state.params, **state.model}
+    assert recipe.network is not None
     found = [
         text.target_names(schema, row)
         for row in samples.decode_all(recipe.network, schema, variables, rows["x"])
