@@ -26,6 +26,8 @@ from zoo.base import UsageError
 
 Arrays = dict[str, np.ndarray]
 
+OVERLAP = 8  # so many windows of a text, at most, have a character in common
+
 
 class Schema(NamedTuple):
     """Everything about a data set but its rows."""
@@ -296,15 +298,32 @@ def as_sequence(data: Data) -> Data:
     return Data(changed, cut(data.train), cut(data.test))
 
 
-def split(arrays: Arrays, fraction: float, seed: int = 0) -> tuple[Arrays, Arrays]:
-    """Rows -> (the rest, a random fraction of them); by class where y is integer.
+def _windows_of_text(arrays):
+    """Whether every y is its x one later: windows that overlap, in the text's order."""
+    x, y = arrays["x"], arrays["y"]
+    return y.ndim == 2 and x.shape == y.shape and bool((x[:, 1:] == y[:, :-1]).all())
 
+
+def split(arrays: Arrays, fraction: float, seed: int = 0) -> tuple[Arrays, Arrays]:
+    """Rows -> (the rest, a random fraction of them); by class where y is labels.
+
+    Of the windows of one text, the last instead: no character of theirs is in the rest.
     Raises UsageError where either part would lack a class or be empty.
     """
+    if _windows_of_text(arrays):
+        cut = round(len(arrays["y"]) * (1 - fraction))
+        if not OVERLAP <= cut < len(arrays["y"]):
+            raise UsageError(
+                f"expected enough text to set a fraction of {fraction:g} aside, found "
+                f"{len(arrays['y'])} windows"
+            )
+        at = slice(cut - OVERLAP + 1), slice(cut, None, OVERLAP)
+        rest, part = ({k: v[rows] for k, v in arrays.items()} for rows in at)
+        return rest, part
     from sklearn.model_selection import train_test_split  # a second to import
 
     y = arrays["y"]
-    by_class = y if y.dtype.kind in "iu" else None
+    by_class = y if y.dtype.kind in "iu" and y.ndim == 1 else None
     try:
         parts = train_test_split(
             np.arange(len(y)),

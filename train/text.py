@@ -7,6 +7,7 @@ Shapes: N examples, T length of a window or of the longest target, S longest sou
 """
 
 import gzip
+import os
 import re
 import zlib
 from collections.abc import Callable, Iterable
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from train.data import Data, Schema
+from train.data import OVERLAP, Data, Schema
 from train.tables import nearest
 from zoo.base import UsageError
 
@@ -30,7 +31,7 @@ Pair = tuple[tuple[str, ...], tuple[str, ...]]
 
 
 def load_text(
-    source: str | Data = "pride_and_prejudice",
+    source: str | os.PathLike[str] | Data = "pride_and_prejudice",
     *,
     length: int = 128,
     holdout: float = 0.1,
@@ -44,6 +45,7 @@ def load_text(
     """
     if isinstance(source, Data):
         return source
+    source = os.fspath(source)
     if not 0 < holdout < 1:
         raise UsageError(f"expected a holdout between 0 and 1, found {holdout}")
     if length < 2:
@@ -58,11 +60,12 @@ def load_text(
             f"expected more than {length} characters (length) in each part of "
             f"{source}, found {short} of {len(text)}"
         )
-    names = (UNKNOWN, *sorted(set(text[:cut])))
+    names = (UNKNOWN, *sorted(set(text[:cut]) - {UNKNOWN}))
     shape = (length,)
     schema = Schema(source, shape, (), (), (), (0.0, 1.0), (), "y", names, names, shape)
     tokens = _tokens(names, text)
-    train = _windows(tokens[:cut], length, np.arange(0, cut - length, -(-length // 8)))
+    starts = np.arange(0, cut - length, -(-length // OVERLAP))
+    train = _windows(tokens[:cut], length, starts)
     return Data(schema, train, _test_windows(tokens[cut:], length))
 
 
@@ -78,8 +81,9 @@ def _test_windows(tokens, length):
 
 
 def _windows(tokens, length, starts):
-    at = starts[:, None] + np.arange(length)
-    return {"x": tokens[at], "y": tokens[at + 1]}
+    # a view, not indices [N, T]: those would take twice the memory of the rows
+    every = np.lib.stride_tricks.sliding_window_view(tokens, length)
+    return {"x": every[starts], "y": every[starts + 1]}
 
 
 def _read(source):
@@ -132,22 +136,30 @@ def decode(names: tuple[str, ...], tokens: Iterable[int]) -> str:
 # Pairs ------------------------------------------------------------------------------
 
 
-def load_pairs(source: str | Data = "cmudict", *, longest: int | None = None) -> Data:
+def load_pairs(
+    source: str | os.PathLike[str] | Data = "cmudict", *, longest: int = 60
+) -> Data:
     """Sources "x" [N, S] and targets "y" [N, T], each of the latter with its end.
 
     "cmudict": the letters of 120,000 words and their phonemes, stress left out; one
     word in twenty is for testing, whatever its pronunciations. "ui_en_fr": sentences of
     user interfaces in English and French, by characters. "copy", "reverse": strings of
     1 to 12 of ten letters, made here, those of the test part none of training. Or a
-    .tsv file of the user's: two columns, by characters. `longest` leaves out sources or
-    targets with more tokens (60 for sentences). Raises UsageError.
+    .tsv file of the user's: two columns, by characters. Pairs with a side of no
+    token or more than `longest` are left out, and so are those to test on whose source
+    has a character unknown in training. Raises UsageError.
     """
     if isinstance(source, Data):
         return source
+    source = os.fspath(source)
     pairs, split = PAIRS[source]() if source in PAIRS else _own(source)
-    longest = 60 if longest is None else longest
     pairs = [p for p in pairs if 0 < len(p[0]) <= longest and 0 < len(p[1]) <= longest]
-    train, test = ([p for p in pairs if split(p) == part] for part in (False, True))
+    parts: tuple[list[Pair], list[Pair]] = [], []
+    for pair in pairs:
+        parts[split(pair)].append(pair)
+    train, test = parts
+    readable = {token for pair in train for token in pair[0]}
+    test = [pair for pair in test if readable.issuperset(pair[0])]
     if not train or not test:
         raise UsageError(
             f"expected pairs of at most {longest} tokens to train and to test on in "
@@ -168,8 +180,7 @@ def load_pairs(source: str | Data = "cmudict", *, longest: int | None = None) ->
         target_tokens=names[1],
         target_shape=(sizes[1],),
     )
-    known = [p for p in test if not set(p[0]) - set(names[0])]
-    return Data(schema, _rows(schema, train), _rows(schema, known))
+    return Data(schema, _rows(schema, train), _rows(schema, test))
 
 
 def _rows(schema, pairs):
@@ -214,13 +225,17 @@ def _cmudict():
 
 
 def _sentences(path):
-    lines = path.read_text(encoding="utf-8").splitlines()
-    rows = [line.split("\t") for line in lines if line.strip()]
-    if wrong := [i for i, row in enumerate(rows, 1) if len(row) != 2]:
-        raise UsageError(
-            f"expected two columns in {path}, found {len(rows[wrong[0] - 1])} in line "
-            f"{wrong[0]}"
-        )
+    # splitlines would also break at a character such as U+2028 within a sentence
+    lines = path.read_text(encoding="utf-8-sig").split("\n")
+    rows = []
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            rows.append(line.split("\t"))
+            if len(rows[-1]) != 2:
+                raise UsageError(
+                    f"expected two columns in {path}, found {len(rows[-1])} in line "
+                    f"{number}"
+                )
     return [(tuple(a), tuple(b)) for a, b in dict(rows).items()], _hashed(10)
 
 
@@ -231,15 +246,15 @@ def _ui_en_fr():
 
 def _own(source):
     path = Path(source)
-    if path.suffix != ".tsv" or not path.is_file():
+    if path.suffix.lower() != ".tsv" or not path.is_file():
         raise UsageError(
             f"expected a .tsv file or one of {', '.join(PAIRS)}, found "
             f"{'no file at ' if not path.is_file() else ''}{source}"
-            + nearest(str(source), list(PAIRS))
+            + nearest(source, list(PAIRS))
         )
     try:
         return _sentences(path)
-    except UnicodeDecodeError as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"expected text in UTF-8, found {path} ({error})") from None
 
 
