@@ -204,6 +204,69 @@ def test_split_says_what_is_too_few(fraction, y):
         data.split(arrays, fraction)
 
 
+@pytest.mark.parametrize("length", [3, 8, 29])
+def test_split_of_a_text_sets_its_end_aside(length):
+    text = np.arange(600)
+    starts = np.arange(0, len(text) - length, -(-length // data.OVERLAP))
+    at = starts[:, None] + np.arange(length)
+    arrays = {"x": text[at], "y": text[at + 1]}
+    rest, part = data.split(arrays, 0.25)
+    assert rest["y"].max() < part["y"].min()
+    assert len(np.unique(part["y"])) == part["y"].size
+    assert len(part["y"]) == -(-(len(at) - round(0.75 * len(at))) // data.OVERLAP)
+    few = {name: array[:9] for name, array in arrays.items()}
+    with pytest.raises(UsageError, match="enough text to .* 0.25 aside, found 9 win"):
+        data.split(few, 0.25)
+
+
+def test_split_of_pairs_is_random_rows():
+    x = np.random.default_rng(0).integers(3, 9, (100, 4))
+    rest, part = data.split({"x": x, "y": x * 2}, 0.2)
+    assert len(part["x"]) == 20 and (rest["y"] == 2 * rest["x"]).all()
+    assert (part["x"] != x[-20:]).any()
+
+
+# Sequences ----------------------------------------------------------------------------
+
+
+def test_japanese_vowels_are_standardised_without_their_padding():
+    schema, train, test = data.load("japanese_vowels")
+    assert schema.shape == (29, 12) and schema.lengths
+    assert schema.classes == tuple("123456789")
+    assert (np.bincount(train["y"]) == 30).all() and len(test["y"]) == 370
+    for part in train, test:
+        assert part["x"].dtype == np.float32
+        assert part["length"].dtype == part["y"].dtype == np.int32
+        assert part["length"].min() == 7 and part["length"].max() <= 29
+        real = np.arange(29) < part["length"][:, None]
+        assert (part["x"][~real] == 0).all() and part["x"][real].all(-1).mean() > 0.99
+    frames = train["x"][np.arange(29) < train["length"][:, None]]
+    np.testing.assert_allclose(frames.mean(0), 0, atol=1e-5)
+    np.testing.assert_allclose(frames.std(0), 1, atol=1e-5)
+    assert data.from_json(json.loads(json.dumps(data.to_json(schema)))) == schema
+    found = data.blank(schema).train
+    for key, array in train.items():
+        assert found[key].shape == (1, *array.shape[1:])
+        assert found[key].dtype == array.dtype
+    assert found["length"].tolist() == [29]
+
+
+def test_sequences_to_predict_have_lengths(tmp_path):
+    schema, _, test = data.load("japanese_vowels")
+    x, path = original(schema, test["x"][:5]), tmp_path / "some.npz"
+    np.savez(path, x=x, length=test["length"][:5])
+    found = inputs.read_examples(schema, [path, path])
+    assert (found["length"] == np.tile(test["length"][:5], 2)).all()
+    np.testing.assert_allclose(found["x"][5:], test["x"][:5], atol=1e-5)
+    past = np.arange(29) >= found["length"][:, None]
+    assert (found["x"][past] == 0).all()
+    np.savez(path, x=x)
+    assert (inputs.read_examples(schema, [path])["length"] == 29).all()
+    np.savez(path, x=x, length=[30] * 5)
+    with pytest.raises(UsageError, match=r"length of .* in 1\.\.29, found 30"):
+        inputs.read_examples(schema, [path])
+
+
 # .npz ---------------------------------------------------------------------------------
 
 

@@ -13,7 +13,7 @@ import pytest
 from train import loop, mesh, optim
 from train.checkpoint import Checkpoints
 from train.evaluate import evaluate, predict
-from zoo import linear, mlp, supervised
+from zoo import linear, mlp, rnn, supervised
 from zoo.base import Aux, Mean, Task, UsageError
 
 
@@ -197,6 +197,19 @@ def test_labels_out_of_range_are_found(label):
     data["y"][5] = label
     with pytest.raises(UsageError, match=f"found {label} in example 5"):
         loop.fit(linear.softmax(3), optax.sgd(0.1), data, steps=1, progress=False)
+
+
+@pytest.mark.parametrize("token", [-1, 5, 1000])
+def test_tokens_outside_the_vocabulary_are_found(token):
+    model = rnn.LanguageModel(5, rnn.RNN(rnn.GRU, 4), width=3)
+    task = supervised.task(model, supervised.classes)
+    x = np.arange(40).reshape(8, 5) % 5
+    y = np.roll(x, 1, 1).astype(np.int32)
+    wrong = x.astype(np.int32)
+    wrong[3, 2] = token
+    with pytest.raises(UsageError, match=f"found {token} in example 3"):
+        loop.fit(task, optax.sgd(0.1), {"x": wrong, "y": y}, steps=1, progress=False)
+    loop.fit(task, optax.sgd(0.1), {"x": x, "y": y}, steps=1, progress=False)
 
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path):

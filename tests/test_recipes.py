@@ -133,8 +133,12 @@ def test_sequences_go_through_the_same_cnn():
     assert run.measure(recipe, fit(recipe).state)["accuracy"] == 1.0
 
 
-GOALS = [name for name in RECIPES if name not in ("cnn_cifar10", "resnet20")]
-LONG = [pytest.param("resnet20", marks=pytest.mark.long)]
+MINUTES = (
+    *("resnet20", "char_lstm", "char_transformer"),
+    *("seq2seq_lstm", "seq2seq_transformer"),
+)
+GOALS = [name for name in RECIPES if name not in ("cnn_cifar10", *MINUTES)]
+LONG = [pytest.param(name, marks=pytest.mark.long) for name in MINUTES]
 
 
 @pytest.mark.slow

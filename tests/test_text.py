@@ -1,12 +1,17 @@
 """Text and pairs: every character counted once, splits that share no word, errors."""
 
+import functools
 import json
+import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from train import data, metrics, text
 from zoo.base import UsageError
+
+pairs = functools.cache(text.load_pairs)
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +65,14 @@ def test_a_text_goes_there_and_back(novel):
         assert blank.train[name].dtype == novel.train[name].dtype
 
 
+def test_a_replacement_character_of_the_text_is_an_unknown_one(file):
+    path = Path(file("ab\r\nc\ufffd" * 40, "my.TXT"))
+    rows = text.load_text(path, length=5)
+    assert rows.schema.tokens == (text.UNKNOWN, "\n", "a", "b", "c")
+    assert rows.schema.name == str(path)
+    assert text.decode(rows.schema.tokens, rows.train["x"][0]) == "ab\nc\ufffd"
+
+
 def test_characters_of_the_test_part_alone_are_unknown(file):
     rows = text.load_text(file("abcab" * 40 + "xyz" * 7), length=5, holdout=0.1)
     assert rows.schema.tokens == (text.UNKNOWN, "a", "b", "c")
@@ -89,7 +102,7 @@ def test_text_that_cannot_be_used_is_named(file, novel):
 
 @pytest.mark.parametrize("name", list(text.PAIRS))
 def test_pairs_share_no_source_and_targets_end(name):
-    rows = text.load_pairs(name)
+    rows = pairs(name)
     schema = rows.schema
     sources = [
         {text.decode(schema.tokens, row[row > 0]) for row in part["x"]}
@@ -111,7 +124,7 @@ def test_pairs_share_no_source_and_targets_end(name):
 
 
 def test_words_become_phonemes():
-    rows = text.load_pairs("cmudict")
+    rows = pairs("cmudict")
     schema = rows.schema
     assert len(schema.target_tokens) == 3 + 39  # ARPAbet without stress
     source = text.encode_source(schema, "Hello")
@@ -125,10 +138,35 @@ def test_words_become_phonemes():
 
 def test_strings_are_copied_and_turned_around():
     for name, change in (("copy", str), ("reverse", lambda s: s[::-1])):
-        rows = text.load_pairs(name)
+        rows = pairs(name)
         for x, y in zip(rows.test["x"][:50], rows.test["y"], strict=False):
             source = text.decode(rows.schema.tokens, x[x > 0])
             assert text.decode_target(rows.schema, y) == change(source)
+
+
+def test_lines_of_pairs_end_where_a_line_ends(file):
+    lines = [f"a\u2028b{i % 7}{'a' * (i % 11)}\t{i}" for i in range(70)]
+    path = file("\ufeff" + "\r\n".join([*lines[:3], "", *lines[3:]]), "my.TSV")
+    rows = text.load_pairs(path)
+    letters = set("ab\u20280123456")
+    assert set(rows.schema.tokens[3:]) == letters
+    assert set(rows.schema.target_tokens[3:]) == set("0123456789")
+    wrong = file("a\tb\n\nc\n", "my.tsv")
+    with pytest.raises(UsageError, match="found 1 in line 3"):
+        text.load_pairs(wrong)
+
+
+def test_no_word_to_test_on_is_left_unread(file):
+    held, rows = "qz", "".join(f"{'ab'[i % 2] * (i + 1)}\tc\n" for i in range(50))
+    while zlib.crc32("\t".join(held).encode()) % 10:
+        held += "z"
+    found = text.load_pairs(file(f"{rows}{held}\tc\n", "my.tsv"))
+    assert set(found.schema.tokens[3:]) == {"a", "b"}
+    assert all(row[row > 0].all() for row in found.test["x"])
+    total = len(found.train["x"]) + len(found.test["x"])
+    assert total == 50
+    with pytest.raises(UsageError, match="found 1 and 0"):
+        text.load_pairs(file(f"a\tc\n{held}\tc\n", "my.tsv"))
 
 
 def test_a_users_own_pairs(file):

@@ -65,6 +65,33 @@ def labels(task: Task, params: Any, state: Any, data: dict[str, Any]) -> None:
         )
 
 
+def tokens(task: Task, params: Any, state: Any, data: dict[str, Any]) -> None:
+    """Raise UsageError where an integer in "x" has no embedding in the model.
+
+    Flax gives NaN for a token past the end of a table, and the last for -1.
+    """
+    x = np.asarray(data["x"])
+    if not np.issubdtype(x.dtype, np.integer):
+        return
+    rows = x.reshape(len(x), -1)
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    tables = [len(leaf) for path, leaf in leaves if "'embedding'" in str(path[-1])]
+    most, at = rows.max(), int(rows.max(1).argmax())
+    known = rows.min() >= 0 and most < min(tables, default=0)
+    if not known and rows.min() >= 0:  # which table it is, the model knows
+        one = {name: jnp.asarray(a[at : at + 1]) for name, a in data.items()}
+        loss = jax.jit(task.loss, static_argnames="train")
+        value, _ = loss(params, state, one, jax.random.key(0), train=False)
+        known = bool(jnp.isfinite(value))
+    if not known:
+        wrong, at = (
+            (most, at) if rows.min() >= 0 else (rows.min(), rows.min(1).argmin())
+        )
+        raise UsageError(
+            f"expected tokens of the model's vocabulary, found {wrong} in example {at}"
+        )
+
+
 def whole(name: str, value: Any, low: int, high: int = 2**31 - 1) -> int:
     """The value, an integer in [low, high]. Raises UsageError."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer):

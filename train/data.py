@@ -194,12 +194,10 @@ def load(
                 f"found {holdout}"
             )
         test = {"x": rows.test[0], "y": rows.test[1]}
-    if rows.lengths:
-        for part, length in zip((train, test), rows.lengths, strict=False):
-            part["length"] = length  # type: ignore[index]
-    if test is not None:
-        pass
-    elif fraction := (0.0 if rows.plain else 0.2) if holdout is None else holdout:
+    for part, length in zip((train, test), rows.lengths, strict=False):
+        part["length"] = length  # type: ignore[index]
+    fraction = (0.0 if rows.plain else 0.2) if holdout is None else holdout
+    if test is None and fraction:
         train, test = split(train, fraction)
     mean, scale = (tuple(v.tolist()) for v in moments(_real(train)))
     if rows.plain:
@@ -307,8 +305,9 @@ def _windows_of_text(arrays):
 def split(arrays: Arrays, fraction: float, seed: int = 0) -> tuple[Arrays, Arrays]:
     """Rows -> (the rest, a random fraction of them); by class where y is labels.
 
-    Of the windows of one text, the last instead: no character of theirs is in the rest.
-    Raises UsageError where either part would lack a class or be empty.
+    Of the windows of one text, the last instead: none of the characters that they
+    predict is in the rest. Raises UsageError where either part would lack a class or be
+    empty.
     """
     if _windows_of_text(arrays):
         cut = round(len(arrays["y"]) * (1 - fraction))

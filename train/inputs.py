@@ -14,6 +14,8 @@ from train.formats import open_npz, read_image
 from train.tables import encode, numbers, open_csv, quoted, read_length
 from zoo.base import UsageError
 
+X = ("x", "x_test", "x_train")  # in the order in which they are looked for
+
 
 def read_inputs(
     schema: Schema, paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
@@ -33,8 +35,8 @@ def read_inputs(
 def read_examples(schema: Schema, paths: Sequence[str | os.PathLike[str]]) -> Arrays:
     """Files of examples to predict -> {"x"}, as `read_inputs` has it, and "length".
 
-    The latter for a model that was trained with lengths: from length (or length_test,
-    length_train) of each .npz file; whole sequences where there is none.
+    The latter for a model that was trained with lengths: from length beside x, or
+    length_test beside x_test, of each .npz file; whole sequences where there is none.
     """
     rows = {"x": read_inputs(schema, paths)}
     if not schema.lengths:
@@ -42,10 +44,9 @@ def read_examples(schema: Schema, paths: Sequence[str | os.PathLike[str]]) -> Ar
     parts = []
     for path in map(Path, paths):
         x, arrays = read_raw(schema, path), open_npz(path)
-        keys = ("length", "length_test", "length_train")
-        key = next((k for k in keys if k in arrays), None)
+        key = "length" + X[next(i for i, k in enumerate(X) if k in arrays)][1:]
         full = np.full(len(x), x.shape[1], np.int32)
-        parts.append(full if key is None else read_length(arrays, key, x, path))
+        parts.append(read_length(arrays, key, x, path) if key in arrays else full)
     length = np.concatenate(parts)
     x = np.where(within(rows["x"], length), rows["x"], 0)
     return {"x": x, "length": length}
@@ -65,7 +66,7 @@ def read_raw(schema: Schema, path: Path) -> np.ndarray:
         return encode(open_csv(path), schema.columns)
     if suffix == ".npz":
         arrays = open_npz(path)
-        key = next((k for k in ("x", "x_test", "x_train") if k in arrays), None)
+        key = next((k for k in X if k in arrays), None)
         if key is None:
             raise UsageError(
                 f"expected x, x_test or x_train in {path}, found {quoted(list(arrays))}"

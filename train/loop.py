@@ -99,6 +99,7 @@ def fit(
     for part in (train, evaluation):
         if part is not None:
             check.labels(task, carry[0].params, carry[0].model, part)
+            check.tokens(task, carry[0].params, carry[0].model, part)
 
     with contextlib.ExitStack() as stack:
         saved = None
