@@ -62,13 +62,15 @@ def main(argv: list[str] | None = None) -> int:
 
 def _list(argv: list[str]) -> int:
     from train import data as sets
+    from train.builtin import PUBLISHED
     from train.recipes import RECIPES
 
     parse(lambda: None, argv, "zoo list")
     rows = []
     for name, make in RECIPES.items():
         source = inspect.signature(make).parameters["data"].default
-        recipe = make(data=sets.blank(sets.schema_of(source)))
+        download = source in PUBLISHED  # its sizes are known without
+        recipe = make(data=sets.blank(sets.schema_of(source))) if download else make()
         goal = "" if recipe.goal is None else str(recipe.goal)
         count = f"{_parameters(recipe):,}"
         rows.append((name, recipe.model, source, count, goal))
@@ -278,7 +280,7 @@ def _table(heads, rows):
         table.add_row(*map(escape, row))
     console = Console()
     console.width = (
-        max(console.width, 100) if not console.is_terminal else console.width
+        max(console.width, 110) if not console.is_terminal else console.width
     )
     console.print(table)
 

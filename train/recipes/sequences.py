@@ -43,8 +43,7 @@ def _recurrent(name: str, cell: rnns.Cell, goal: float, doc: str) -> Callable:
             ema=ema,
         )
         task = fitted(lambda n: rnns.Classifier(n, rnn, dropout), rows, _inputs(rows))
-        way = "bidirectional " if bidirectional else ""
-        label = f"{way}{name} {layers} x {features}"
+        label = f"{layers} x {features}{', both ways' if bidirectional else ''}"
         target_score = Goal("accuracy", goal)
         return Recipe(label, task, step, rows, steps, batch_size, target_score)
 
