@@ -181,3 +181,17 @@ def test_a_failed_write_leaves_the_old_picture(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         plot.save(figure, path)
     assert path.read_bytes() == before
+
+
+def test_attention_has_its_tokens_on_the_axes():
+    weights = np.array([[0.9, 0.1, 0.0], [0.2, 0.3, 0.5]])
+    figure = plot.attention(weights, ["a", "$b", "c"], ["A", "<end>"], "a word")
+    (axes,) = (a for a in figure.axes if a.get_visible())
+    assert [t.get_text() for t in axes.get_xticklabels()] == ["a", "$b", "c"]
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["A", "<end>"]
+    np.testing.assert_array_equal(axes.images[0].get_array(), weights)
+    heads = plot.attention(np.stack([weights] * 5), ["a", "b", "c"], ["A", "B"])
+    titles = [a.get_title() for a in heads.axes if a.get_visible()]
+    assert titles == [f"head {i}" for i in range(1, 6)]
+    with pytest.raises(UsageError, match=r"expected weights \[1, 3\]"):
+        plot.attention(weights, ["a", "b", "c"], ["A"])
