@@ -62,8 +62,11 @@ def small(name: str, n: int = 32):
     return RECIPES[name](**flags | {"data": first(default, n)})
 
 
-# the model differs in a cell from that of lstm, or in its size from that of copy
-ALIKE = ("rnn", "gru", "peephole_lstm", "seq2seq_transformer")
+# put through the contracts with the slow tests: the quick ones have a model much alike
+ALIKE = (
+    *("rnn", "gru", "peephole_lstm", "transformer_classifier"),
+    *("char_lstm", "seq2seq_transformer", "copy"),
+)
 EVERY = [
     pytest.param(name, marks=pytest.mark.slow if name in ALIKE else ())
     for name in RECIPES
