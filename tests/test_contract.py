@@ -15,7 +15,6 @@ from tests.conftest import EVERY, small
 from train import loop, mesh, optim
 from train import step as one
 from train.evaluate import evaluate
-from train.recipes import RECIPES
 
 TOLERANCE = {"rtol": 2e-4, "atol": 2e-5}  # float32 sums in another order
 
@@ -209,11 +208,16 @@ def trained(recipe, steps, folder=None):
 
 
 @pytest.fixture(scope="module")
-def resumed(tmp_path_factory):
-    """Every recipe: 3 steps and a save here, 3 more in one fresh process."""
+def resumed(request, tmp_path_factory):
+    """Each recipe asked for: 3 steps and a save, 3 more in one fresh process."""
     folder = tmp_path_factory.mktemp("resume")
-    folders = {name: str(folder / name) for name in RECIPES}
-    for name in RECIPES:
+    asked = [
+        item.callspec.params["name"]
+        for item in request.session.items
+        if "resumed" in getattr(item, "fixturenames", ())
+    ]
+    folders = {name: str(folder / name) for name in asked}
+    for name in asked:
         trained(small(name), 3, folders[name])
     subprocess.run(
         [sys.executable, "-c", RESUME, json.dumps(folders)],
