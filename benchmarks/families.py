@@ -21,6 +21,7 @@ class Family(NamedTuple):
     outputs: int
     # The forward pass as matrix products for one example: [rows, in] @ [in, out].
     products: tuple[tuple[int, int, int], ...]
+    attention: tuple[tuple[int, int, int], ...] = ()  # the products without a weight
     rows: int = 4096
     batch: int = 128
     optimizer: str = "adam"
@@ -35,7 +36,7 @@ class Family(NamedTuple):
     @property
     def flops(self) -> int:
         """Of training on one example: forward, and twice that for the gradients."""
-        return 3 * 2 * sum(math.prod(product) for product in self.products)
+        return 3 * 2 * sum(map(math.prod, self.products + self.attention))
 
     def data(self) -> Arrays:
         """Seeded arrays of the right shapes: x [N, *shape], y [N]."""
@@ -67,6 +68,22 @@ def _resnet20() -> tuple[tuple[int, int, int], ...]:
         products += [(pixels, 9 * before, channels)]
         products += [(pixels, 9 * channels, channels)] * 5
     return *products, (1, 64, 10)
+
+
+TOKENS, FEATURES, WIDTH, LAYERS, HEADS = 64, 16, 128, 4, 4  # of the transformer
+
+
+def _transformer() -> tuple[tuple[int, int, int], ...]:
+    block = [(TOKENS, WIDTH, WIDTH)] * 4
+    block += [(TOKENS, WIDTH, 4 * WIDTH), (TOKENS, 4 * WIDTH, WIDTH)]
+    return (TOKENS, FEATURES, WIDTH), *block * LAYERS, (1, WIDTH, 10)
+
+
+def sinusoid() -> np.ndarray:
+    """The transformer's positions [T, W]: sines, then cosines."""
+    rates = 10_000.0 ** (-np.arange(WIDTH // 2) / (WIDTH // 2))
+    angles = np.arange(TOKENS)[:, None] * rates
+    return np.concatenate([np.sin(angles), np.cos(angles)], -1).astype(np.float32)
 
 
 FAMILIES = {
@@ -105,6 +122,36 @@ FAMILIES = {
             (28, 28, 1),
             10,
             _resnet20(),
+        ),
+        Family(
+            "lstm",
+            "28 steps of 28 features: LSTM 128 - 10, batch 128, Adam 0.001",
+            (28, 28),
+            10,
+            ((28, 28, 4 * 128), (28, 128, 4 * 128), (1, 128, 10)),
+        ),
+        Family(
+            "gru",
+            "28 steps of 28 features: GRU 128 - 10, batch 128, Adam 0.001",
+            (28, 28),
+            10,
+            ((28, 28, 3 * 128), (28, 128, 3 * 128), (1, 128, 10)),
+        ),
+        Family(
+            "transformer",
+            f"{TOKENS} tokens of {FEATURES} features: {LAYERS} blocks, norm first, of "
+            f"width {WIDTH}, {HEADS} heads, MLP {4 * WIDTH} - norm - mean - 10, "
+            "batch 32, Adam 0.001",
+            (TOKENS, FEATURES),
+            10,
+            _transformer(),
+            (
+                (TOKENS, WIDTH // HEADS, TOKENS),
+                (TOKENS, TOKENS, WIDTH // HEADS),
+            )
+            * HEADS
+            * LAYERS,
+            batch=32,
         ),
     )
 }

@@ -1,5 +1,6 @@
 """Strict runs: rank promotion raises, two CPU devices, compiled programs are kept."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -26,6 +27,17 @@ def pytest_configure(config):
         if jax.__version_info__ < (0, 12):  # where the flag is known
             flags.append("cpu_use_fusion_emitters=false")
         os.environ.setdefault("XLA_FLAGS", " ".join(f"--xla_{flag}" for flag in flags))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def forget():
+    """Drop a module's compiled programs: each maps memory, and maps are numbered.
+
+    Past the kernel's vm.max_map_count (65,530) the compiler crashes.
+    """
+    yield
+    jax.clear_caches()
+    gc.collect()
 
 
 def first(data: Data, n: int) -> Data:

@@ -2,13 +2,16 @@ import json
 import math
 
 import jax
+import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 
 from benchmarks import __main__ as command
 from benchmarks import report, talk
-from benchmarks.families import FAMILIES
-from benchmarks.peers import purezoo
+from benchmarks.families import FAMILIES, sinusoid
+from benchmarks.peers import flax, purezoo
 from benchmarks.report import Result
+from zoo import attention
 
 MLP = FAMILIES["mlp"]
 
@@ -35,9 +38,36 @@ def test_the_counted_products_are_the_kernels_of_the_network(name):
     x = jax.ShapeDtypeStruct((2, *family.shape), "float32")
     task = purezoo.MODELS[name]()
     params, _ = jax.eval_shape(task.init, jax.random.key(0), {"x": x})
-    kernels = [leaf.size for leaf in jax.tree.leaves(params) if leaf.ndim > 1]
+    kernels = []
+    for path, leaf in flatten_dict(params, sep="/").items():
+        if path.endswith(("kernel", "recurrent")):
+            count = len(leaf) if "encoder/" in path else 1  # a stack of layers
+            kernels += [leaf.size / count] * count
     assert sorted(kernels) == sorted(a * b for _, a, b in family.products)
-    assert family.flops == 6 * sum(math.prod(p) for p in family.products)
+    products = family.products + family.attention
+    assert family.flops == 6 * sum(math.prod(p) for p in products)
+
+
+@pytest.mark.parametrize("name", ["lstm", "gru", "transformer"])
+def test_flax_begins_where_we_do(name):
+    rng, key, family = np.random.default_rng(0), jax.random.key(0), FAMILIES[name]
+    batch = {k: jax.numpy.asarray(a) for k, a in family._replace(rows=2).data().items()}
+    task, model = purezoo.MODELS[name](), flax.MODELS[name]()
+    shapes, _ = jax.eval_shape(task.init, key, batch)
+    params = jax.tree.map(lambda a: rng.normal(0, 0.1, a.shape).astype("f"), shapes)
+    if name == "gru":  # Linen has one bias for two of ours
+        params["rnn"]["forward_0"]["recurrent_bias"][:2] = 0
+    first = jax.eval_shape(lambda: model.init(key, batch["x"], False))["params"]
+    theirs = flax.copied(first, purezoo.by_path(params))
+    outputs = model.apply({"params": theirs}, batch["x"], False)
+    loss, _ = task.loss(params, {}, batch, key, train=False)
+    values = flax.LOSSES[family.loss](outputs, batch["y"])
+    assert values.mean() == pytest.approx(float(loss), rel=1e-5)
+
+
+def test_the_positions_are_those_of_the_zoo():
+    ours = attention.sinusoid(jax.numpy.arange(64), 128)
+    np.testing.assert_allclose(sinusoid(), ours, atol=1e-5)
 
 
 def test_a_turn_is_whole_epochs():
@@ -74,6 +104,11 @@ def test_the_rows():
     assert lines[0]["of a product"] == "50.0%"
     notes = report.remarks(results(), lines)
     assert notes == ["keras: not installed", "NOT COMPARABLE, the losses differ: flax"]
+    fewer = [
+        {**line, "parameters": "4"} if line["peer"] == "flax" else line
+        for line in lines
+    ]
+    assert "differ from that of purezoo: flax" in report.remarks(results(), fewer)[-1]
     busy = [result._replace(others=0.3) for result in results()[:1]]
     assert "up to 30% of the cores in turns of purezoo" in report.remarks(busy, [])[0]
     without = report.rows(MLP, results()[:1], 1.0)

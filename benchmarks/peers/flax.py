@@ -1,15 +1,25 @@
 """Flax as its examples use it: Linen's layers, optax, one jitted step per iteration."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import linen as nn
 from flax.training import train_state
-from flax.traverse_util import unflatten_dict
+from flax.traverse_util import flatten_dict, unflatten_dict
 
-from benchmarks.families import Arrays, Family, Trainer, under
+from benchmarks.families import (
+    HEADS,
+    LAYERS,
+    WIDTH,
+    Arrays,
+    Family,
+    Trainer,
+    sinusoid,
+    under,
+)
 
 
 class Linear(nn.Module):
@@ -75,7 +85,58 @@ class ResNet20(nn.Module):
         return nn.Dense(10)(x.mean((1, 2)))
 
 
-MODELS = {"linear": Linear, "mlp": MLP, "cnn": CNN, "resnet20": ResNet20}
+class LSTM(nn.Module):
+    """An LSTM, and a dense layer on its last state."""
+
+    @nn.compact
+    def __call__(self, x, train):
+        cell = nn.OptimizedLSTMCell(128, name="rnn")
+        (_, h), _ = nn.RNN(cell, return_carry=True)(x)
+        return nn.Dense(10)(h)
+
+
+class GRU(nn.Module):
+    """A GRU, and a dense layer on its last state."""
+
+    @nn.compact
+    def __call__(self, x, train):
+        h, _ = nn.RNN(nn.GRUCell(128, name="rnn"), return_carry=True)(x)
+        return nn.Dense(10)(h)
+
+
+class Encoder(nn.Module):
+    """Attention and a hidden layer, each behind a norm and beside a shortcut."""
+
+    @nn.compact
+    def __call__(self, x):
+        y = nn.LayerNorm(epsilon=1e-5, name="attention_norm")(x)
+        x = x + nn.MultiHeadDotProductAttention(HEADS, name="attention")(y)
+        y = nn.LayerNorm(epsilon=1e-5, name="mlp_norm")(x)
+        y = nn.gelu(nn.Dense(4 * WIDTH, name="up")(y))
+        return x + nn.Dense(WIDTH, name="down")(y)
+
+
+class Transformer(nn.Module):
+    """Blocks, a norm, the mean over time."""
+
+    @nn.compact
+    def __call__(self, x, train):
+        x = nn.Dense(WIDTH, name="embed")(x) + sinusoid()[None]
+        for i in range(LAYERS):
+            x = Encoder(name=f"encoder_{i}")(x)
+        x = nn.LayerNorm(epsilon=1e-5, name="norm")(x).mean(1)
+        return nn.Dense(10, name="dense")(x)
+
+
+MODELS = {
+    "linear": Linear,
+    "mlp": MLP,
+    "cnn": CNN,
+    "resnet20": ResNet20,
+    "lstm": LSTM,
+    "gru": GRU,
+    "transformer": Transformer,
+}
 LOSSES = {
     "classes": optax.softmax_cross_entropy_with_integer_labels,
     "squared": lambda outputs, y: jnp.square(outputs[:, 0] - y),
@@ -99,15 +160,35 @@ def _update(state, x, y, loss):
     return state.apply_gradients(grads=grads).replace(stats=stats), value
 
 
+def _array(path, shape, params):
+    """What a Linen array begins with; an RNN's are apart for each gate.
+
+    Its GRU has one bias where ours and torch's has two, for the gates r and z.
+    """
+    if not path.startswith("rnn/"):
+        return params[path].reshape(shape)
+    gates = "rzn" if "rnn/recurrent_bias" in params else "ifgo"
+    (side, gate), kind = path.split("/")[1:]
+    if side == "h" and (kind == "kernel" or gates == "rzn"):
+        kind = {"kernel": "recurrent", "bias": "recurrent_bias"}[kind]
+    array = params[f"rnn/{kind}"].reshape(-1, len(gates), shape[-1])
+    return array[:, gates.index(gate)].reshape(shape)
+
+
+def copied(first: Any, arrays: Arrays) -> Any:
+    """The arrays in the place of Linen's first ones."""
+    found = flatten_dict(first, sep="/")
+    found = {k: jnp.asarray(_array(k, a.shape, arrays)) for k, a in found.items()}
+    return unflatten_dict(found, sep="/")
+
+
 def prepare(family: Family, arrays: Arrays, peer: str) -> Trainer:
     """Initialised by Flax, then given the weights of `arrays`."""
     model = MODELS[family.name]()
     x, y = jnp.asarray(arrays["x"]), jnp.asarray(arrays["y"])
-    jax.jit(model.init, static_argnums=2)(jax.random.key(0), x[:1], False)
-    params, stats = (
-        jax.tree.map(jnp.asarray, unflatten_dict(under(arrays, part), sep="/"))
-        for part in ("params", "stats")
-    )
+    first = jax.jit(model.init, static_argnums=2)(jax.random.key(0), x[:1], False)
+    params = copied(first["params"], under(arrays, "params"))
+    stats = copied(first.get("batch_stats", {}), under(arrays, "stats"))
     make = {"adam": optax.adam, "sgd": optax.sgd}[family.optimizer]
     state = State.create(
         apply_fn=model.apply, params=params, tx=make(family.rate), stats=stats

@@ -8,7 +8,16 @@ import keras  # noqa: E402
 import numpy as np  # noqa: E402
 from keras import layers  # noqa: E402
 
-from benchmarks.families import Arrays, Family, Trainer, under  # noqa: E402
+from benchmarks.families import (  # noqa: E402
+    HEADS,
+    LAYERS,
+    WIDTH,
+    Arrays,
+    Family,
+    Trainer,
+    sinusoid,
+    under,
+)
 
 
 def _linear(x):
@@ -50,12 +59,73 @@ def _resnet20(x):
     return layers.Dense(10, name="Dense_0")(layers.GlobalAveragePooling2D()(x))
 
 
-MODELS = {"linear": _linear, "mlp": _mlp, "cnn": _cnn, "resnet20": _resnet20}
+def _lstm(x):
+    return layers.Dense(10, name="Dense_0")(layers.LSTM(128, name="rnn")(x))
+
+
+def _gru(x):
+    return layers.Dense(10, name="Dense_0")(layers.GRU(128, name="rnn")(x))
+
+
+def _transformer(x):
+    def norm(x, name):
+        return layers.LayerNormalization(epsilon=1e-5, name=name)(x)
+
+    def gelu(x):  # Keras's own is the exact one
+        return keras.activations.gelu(x, approximate=True)
+
+    x = layers.Dense(WIDTH, name="embed")(x) + sinusoid()
+    for i in range(LAYERS):
+        path = f"encoder_{i}."
+        y = norm(x, f"{path}attention_norm")
+        attention = layers.MultiHeadAttention(
+            HEADS, WIDTH // HEADS, name=f"{path}attention"
+        )
+        x = x + attention(y, y)
+        y = norm(x, f"{path}mlp_norm")
+        y = layers.Dense(4 * WIDTH, activation=gelu, name=f"{path}up")(y)
+        x = x + layers.Dense(WIDTH, name=f"{path}down")(y)
+    x = layers.GlobalAveragePooling1D()(norm(x, "norm"))
+    return layers.Dense(10, name="dense")(x)
+
+
+MODELS = {
+    "linear": _linear,
+    "mlp": _mlp,
+    "cnn": _cnn,
+    "resnet20": _resnet20,
+    "lstm": _lstm,
+    "gru": _gru,
+    "transformer": _transformer,
+}
 LOSSES = {
     "classes": lambda: keras.losses.SparseCategoricalCrossentropy(from_logits=True),
     "squared": keras.losses.MeanSquaredError,
 }
-WEIGHTS = ("kernel", "scale", "bias", "mean", "var")  # the order within a layer
+NAMES = {  # Keras's and ours
+    "lstm_cell/": "",
+    "gru_cell/": "",
+    "attention_output": "out",
+    "recurrent_kernel": "recurrent",
+    "gamma": "scale",
+    "beta": "bias",
+    "moving_mean": "mean",
+    "moving_variance": "var",
+}
+
+
+def _array(weight, known):
+    """What a Keras weight begins with; a GRU's gates are z, r, n there."""
+    path = weight.path.replace(".", "/")
+    for theirs, ours in NAMES.items():
+        path = path.replace(theirs, ours)
+    array = known[path]
+    if path.startswith("rnn/") and "rnn/recurrent_bias" in known:
+        if path == "rnn/bias":
+            array = np.stack([array, known["rnn/recurrent_bias"]])
+        r, z, n = np.split(array, 3, -1)
+        array = np.concatenate([z, r, n], -1)
+    return array.reshape(weight.shape)
 
 
 def prepare(family: Family, arrays: Arrays, peer: str) -> Trainer:
@@ -63,10 +133,7 @@ def prepare(family: Family, arrays: Arrays, peer: str) -> Trainer:
     inputs = keras.Input(family.shape)
     model = keras.Model(inputs, MODELS[family.name](inputs))
     known = under(arrays, "params") | under(arrays, "stats")
-    for layer in model.layers:
-        if layer.weights:
-            found = under(known, layer.name.replace(".", "/"))
-            layer.set_weights([found[kind] for kind in WEIGHTS if kind in found])
+    model.set_weights([_array(weight, known) for weight in model.weights])
     if family.optimizer == "adam":  # Keras's own epsilon is 1e-7
         optimizer = keras.optimizers.Adam(family.rate, epsilon=1e-8)
     else:

@@ -1,21 +1,36 @@
 """This project, as `train.loop.fit` runs it: compiled chunks of its one step."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from benchmarks.families import Arrays, Family, Trainer
+from benchmarks.families import HEADS, LAYERS, WIDTH, Arrays, Family, Trainer
 from train import loop, optim
 from train.step import make_step
-from zoo import cnn, linear, mlp, supervised
+from zoo import cnn, linear, mlp, rnn, supervised, transformer
 from zoo.base import count_parameters
+
+
+def _recurrent(cell):
+    return supervised.task(rnn.Classifier(10, rnn.RNN(cell, 128)), supervised.classes)
+
+
+def _transformer():
+    model = transformer.Classifier(10, width=WIDTH, layers=LAYERS, heads=HEADS)
+    return supervised.task(model, supervised.classes)
+
 
 MODELS = {
     "linear": lambda: linear.regression(),
     "mlp": lambda: supervised.task(mlp.MLP(10), supervised.classes),
     "cnn": lambda: supervised.task(cnn.two_conv(), supervised.classes),
     "resnet20": lambda: supervised.task(cnn.resnet_cifar(20), supervised.classes),
+    "lstm": lambda: _recurrent(rnn.LSTM),
+    "gru": lambda: _recurrent(rnn.GRU),
+    "transformer": _transformer,
 }
 
 
@@ -29,8 +44,20 @@ def weights(family: Family) -> Arrays:
     """The arrays that every peer starts from, by path: params/..., stats/..."""
     state = _start(family, family.data())[2]
     stats = state.model.get("batch_stats", {})
-    tree = {"params": state.params, "stats": stats}
-    return {path: np.asarray(a) for path, a in flatten_dict(tree, sep="/").items()}
+    return by_path({"params": state.params, "stats": stats})
+
+
+def by_path(tree: Any) -> Arrays:
+    """A Transformer's layers apart, "encoder_0/..."; an RNN as "rnn/..."."""
+    arrays = {}
+    for path, a in flatten_dict(tree, sep="/").items():
+        a, path = np.asarray(a), path.replace("rnn/forward_0", "rnn")
+        if "encoder/" in path:
+            for i, layer in enumerate(a):
+                arrays[path.replace("encoder", f"encoder_{i}")] = layer
+        else:
+            arrays[path] = a.ravel() if path.endswith("/recurrent_bias") else a
+    return arrays
 
 
 def prepare(family: Family, arrays: Arrays, peer: str) -> Trainer:

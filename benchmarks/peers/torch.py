@@ -5,7 +5,17 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from benchmarks.families import Arrays, Family, Trainer, under
+from benchmarks.families import (
+    FEATURES,
+    HEADS,
+    LAYERS,
+    WIDTH,
+    Arrays,
+    Family,
+    Trainer,
+    sinusoid,
+    under,
+)
 
 
 class CNN(nn.Module):
@@ -66,6 +76,67 @@ class ResNet20(nn.Module):
         return self.Dense_0(x.mean((2, 3)))
 
 
+class Recurrent(nn.Module):
+    """An LSTM or a GRU, and a dense layer on its last state."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.rnn, self.Dense_0 = kind(28, 128, batch_first=True), nn.Linear(128, 10)
+        if kind is nn.LSTM:  # a sum of two biases would learn twice as fast as one
+            self.rnn.bias_hh_l0.requires_grad_(False)
+
+    def forward(self, x):
+        _, last = self.rnn(x)
+        h = last[0] if isinstance(last, tuple) else last
+        return self.Dense_0(h[0])
+
+
+class Attention(nn.Module):
+    """Query, key and value as one product, as in nn.MultiheadAttention."""
+
+    def __init__(self):
+        super().__init__()
+        self.qkv, self.out = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x):
+        q, k, v = self.qkv(x).unflatten(-1, (3, HEADS, -1)).permute(2, 0, 3, 1, 4)
+        y = functional.scaled_dot_product_attention(q, k, v)
+        return self.out(y.transpose(1, 2).flatten(2))
+
+
+class Encoder(nn.Module):
+    """Attention and a hidden layer, each behind a norm and beside a shortcut."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention_norm, self.attention = nn.LayerNorm(WIDTH), Attention()
+        self.mlp_norm, self.up = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, 4 * WIDTH)
+        self.down = nn.Linear(4 * WIDTH, WIDTH)
+
+    def forward(self, x):
+        x = x + self.attention(self.attention_norm(x))
+        y = functional.gelu(self.up(self.mlp_norm(x)), approximate="tanh")
+        return x + self.down(y)
+
+
+class Transformer(nn.Module):
+    """Blocks, a norm, the mean over time."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Linear(FEATURES, WIDTH)
+        self.register_buffer("positions", torch.tensor(sinusoid()))
+        for i in range(LAYERS):
+            self.add_module(f"encoder_{i}", Encoder())
+        self.norm, self.dense = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, 10)
+
+    def forward(self, x):
+        x = self.embed(x) + self.positions
+        for i in range(LAYERS):
+            x = getattr(self, f"encoder_{i}")(x)
+        return self.dense(self.norm(x).mean(1))
+
+
 def _sequential(**layers):
     network = nn.Sequential()
     for name, layer in layers.items():
@@ -80,6 +151,9 @@ MODELS = {
     ),
     "cnn": CNN,
     "resnet20": ResNet20,
+    "lstm": lambda: Recurrent(nn.LSTM),
+    "gru": lambda: Recurrent(nn.GRU),
+    "transformer": Transformer,
 }
 LOSSES = {
     "classes": functional.cross_entropy,
@@ -126,17 +200,36 @@ def prepare(family: Family, arrays: Arrays, peer: str) -> Trainer:
                 batch = x[at], y[at]
             update(*batch)
 
-    return Trainer(sum(p.numel() for p in network.parameters()), step, run)
+    parameters = sum(p.numel() for p in network.parameters() if p.requires_grad)
+    return Trainer(parameters, step, run)
+
+
+RECURRENT = {
+    "weight_ih_l0": "kernel",
+    "weight_hh_l0": "recurrent",
+    "bias_ih_l0": "bias",
+    "bias_hh_l0": "recurrent_bias",
+}
 
 
 @torch.no_grad()
 def copy_weights(network: nn.Module, params: Arrays) -> None:
-    """Arrays by Flax's paths into torch's layout; every parameter must be there."""
+    """Arrays by Flax's paths into torch's layout; every parameter must be there.
+
+    But for those that are not trained, which are zero.
+    """
     for name, value in network.named_parameters():
         path, kind = name.replace(".", "/").rsplit("/", 1)
         if kind == "weight":
             kind = "kernel" if value.ndim > 1 else "scale"
-        array = torch.tensor(params[f"{path}/{kind}"])
-        if kind == "kernel":  # [*S, in, out] -> [out, in, *S]
+        kind = RECURRENT.get(kind, kind)
+        if not value.requires_grad:
+            value.zero_()
+            continue
+        parts = [path]
+        if path.endswith("/qkv"):
+            parts = [path.replace("qkv", part) for part in ("query", "key", "value")]
+        array = torch.cat([torch.tensor(params[f"{p}/{kind}"]) for p in parts], -1)
+        if value.ndim > 1:  # [*S, in, out] -> [out, in, *S]
             array = array.movedim((-1, -2), (0, 1))
         value.copy_(array)
