@@ -48,4 +48,5 @@ def test_notebook(path, tmp_path, monkeypatch):
 
 
 def test_there_are_notebooks():
-    assert [path.stem for path in NOTEBOOKS] == ["quickstart"]
+    names = ["attention", "quickstart", "sequences"]
+    assert [path.stem for path in NOTEBOOKS] == names
