@@ -74,10 +74,11 @@ def small(name: str, n: int = 32):
     return RECIPES[name](**flags | {"data": first(default, n)})
 
 
-# put through the contracts with the slow tests: the quick ones have a model much alike
+# put through the contracts with the slow tests: the quick ones have a model much alike,
+# and compiling all of them takes minutes
 ALIKE = (
     *("rnn", "gru", "peephole_lstm", "transformer_classifier"),
-    *("char_lstm", "seq2seq_transformer", "copy"),
+    *("char_lstm", "char_transformer", "seq2seq_transformer", "copy"),
 )
 EVERY = [
     pytest.param(name, marks=pytest.mark.slow if name in ALIKE else ())
