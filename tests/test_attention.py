@@ -449,10 +449,10 @@ def test_the_program_does_not_grow_with_the_layers():
         text = jax.jit(jax.grad(loss)).lower(variables, x).as_text()
         return count_parameters(variables), len(text)
 
-    (few, short), (many, long) = program(2), program(12)
+    (few, short), (many, long) = program(8), program(16)
     block = 4 * (16 + 1) * 16 + (16 + 1) * 64 + (64 + 1) * 16 + 4 * 16
-    assert few == 2 * block + 11 * 16 + 2 * 16
-    assert many - few == 10 * block
+    assert few == 8 * block + 11 * 16 + 2 * 16
+    assert many - few == 8 * block
     assert long < 1.02 * short
 
 

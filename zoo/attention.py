@@ -66,14 +66,18 @@ def attention(
     """
     scores = score(q, k)
     scores = scores.astype(_at_least_float32(scores))
-    if mask is None:
-        weights = nn.softmax(scores)
-    else:
+    if mask is not None:
         mask = mask.reshape((1,) * (scores.ndim - mask.ndim) + mask.shape)
         # finite: a row of -inf would be NaN, and so would its gradient
         scores = jnp.where(mask, scores, jnp.finfo(scores.dtype).min)
-        weights = jnp.where(mask, nn.softmax(scores), 0)
-    return weights.astype(v.dtype) @ v, weights
+    weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
+    if mask is not None:
+        weights = jnp.where(mask, weights, 0)
+    total = weights.sum(-1, keepdims=True)
+    total = jnp.where(total == 0, 1, total)
+    # the outputs are divided, not the weights: fewer numbers, there and in the gradient
+    outputs = weights.astype(v.dtype) @ v / total.astype(v.dtype)
+    return outputs, weights / total
 
 
 class Attention(nn.Module):
