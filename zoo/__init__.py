@@ -1,13 +1,17 @@
 """Models as pure functions: the catalogue. A module is a chapter; it holds its API."""
 
 from zoo import attention as attention
+from zoo import autoencoder as autoencoder
 from zoo import base as base
 from zoo import cnn as cnn
+from zoo import gan as gan
 from zoo import language as language
 from zoo import layers as layers
 from zoo import linear as linear
 from zoo import mlp as mlp
+from zoo import recurrent_vae as recurrent_vae
 from zoo import rnn as rnn
 from zoo import seq2seq as seq2seq
 from zoo import supervised as supervised
 from zoo import transformer as transformer
+from zoo import vae as vae

@@ -1,0 +1,317 @@
+"""Generative adversarial networks: any game, as one loss for the one training step.
+
+Goodfellow et al., "Generative adversarial nets", 2014, arXiv:1406.2661 (minimax and
+non-saturating). Mao et al., "Least squares GANs", 2017, arXiv:1611.04076. Lim & Ye,
+"Geometric GAN", 2017, arXiv:1705.02894 (hinge). Gulrajani et al., "Improved training of
+Wasserstein GANs", 2017, arXiv:1704.00028. Radford, Metz & Chintala, 2016,
+arXiv:1511.06434 (DCGAN). Mirza & Osindero, 2014, arXiv:1411.1784, and Miyato & Koyama,
+2018, arXiv:1802.05637 (conditional). Salimans et al., "Improved techniques for training
+GANs", 2016, arXiv:1606.03498 (semi-supervised).
+
+The loss is the sum of the two players' losses, each blind to the other's parameters:
+the gradient of the sum is each player's own. `params` has one tree for each player, so
+that each can have its own optimizer. Batch norm sees real and generated images in
+batches of their own, one after the other, and its running statistics are of both; the
+generator's loss sees the generated batch again and changes no statistics of the
+discriminator.
+Shapes: B batch, Z latent dimensions, K classes.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.lax import stop_gradient
+from optax import losses
+
+from zoo.autoencoder import ConvDecoder, ConvEncoder, DenseDecoder, leaky
+from zoo.base import Aux, Mean, Task, UsageError, means
+from zoo.mlp import MLP
+
+Value = Callable[[jax.Array], jax.Array]
+
+
+class Game(NamedTuple):
+    """What the players minimise, of the discriminator's logits [B]."""
+
+    real: Value  # the discriminator, on real images
+    fake: Value  # the discriminator, on generated ones
+    generator: Value  # the generator, on generated ones
+
+
+GAMES = {
+    # log D(x) + log (1 - D(G(z))), D = sigmoid
+    "minimax": Game(lambda d: nn.softplus(-d), nn.softplus, lambda d: -nn.softplus(d)),
+    "non_saturating": Game(
+        lambda d: nn.softplus(-d), nn.softplus, lambda d: nn.softplus(-d)
+    ),
+    "least_squares": Game(
+        lambda d: 0.5 * jnp.square(d - 1),
+        lambda d: 0.5 * jnp.square(d),
+        lambda d: 0.5 * jnp.square(d - 1),
+    ),
+    "hinge": Game(lambda d: nn.relu(1 - d), lambda d: nn.relu(1 + d), lambda d: -d),
+    "wasserstein": Game(lambda d: -d, lambda d: d, lambda d: -d),
+}
+
+
+class Generator(nn.Module):
+    """Images in (-1, 1) from noise, with `classes` also from a label beside it."""
+
+    decoder: nn.Module  # [B, Z (+ K)] -> [B, ...]
+    latent: int
+    classes: int = 0
+
+    def __call__(
+        self, z: jax.Array, y: jax.Array | None = None, *, train: bool = False
+    ) -> jax.Array:
+        """Noise [B, Z], labels [B] -> [B, ...]."""
+        if self.classes:
+            if y is None:
+                raise UsageError(
+                    f"expected labels y [B], one of {self.classes} classes"
+                )
+            z = jnp.concatenate([z, nn.one_hot(y, self.classes)], -1)
+        return jnp.tanh(self.decoder(z, train=train))
+
+
+class Players(NamedTuple):
+    """Both networks. The discriminator has `train` and gives [B, 1]; of labels, [B, K]:
+    a logit for each class."""
+
+    generator: Generator
+    discriminator: nn.Module
+
+
+def dense(
+    shape: tuple[int, ...],
+    latent: int = 64,
+    widths: tuple[int, ...] = (256, 512),
+    *,
+    classes: int = 0,
+    outputs: int = 1,
+) -> Players:
+    """Perceptrons, for examples of any shape."""
+    generator = Generator(DenseDecoder(shape, widths), latent, classes)
+    return Players(generator, MLP(max(classes, outputs), widths[::-1], leaky))
+
+
+def dcgan(
+    shape: tuple[int, int, int],
+    latent: int = 64,
+    channels: tuple[int, ...] = (128, 64),
+    *,
+    classes: int = 0,
+    outputs: int = 1,
+    batch_norm: bool = True,
+) -> Players:
+    """Convolutions with batch norm, weights from N(0, 0.02) (Radford et al. 2016).
+
+    A gradient penalty wants a critic whose examples do not mix: `batch_norm` False
+    leaves it out of the discriminator, which then starts LeCun normal.
+    """
+    normal = nn.initializers.normal(0.02)
+    decoder = ConvDecoder(shape, channels, batch_norm=True, kernel_init=normal)
+    discriminator = ConvEncoder(
+        max(classes, outputs), channels[::-1], leaky, batch_norm
+    )
+    if batch_norm:
+        discriminator = discriminator.clone(kernel_init=normal)
+    return Players(Generator(decoder, latent, classes), discriminator)
+
+
+def task(players: Players, game: Game, *, penalty: float = 0.0) -> Task:
+    """Two players of a game on batch["x"] in [-1, 1] (and "y", if conditional).
+
+    A conditional discriminator says of an image and a label the logit of that class
+    (a projection onto the label's own weights: Miyato & Koyama 2018). `penalty` is the
+    weight of the critic's `gradient_penalty`, in training alone. Metrics: "loss", the
+    sum; "discriminator", "generator"; "real" and "fake", the discriminator's mean
+    logits. In evaluation the noise is drawn too, always the same.
+    """
+    generator, discriminator = players
+
+    def inputs(batch, key):
+        x, y = batch["x"], batch["y"] if generator.classes else None
+        return x, jax.random.normal(key, (len(x), generator.latent)), y
+
+    def init(key, batch):
+        x, z, y = inputs(batch, key)
+        keys = jax.random.split(key)
+        return _parted(
+            {
+                "generator": generator.init(keys[0], z, y, train=False),
+                "discriminator": discriminator.init(keys[1], x, train=False),
+            }
+        )
+
+    def loss(params, state, batch, key, *, train):
+        noise_key, mix_key = jax.random.split(key if train else jax.random.key(0))
+        x, z, y = inputs(batch, noise_key)
+        apply = _Apply(params, state, train)
+        fake = apply(generator, "generator", z, y)
+
+        def judge(x, **how):
+            return _of_class(apply(discriminator, "discriminator", x, **how), y)
+
+        real_logit, fake_logit = judge(x), judge(stop_gradient(fake))
+        critic = game.real(real_logit) + game.fake(fake_logit)
+        if penalty and train:
+            mixed = mix(x, stop_gradient(fake), mix_key)
+            critic = critic + penalty * gradient_penalty(
+                lambda x, i: apply.plain(discriminator, "discriminator", x)[0, i],
+                mixed,
+                jnp.zeros(len(x), int) if y is None else y,
+            )
+        maker = game.generator(judge(fake, frozen=True))
+        values = {
+            "loss": critic + maker,
+            "discriminator": critic,
+            "generator": maker,
+            "real": real_logit,
+            "fake": fake_logit,
+        }
+        metrics = means(values, batch.get("mask"))
+        return metrics["loss"].value(), Aux(metrics, apply.state)
+
+    return Task(init, loss)
+
+
+def semi_supervised(players: Players) -> Task:
+    """Classifies by few labels and many images without (Salimans et al. 2016, sec. 5).
+
+    The discriminator has a logit for each of K classes; an image is real with the odds
+    sum(exp(logits)), generated being class K + 1 with logit 0. A training batch has
+    images "x", and beside them "labelled" images [B, ...] with labels "y"; an
+    evaluation batch labels "y" of its "x". The generator matches the means of the
+    discriminator's `features` (section 3.1), so it is a `ConvEncoder`. Metrics: "loss",
+    the sum in training, and in evaluation the cross-entropy; "accuracy".
+    """
+    generator, discriminator = players
+    game = GAMES["non_saturating"]
+
+    def init(key, batch):
+        keys = jax.random.split(key)
+        z = jnp.zeros((len(batch["x"]), generator.latent))
+        return _parted(
+            {
+                "generator": generator.init(keys[0], z, train=False),
+                "discriminator": discriminator.init(keys[1], batch["x"], train=False),
+            }
+        )
+
+    def loss(params, state, batch, key, *, train):
+        apply, y = _Apply(params, state, train), batch["y"]
+        x = batch["labelled"] if train else batch["x"]
+        logits = apply(discriminator, "discriminator", x)
+        error = losses.softmax_cross_entropy_with_integer_labels(logits, y)
+        right = (logits.argmax(-1) == y).astype(logits.dtype)
+        values = {"loss": error, "accuracy": right}
+        if not train:
+            metrics = means(values, batch.get("mask"))
+            return metrics["loss"].value(), Aux(metrics, state)
+
+        z = jax.random.normal(key, (len(x), generator.latent))
+        fake = apply(generator, "generator", z)
+        real = apply(discriminator, "discriminator", batch["x"])
+        false = apply(discriminator, "discriminator", stop_gradient(fake))
+        odds = [jax.nn.logsumexp(logits, -1) for logits in (real, false)]
+        critic = 0.5 * (game.real(odds[0]) + game.fake(odds[1]))
+        seen, wanted = (
+            apply(discriminator, "discriminator", x, frozen=True, method="features")
+            for x in (fake, batch["x"])
+        )
+        maker = jnp.mean(jnp.square(seen.mean(0) - stop_gradient(wanted.mean(0))))
+        values |= {"loss": error + critic + maker, "discriminator": critic}
+        metrics = means(values, batch.get("mask")) | {"generator": Mean.of(maker)}
+        return metrics["loss"].value(), Aux(metrics, apply.state)
+
+    def predict(params, state, batch):
+        return nn.softmax(
+            _Apply(params, state, False)(discriminator, "discriminator", batch["x"])
+        )
+
+    return Task(init, loss, predict)
+
+
+def mix(real: jax.Array, fake: jax.Array, key: jax.Array) -> jax.Array:
+    """A point between each real and its generated example, [B, ...]."""
+    share = jax.random.uniform(key, (len(real), *(1,) * (real.ndim - 1)))
+    return share * real + (1 - share) * fake
+
+
+def gradient_penalty(
+    critic: Callable[..., jax.Array], x: jax.Array, *others: jax.Array
+) -> jax.Array:
+    """(|gradient of the critic at x| - 1)^2 for each example: [B, ...] -> [B].
+
+    `critic(x [1, ...], *others)` is a scalar, of one example alone (Gulrajani et al.
+    2017, equation 3).
+    """
+
+    def slope(x, *others):
+        gradient = jax.grad(lambda x: critic(x[None], *others))(x)
+        # the root has no derivative at 0
+        return jnp.sqrt(jnp.sum(jnp.square(gradient)) + 1e-12)
+
+    return jnp.square(jax.vmap(slope)(x, *others) - 1)
+
+
+def generate(
+    generator: Generator,
+    params: Any,
+    state: Any,
+    key: jax.Array,
+    n: int,
+    y: jax.Array | None = None,
+) -> jax.Array:
+    """n images in (-1, 1) from a task's params and state, [n, ...]; labels y [n]."""
+    z = jax.random.normal(key, (n, generator.latent))
+    return _Apply(params, state, False)(generator, "generator", z, y)
+
+
+class _Apply:
+    """Both players with their variables; collects the statistics that they change."""
+
+    def __init__(self, params, state, train):
+        self.params, self.state, self.train = params, dict(state), train
+
+    def __call__(self, module, name, *inputs, frozen=False, **how):
+        """The module's outputs. `frozen`: no gradient for it, no statistics from it."""
+        params = self.params[name]
+        params = stop_gradient(params) if frozen else params
+        kept = self.state.get(name, {})
+        outputs, new = module.apply(
+            {"params": params, **kept},
+            *inputs,
+            train=self.train,
+            mutable=list(kept) if self.train else [],
+            **how,
+        )
+        if kept and self.train and not frozen:
+            self.state[name] = new
+        return outputs
+
+    def plain(self, module, name, *inputs):
+        """In evaluation mode: each example for itself."""
+        variables = {"params": self.params[name], **self.state.get(name, {})}
+        return module.apply(variables, *inputs, train=False)
+
+
+def _parted(variables):
+    """Both players' variables -> (params, state), by player; no state where empty."""
+    params = {name: v["params"] for name, v in variables.items()}
+    states = {
+        name: {k: v for k, v in found.items() if k != "params"}
+        for name, found in variables.items()
+    }
+    return params, {name: state for name, state in states.items() if state}
+
+
+def _of_class(logits, y):
+    """Logits [B, 1], or [B, K] and labels -> [B]."""
+    return (
+        logits[:, 0] if y is None else jnp.take_along_axis(logits, y[:, None], 1)[:, 0]
+    )

@@ -1,0 +1,255 @@
+"""Variational autoencoders: Bernoulli or Gaussian, of any encoder and decoder.
+
+Kingma & Welling, "Auto-encoding variational Bayes", 2014, arXiv:1312.6114.
+Higgins et al., "beta-VAE", 2017. Sohn, Lee & Yan, "Learning structured output
+representation using deep conditional generative models", 2015 (on the label).
+Burda, Grosse & Salakhutdinov, "Importance weighted autoencoders", 2016,
+arXiv:1509.00519. Rybkin, Daniilidis & Levine, "Simple and effective VAE training with
+calibrated decoders", 2021, arXiv:2006.13202 (one learned scale).
+Likelihoods are in nats per example. Shapes: B batch, Z latent dimensions, K classes.
+"""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from zoo.autoencoder import ConvDecoder, ConvEncoder, DenseDecoder
+from zoo.base import Aux, Task, UsageError, means
+from zoo.mlp import MLP
+
+LIKELIHOODS = ("bernoulli", "gaussian")
+
+
+class VAE(nn.Module):
+    """q(z|x) = N(mean, exp(logvar)) by the encoder, p(x|z) by the decoder.
+
+    `encoder` gives [B, 2 Z] for x, `decoder` something like x for [B, Z]: logits of a
+    "bernoulli" likelihood, or the means of a "gaussian" one, whose one scale is
+    learned. With `classes`, both are conditional on a label y [B]: it shifts the
+    encoder's outputs and stands beside z.
+    """
+
+    encoder: nn.Module
+    decoder: nn.Module
+    latent: int
+    likelihood: str = "bernoulli"
+    classes: int = 0
+
+    def setup(self):
+        if self.likelihood not in LIKELIHOODS:
+            raise UsageError(
+                f"expected a likelihood bernoulli or gaussian, found "
+                f"{self.likelihood!r}"
+            )
+        if self.classes:
+            # a dense layer over [features, one-hot y] is that of the features + this
+            self.shift = nn.Embed(self.classes, 2 * self.latent)
+        if self.likelihood == "gaussian":
+            self.log_scale = self.param("log_scale", nn.initializers.zeros, (1,))
+
+    def __call__(
+        self,
+        x: jax.Array,
+        noise: jax.Array,
+        y: jax.Array | None = None,
+        *,
+        train: bool = False,
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """x [B, ...], standard normal noise [B, Z] -> (log p(x|z) [B], mean, logvar).
+
+        z = mean + exp(logvar / 2) noise (the reparametrisation, section 2.4).
+        """
+        mean, logvar = self.encode(x, y, train=train)
+        z = mean + jnp.exp(0.5 * logvar) * noise
+        return self.log_likelihood(x, z, y, train=train), mean, logvar
+
+    def encode(
+        self, x: jax.Array, y: jax.Array | None = None, *, train: bool = False
+    ) -> tuple[jax.Array, jax.Array]:
+        """[B, ...] -> mean and log-variance of q(z|x), [B, Z] each."""
+        outputs = self.encoder(x, train=train)
+        if self.classes:
+            outputs = outputs + self.shift(self._label(y))
+        mean, logvar = jnp.split(outputs, 2, -1)
+        return mean, logvar
+
+    def decode(
+        self, z: jax.Array, y: jax.Array | None = None, *, train: bool = False
+    ) -> jax.Array:
+        """[B, Z] -> what the decoder says of x: logits or means [B, ...]."""
+        if self.classes:
+            z = jnp.concatenate([z, nn.one_hot(self._label(y), self.classes)], -1)
+        return self.decoder(z, train=train)
+
+    def log_likelihood(
+        self,
+        x: jax.Array,
+        z: jax.Array,
+        y: jax.Array | None = None,
+        *,
+        train: bool = False,
+    ) -> jax.Array:
+        """log p(x|z): x [B, ...], z [B, Z] -> [B]. A Bernoulli's x is in [0, 1]."""
+        outputs = self.decode(z, y, train=train)
+        if self.likelihood == "bernoulli":
+            values = x * outputs - nn.softplus(outputs)
+        else:
+            log_scale = self.log_scale.reshape((1,) * x.ndim)
+            square = jnp.square((x - outputs) * jnp.exp(-log_scale))
+            values = -0.5 * (square + math.log(2 * math.pi)) - log_scale
+        return values.reshape(len(x), -1).sum(-1)
+
+    def mean(self, z: jax.Array, y: jax.Array | None = None) -> jax.Array:
+        """[B, Z] -> the mean of p(x|z) [B, ...]."""
+        outputs = self.decode(z, y)
+        return nn.sigmoid(outputs) if self.likelihood == "bernoulli" else outputs
+
+    def _label(self, y):
+        if y is None:
+            raise UsageError(f"expected labels y [B], one of {self.classes} classes")
+        return y
+
+
+def dense(
+    shape: tuple[int, ...],
+    latent: int,
+    widths: tuple[int, ...] = (512,),
+    *,
+    classes: int = 0,
+    likelihood: str = "bernoulli",
+) -> VAE:
+    """Perceptrons, for examples of any shape."""
+    decoder = DenseDecoder(shape, widths[::-1])
+    return VAE(MLP(2 * latent, widths), decoder, latent, likelihood, classes)
+
+
+def conv(
+    shape: tuple[int, int, int],
+    latent: int,
+    channels: tuple[int, ...] = (32, 64),
+    *,
+    classes: int = 0,
+    likelihood: str = "bernoulli",
+) -> VAE:
+    """Convolutions, for images [H, W, C]."""
+    decoder = ConvDecoder(shape, channels[::-1])
+    encoder = ConvEncoder(2 * latent, channels)
+    return VAE(encoder, decoder, latent, likelihood, classes)
+
+
+def divergence(mean: jax.Array, logvar: jax.Array) -> jax.Array:
+    """KL(N(mean, exp(logvar)) || N(0, 1)), appendix B: [B, Z] -> [B], nats."""
+    return 0.5 * jnp.sum(jnp.exp(logvar) + jnp.square(mean) - 1 - logvar, -1)
+
+
+def task(model: Any, *, beta: float = 1.0, anneal: int = 0) -> Task:
+    """Minimises nll + beta KL of batch["x"] (and "y" for a conditional model).
+
+    `model(x, noise, y, train=...)` gives (log p(x|z), mean, logvar), as a `VAE` does.
+    With `anneal`, beta grows linearly from 0 over that many steps of training, counted
+    in the state. Metrics in nats per example: "loss", "nll", "kl" and "elbo" =
+    -nll - kl. In evaluation the noise is drawn too, always the same.
+    """
+
+    def arguments(batch, noise):
+        return batch["x"], noise, batch["y"] if model.classes else None
+
+    def init(key, batch):
+        noise = jnp.zeros((len(batch["x"]), model.latent))
+        variables = model.init(key, *arguments(batch, noise), train=False)
+        return variables["params"], {"steps": jnp.float32(0)} if anneal else {}
+
+    def loss(params, state, batch, key, *, train):
+        key = key if train else jax.random.key(0)
+        noise_key, dropout_key = jax.random.split(key)
+        noise = jax.random.normal(noise_key, (len(batch["x"]), model.latent))
+        likelihood, mean, logvar = model.apply(
+            {"params": params},
+            *arguments(batch, noise),
+            train=train,
+            rngs={"dropout": dropout_key},
+        )
+        kl, weight = divergence(mean, logvar), beta
+        if anneal and train:
+            weight = beta * jnp.minimum(1, state["steps"] / anneal)
+            state = {"steps": state["steps"] + 1}
+        values = {"loss": weight * kl - likelihood, "nll": -likelihood, "kl": kl}
+        metrics = means(values | {"elbo": likelihood - kl}, batch.get("mask"))
+        return metrics["loss"].value(), Aux(metrics, state)
+
+    return Task(init, loss)
+
+
+def bound(
+    model: Any,
+    variables: Any,
+    x: jax.Array,
+    key: jax.Array,
+    samples: int = 500,
+    y: jax.Array | None = None,
+) -> jax.Array:
+    """log (1/k) sum_k p(x, z_k) / q(z_k|x), z_k from q(z|x): [B, ...] -> [B], nats.
+
+    Its expectation grows with k towards log p(x) (Burda et al. 2016, theorem 1); for
+    one sample it is the ELBO.
+    """
+    mean, logvar = model.apply(variables, x, y, method="encode")
+
+    def add(total, key):
+        noise = jax.random.normal(key, mean.shape)
+        z = mean + jnp.exp(0.5 * logvar) * noise
+        likelihood = model.apply(variables, x, z, y, method="log_likelihood")
+        # log p(z) - log q(z|x): the constants of the two normals cancel
+        ratio = 0.5 * jnp.sum(jnp.square(noise) - jnp.square(z) + logvar, -1)
+        return jnp.logaddexp(total, likelihood + ratio), None
+
+    keys = jax.random.split(key, samples)
+    total, _ = jax.lax.scan(add, jnp.full(len(x), -jnp.inf), keys)
+    return total - math.log(samples)
+
+
+def generate(
+    model: VAE, variables: Any, key: jax.Array, n: int, y: jax.Array | None = None
+) -> jax.Array:
+    """The means of p(x|z) for n draws of z from the prior: [n, ...]."""
+    z = jax.random.normal(key, (n, model.latent))
+    return model.apply(variables, z, y, method="mean")
+
+
+def encode(
+    model: VAE, variables: Any, x: jax.Array, y: jax.Array | None = None
+) -> jax.Array:
+    """[B, ...] -> the means of q(z|x) [B, Z]."""
+    return model.apply(variables, x, y, method="encode")[0]
+
+
+def reconstruct(
+    model: VAE, variables: Any, x: jax.Array, y: jax.Array | None = None
+) -> jax.Array:
+    """[B, ...] -> the means of p(x|z) at the means of q(z|x), [B, ...]."""
+    z = encode(model, variables, x, y)
+    return model.apply(variables, z, y, method="mean")
+
+
+def interpolate(
+    model: VAE,
+    variables: Any,
+    a: jax.Array,
+    b: jax.Array,
+    steps: int = 8,
+    y: jax.Array | None = None,
+) -> jax.Array:
+    """From a [B, ...] to b [B, ...] along a line of the latent space: [B, steps, ...].
+
+    With labels y [B], of both ends alike.
+    """
+    ends = encode(model, variables, a, y), encode(model, variables, b, y)
+
+    def at(t):
+        z = (1 - t) * ends[0] + t * ends[1]
+        return model.apply(variables, z, y, method="mean")
+
+    return jax.vmap(at, out_axes=1)(jnp.linspace(0, 1, steps))
