@@ -22,13 +22,13 @@ usage: zoo COMMAND [...]
   zoo train RECIPE [flags]     train, measure and save a run; RECIPE --help for flags
   zoo eval DIR                 measure a run's model again on its test data
   zoo predict DIR INPUT [...]  predictions for .npz, .csv or image files, as CSV
-  zoo sample RECIPE DIR        text that a language model writes; --help for flags
+  zoo sample RECIPE DIR        images or text that a model makes; --help for flags
   zoo translate RECIPE DIR WORD [...]  what a sequence becomes, and what was attended to
 """
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command; 0, or 2 after a user's mistake, or 130 after Ctrl-C."""
+    """Run a command; 0, 1 for a failed training, 2 for a mistake, 130 after Ctrl-C."""
     argv = sys.argv[1:] if argv is None else argv
     commands = {
         "list": _list,
@@ -106,12 +106,15 @@ def _train(argv: list[str]) -> int:
         return 130
     result = done.result
     _report(result["metrics"], f"{name} on the {result['measured_on']}")
+    failure = result.get("failure")
     print(
         f"{result['steps']:,} steps in {result['seconds']:.1f} s, "
         f"{result['examples_per_second']:,.0f} examples/s, "
         f"{result['parameters']:,} parameters; saved in {out}"
     )
-    return 0
+    if failure:
+        print(f"zoo: the training failed: {failure}", file=sys.stderr)
+    return 1 if failure else 0
 
 
 def _eval(argv: list[str]) -> int:
@@ -146,9 +149,9 @@ def _predict(argv: list[str]) -> int:
     _cache()
     recipe, state, config = run.restore(directory)
     schema = recipe.data.schema
-    if schema.tokens:
+    if schema.tokens or recipe.task.predict is None:
         raise UsageError(
-            f"{config['recipe']} predicts text: see `zoo sample` and `zoo translate`"
+            f"{config['recipe']} predicts nothing: see `zoo sample` and `zoo translate`"
         )
     rows = files.read_examples(schema, inputs)
     predictions = predict(recipe.task, state, rows)
@@ -170,35 +173,73 @@ def _sample(argv: list[str]) -> int:
     def flags(
         recipe: tyro.conf.Positional[str],
         directory: Directory,
-        prompt: str = "The ",
-        length: int = 300,
-        temperature: float = 0.8,
+        seed: int = 0,
+        n: int | None = None,
+        label: str | None = None,
+        out: Path | None = None,
+        prompt: str | None = None,
+        length: int | None = None,
+        temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
-        seed: int = 0,
     ) -> dict[str, Any]:
-        """Text that a language model writes after a prompt.
+        """Images that a model draws, or text that it writes.
 
         Args:
             recipe: the recipe of the run
             directory: the run's directory
-            prompt: what the text begins with
-            length: characters to write
-            temperature: below 1 for what is likelier, 0 for the likeliest alone
+            seed: of the draws
+            n: images in the picture, or texts; 64 for None
+            label: the class to draw, for a conditional model; all in turn for None
+            out: the picture's path; DIR/sample-SEED.png for None
+            prompt: of a language model, what the text begins with; "The " for None
+            length: characters to write; 300 for None
+            temperature: below 1 for what is likelier, 0 for the likeliest alone; 0.8
             top_k: draw from the k likeliest characters
             top_p: draw from the likeliest that have this probability together
-            seed: of the draws
         """
         return locals()
 
     asked = parse(flags, argv, "zoo sample")
+    recipe, seed = asked.pop("recipe"), asked.pop("seed")
+    directory = asked.pop("directory")
+    given = {name: value for name, value in asked.items() if value is not None}
+    recipe, state = _restored(recipe, directory, rows=True)
+    images = {"n", "label", "out"}
+    wrong = given.keys() & images if recipe.draw is None else given.keys() - images
+    if wrong:
+        raise UsageError(f"--{min(wrong).replace('_', '-')} is not for {recipe.model}")
+    if recipe.draw is not None:
+        return _draw(recipe, state, directory, seed, **given)
     from train import samples
 
-    recipe, state = _restored(asked.pop("recipe"), asked.pop("directory"))
-    prompt, length = asked.pop("prompt"), asked.pop("length")
-    schema = recipe.data.schema
-    written = samples.write(recipe.network, schema, state, prompt, length, **asked)
+    prompt, length = given.pop("prompt", "The "), given.pop("length", 300)
+    given.setdefault("temperature", 0.8)
+    written = samples.write(
+        recipe.network, recipe.data.schema, state, prompt, length, seed=seed, **given
+    )
     print(prompt + written)
+    return 0
+
+
+def _draw(recipe, state, directory, seed, n=64, label=None, out=None):
+    from train import check, run
+
+    schema = recipe.data.schema
+    check.whole("n", n, 1, 10_000)
+    check.whole("seed", seed, 0, 2**32 - 1)
+    at = None
+    if label is not None:
+        if schema.classes:
+            _unknown("label", label, schema.classes)
+        at = schema.classes.index(label) if schema.classes else 0
+    drawn = recipe.draw(recipe, state, seed, n, at)
+    if isinstance(drawn, list):
+        print("\n".join(drawn))
+        return 0
+    name = f"sample-{seed}" if label is None else f"sample-{seed}-{at}"
+    path = directory / name if out is None else out.with_suffix("")
+    print(run.show(drawn, path, run.columns(recipe)))
     return 0
 
 
@@ -235,7 +276,7 @@ def _translate(argv: list[str]) -> int:
     return 0
 
 
-def _restored(name, directory):
+def _restored(name, directory, rows=False):
     """The recipe and the state of a run, which must be of the recipe named."""
     from train import run
     from train.recipes import RECIPES
@@ -243,7 +284,7 @@ def _restored(name, directory):
     if name not in RECIPES:
         _unknown("recipe", name, tuple(RECIPES))
     _cache()
-    recipe, state, config = run.restore(directory)
+    recipe, state, config = run.restore(directory, rows=rows)
     if config["recipe"] != name:
         raise UsageError(
             f"the run in {directory} is of the recipe {config['recipe']}, not {name}"

@@ -296,6 +296,37 @@ def as_sequence(data: Data) -> Data:
     return Data(changed, cut(data.train), cut(data.test))
 
 
+def between(data: Data, low: float, high: float) -> Data:
+    """The data with the whole range of the training part's x mapped to [low, high].
+
+    Its own units are kept in the schema. What of the test part lies outside is clipped.
+    Raises UsageError for tokens and where x is constant.
+    """
+    schema, x = data.schema, data.train["x"]
+    if schema.tokens:
+        raise UsageError(f"expected numbers, found the tokens of {schema.name}")
+    if not x.any():  # blank: its schema has the range already
+        return data
+    mean, scale = np.float32(schema.mean), np.float32(schema.scale)
+    axes = tuple(range(x.ndim - 1))
+    least = float((x.min(axes) * scale + mean).min())
+    most = float((x.max(axes) * scale + mean).max())
+    if not least < most:
+        raise UsageError(f"expected examples that differ, found one value {least:g}")
+    unit = (most - least) / (high - low)
+    origin = least - low * unit
+    channels = len(schema.mean)
+    changed = schema._replace(mean=(origin,) * channels, scale=(unit,) * channels)
+
+    def map_rows(rows):
+        if rows is None:
+            return None
+        x = (rows["x"] * scale + mean - origin) / unit
+        return rows | {"x": x.clip(low, high).astype(np.float32)}
+
+    return Data(changed, map_rows(data.train), map_rows(data.test))
+
+
 def _windows_of_text(arrays):
     """Whether every y is its x one later: windows that overlap, in the text's order."""
     x, y = arrays["x"], arrays["y"]

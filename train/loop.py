@@ -73,6 +73,7 @@ def fit(
     save_seconds: float = 10.0,
     on_start: Callable[[int], None] | None = None,
     on_record: Callable[[dict[str, float]], None] | None = None,
+    on_evaluation: Callable[[one.State], None] | None = None,
     progress: bool = True,
     mesh: jax.sharding.Mesh | None = None,
 ) -> Fit:
@@ -85,8 +86,9 @@ def fit(
     best parameters are restored. With `checkpoints`, a directory, the newest state in
     it is continued, and states are saved every `save_seconds` and at the end. Ctrl-C
     ends the run within about a second and returns what was reached. `on_start` hears
-    of the first step once all checks have passed, `on_record` of each log line. `mesh`
-    (`train.mesh`) splits each batch over devices.
+    of the first step once all checks have passed, `on_record` of each log line,
+    `on_evaluation` of the state that was evaluated. `mesh` (`train.mesh`) splits each
+    batch over devices.
 
     Raises UsageError for data, labels, shapes and numbers that cannot be right, and
     Diverged, one of them, when the loss is no longer finite.
@@ -136,6 +138,8 @@ def fit(
                 scores = evaluate(task, usable(state), evaluation)
                 record |= {f"eval_{name}": value for name, value in scores.items()}
                 best = _better(best, scores["loss"], state)
+                if on_evaluation is not None:
+                    on_evaluation(usable(state))
             show(now, record)
             records.append(record)
             if on_record is not None:

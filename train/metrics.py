@@ -142,3 +142,25 @@ def distance(a: Sequence[str], b: Sequence[str]) -> int:
             here = min(row[j] + 1, row[j - 1] + 1, before + (x != y))
             before, row[j] = row[j], here
     return row[-1]
+
+
+def frechet(a: Any, b: Any) -> float:
+    """The Frechet distance of two sets of features [N, F] and [M, F] as normals.
+
+    |mean a - mean b|^2 + tr(A + B - 2 (A B)^(1/2)), A and B their covariances (Dowson &
+    Landau 1982; of images' features: Heusel et al. 2017, arXiv:1706.08500, equation 6).
+    Raises UsageError for other shapes and fewer than two rows.
+    """
+    a, b = _finite("features", a), _finite("features", b)
+    if a.ndim != 2 or a.shape[1:] != b.shape[1:] or min(len(a), len(b)) < 2:
+        raise UsageError(
+            f"expected features [N, F] and [M, F], found shapes {a.shape} and {b.shape}"
+        )
+    first, second = (np.atleast_2d(np.cov(x, rowvar=False)) for x in (a, b))
+    values, vectors = np.linalg.eigh(first)
+    root = (vectors * np.sqrt(values.clip(0))) @ vectors.T
+    # A B and A^(1/2) B A^(1/2) have the same eigenvalues; the second is symmetric
+    both = np.linalg.eigvalsh(root @ second @ root).clip(0)
+    shift = np.square(a.mean(0) - b.mean(0)).sum()
+    spread = np.trace(first) + np.trace(second) - 2 * np.sqrt(both).sum()
+    return float(shift + spread)

@@ -120,6 +120,50 @@ def decayed(params: Any) -> Any:
     return jax.tree.map(lambda p: p.ndim > 1, params)
 
 
+def players(
+    **optimizers: optax.GradientTransformation,
+) -> optax.GradientTransformationExtraArgs:
+    """An optimizer for each top-level key of the parameters, by its name."""
+    return optax.partition(optimizers, lambda params: {name: name for name in params})
+
+
+def every(
+    inner: optax.GradientTransformation, steps: int
+) -> optax.GradientTransformationExtraArgs:
+    """Update by `inner` at each `steps`-th step; between, stand still and forget.
+
+    A GAN's generator, that many critic steps apart. Raises UsageError below 1.
+    """
+    if steps < 1:
+        raise UsageError(f"expected an update every 1 or more steps, found {steps}")
+    return optax.conditionally_mask(inner, lambda step: (step + 1) % steps == 0)
+
+
+def adversaries(
+    learning_rate: float,
+    *,
+    critic_steps: int = 1,
+    betas: tuple[float, float] = (0.5, 0.999),
+    ema: float | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Adam for a "generator" and a "discriminator" (Radford et al. 2016).
+
+    The generator moves at each `critic_steps`-th step; `ema` as in `optimizer`.
+    Raises UsageError for a rate not in (0, 1) or other numbers out of range.
+    """
+    if not 0 < learning_rate < 1:
+        raise UsageError(f"expected a learning rate in (0, 1), found {learning_rate}")
+    if ema is not None and not 0 < ema < 1:
+        raise UsageError(f"expected an averaging decay in (0, 1), found {ema}")
+    first, second = (optax.adam(learning_rate, *betas) for _ in range(2))
+    both = players(
+        # no wrapper where it does nothing: its counter would be state
+        generator=first if critic_steps == 1 else every(first, critic_steps),
+        discriminator=second,
+    )
+    return both if ema is None else average(both, ema)
+
+
 class Average(NamedTuple):
     """The state of `average`."""
 

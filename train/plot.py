@@ -172,6 +172,40 @@ def images(x: Any, titles: Sequence[str] | None = None, columns: int = 8) -> Fig
     return figure
 
 
+def tiles(x: Any, columns: int = 8, titles: Sequence[str] | None = None) -> Figure:
+    """Images [N, H, W, C] in [0, 1], C 1 or 3, side by side, each pixel a square.
+
+    `titles` stand beside the rows. Raises UsageError for other shapes and values.
+    """
+    x = np.asarray(x, np.float64)
+    if x.ndim != 4 or x.size == 0 or x.shape[-1] not in (1, 3):
+        raise UsageError(f"expected images [N, H, W, 1 or 3], found shape {x.shape}")
+    if not (np.isfinite(x).all() and x.min() >= 0 and x.max() <= 1):
+        raise UsageError(
+            f"expected images in [0, 1], found values {x.min():.3g} to {x.max():.3g}"
+        )
+    columns = min(columns, len(x))
+    rows = -(-len(x) // columns)
+    # white between them, and where there is none
+    missing = rows * columns - len(x)
+    x = np.pad(x, ((0, missing), (1, 0), (1, 0), (0, 0)), constant_values=1)
+    n, height, width, channels = x.shape
+    sheet = x.reshape(rows, columns, height, width, channels).swapaxes(1, 2)
+    sheet = sheet.reshape(rows * height, columns * width, channels)
+    scale = max(1, round(64 / width)) / DPI  # inches a pixel
+    side = 0.0 if titles is None else 0.085 * max(map(len, titles)) + 0.1
+    size = side + sheet.shape[1] * scale, sheet.shape[0] * scale
+    figure = Picture(figsize=size)
+    axes = figure.add_axes((side / size[0], 0, 1 - side / size[0], 1))
+    drawn = sheet[..., 0] if channels == 1 else sheet
+    axes.imshow(drawn, cmap="gray", vmin=0, vmax=1, aspect="auto")
+    axes.set_axis_off()
+    for i, title in enumerate(titles or ()):
+        middle = 1 - (i + 0.5) / rows
+        figure.text(0.05 / size[0], middle, title, va="center", fontsize=8, color=INK)
+    return figure
+
+
 def regression(prediction: Any, y: Any) -> Figure:
     """Predictions against targets, both [N] or [N, K], beside the line of equality.
 

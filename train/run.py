@@ -5,6 +5,8 @@ DIR/metrics.jsonl    a line per log: step, train and eval metrics, seconds, exam
 DIR/checkpoints/     the newest states
 DIR/result.json      final metrics, steps, seconds, examples/s, parameters
 DIR/*.png            curves; a confusion matrix or predictions against targets
+DIR/samples/         what a generative model draws at each evaluation; progress.png has
+                     the first of them under each other
 """
 
 import importlib.metadata
@@ -26,6 +28,8 @@ from train.evaluate import predict
 from train.recipes import RECIPES, Recipe
 from train.step import State
 from zoo.base import UsageError, count_parameters
+
+SHOWN = 64  # images of a picture
 
 
 class Options(NamedTuple):
@@ -72,6 +76,12 @@ def train(
             write_json(out / "config.json", began)
         log.open(step)
 
+    def on_evaluation(state: State) -> None:
+        if recipe.draw is not None:
+            drawn = recipe.draw(recipe, state, options.seed, SHOWN, None)
+            frame = out / "samples" / f"{int(state.step):06d}"
+            show(drawn, frame, columns(recipe), film=True)
+
     with _locked(out):
         fit = loop.fit(
             recipe.task,
@@ -86,15 +96,19 @@ def train(
             checkpoints=out / "checkpoints",
             on_start=on_start,
             on_record=log,
+            on_evaluation=on_evaluation,
             mesh=mesh.data_parallel(options.devices) if options.devices != 1 else None,
         )
         records = log.records
         done = records[-1]["step"] if records else 0
         if fit.ended == "interrupted":
             return Run(out, None, int(done))
+        scores = measure(recipe, fit.state, out)
+        failure = scores.pop("failure", None)
         result = {
             "recipe": name,
-            "metrics": measure(recipe, fit.state, out),
+            "failure": failure,
+            "metrics": scores,
             "measured_on": "training data" if test is None else "test data",
             "steps": done,
             "seconds": records[-1]["seconds"],
@@ -106,6 +120,10 @@ def train(
         from train import plot
 
         plot.save(plot.curves(records), out / "curves.png")
+        if recipe.draw is not None:
+            drawn = recipe.draw(recipe, fit.state, options.seed, SHOWN, None)
+            show(drawn, out / "samples", columns(recipe))
+            _film(out / "samples", columns(recipe))
         write_json(out / "result.json", result)  # the last: it says that all is done
     return Run(out, result, int(done))
 
@@ -133,6 +151,43 @@ def measure(recipe: Recipe, state: State, out: Path | None = None) -> dict[str, 
         drawing = plot.confusion(scores["confusion"], schema.classes)
         plot.save(drawing, out / "confusion.png")
     return scores
+
+
+def columns(recipe: Recipe) -> int:
+    """Of a picture: each label has its own, where the model is conditional."""
+    return 10 if getattr(recipe.network, "classes", 0) == 10 else 8
+
+
+def show(
+    drawn: np.ndarray | list[str], path: Path, columns: int, *, film: bool = False
+) -> Path:
+    """Write images [n, H, W, C] as PATH.png, or texts as PATH.txt; that path.
+
+    With `film`, the first row also as an array: a resumed run has all frames.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(drawn, list):
+        path = path.with_name(path.name + ".txt")
+        path.write_text("\n".join(drawn) + "\n", encoding="utf-8")
+        return path
+    from train import plot
+
+    if film:
+        np.save(path.with_name(path.name + ".npy"), np.uint8(255 * drawn[:columns]))
+    path = path.with_name(path.name + ".png")
+    plot.save(plot.tiles(drawn, columns), path)
+    return path
+
+
+def _film(folder, columns):
+    """A row of images for each evaluation, in progress.png."""
+    from train import plot
+
+    frames = sorted(folder.glob("*.npy"))
+    if frames:
+        images = np.concatenate([np.load(frame) for frame in frames]) / 255
+        titles = [f"{int(frame.stem):,}" for frame in frames]
+        plot.save(plot.tiles(images, columns, titles), folder / "progress.png")
 
 
 def restore(directory: Path, *, rows: bool = False) -> tuple[Recipe, State, dict]:

@@ -8,6 +8,7 @@ from zoo import gan as gan
 from zoo import language as language
 from zoo import layers as layers
 from zoo import linear as linear
+from zoo import mixture as mixture
 from zoo import mlp as mlp
 from zoo import recurrent_vae as recurrent_vae
 from zoo import rnn as rnn

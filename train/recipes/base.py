@@ -7,15 +7,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import optax
 from flax import linen as nn
 
+from train import data as sets
 from train import optim
 from train.augment import Augment
 from train.data import Data
 from train.step import State
 from zoo import supervised
-from zoo.base import Task
+from zoo.base import Task, UsageError
 
 Source = str | Data
 
@@ -41,6 +43,9 @@ class Recipe(NamedTuple):
 
     measure(recipe, state, directory) -> metrics, where they are not those of a
     classification or regression; with a directory it leaves pictures or samples there.
+    A "failure" among the metrics is a sentence: the run has not succeeded.
+    draw(recipe, state, seed, n, label) -> images [n, H, W, C] in [0, 1], or n texts:
+    of a model that generates.
     """
 
     model: str  # a few words for `zoo list`
@@ -52,7 +57,8 @@ class Recipe(NamedTuple):
     goal: Goal | None = None
     augment: Augment | None = None
     measure: Callable[["Recipe", State, Path | None], dict[str, Any]] | None = None
-    network: nn.Module | None = None  # where more is done with it than its task knows
+    network: Any = None  # the module, where more is done with it than its task knows
+    draw: Callable[..., np.ndarray | list[str]] | None = None
 
 
 def scheduled(
@@ -65,6 +71,29 @@ def scheduled(
     """An optimizer whose rate follows a schedule over all of the steps."""
     rate = optim.schedule(schedule, learning_rate, steps)
     return optim.optimizer(optimizer, rate, **options)
+
+
+def images_of(data: Source, holdout: float | None, target: str | None = None) -> Data:
+    """A data set of images [H, W, C]. Raises UsageError for another."""
+    rows = sets.load(data, target=target, holdout=holdout)
+    if not rows.schema.image:
+        raise UsageError(
+            f"expected images [H, W, C], found examples of shape {rows.schema.shape} "
+            f"in {rows.schema.name}"
+        )
+    return rows
+
+
+def labels_for(classes: int, n: int, label: int | None) -> np.ndarray | None:
+    """n times the label, or each of the classes in turn; None without classes.
+
+    Raises UsageError where a model without classes is asked for one.
+    """
+    if not classes:
+        if label is not None:
+            raise UsageError("expected no label: the model is not conditional")
+        return None
+    return np.arange(n) % classes if label is None else np.full(n, label)
 
 
 def fitted(

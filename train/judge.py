@@ -1,0 +1,117 @@
+"""A classifier that judges generated images: what they show, and how real they look.
+
+Trained on the real images of the same data, in the same units. Its accuracy on real
+test images is stated beside every figure.
+Shapes: N examples, F features, K classes, H height, W width, C channels.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from train import loop, metrics, optim
+from train.data import Data
+from train.evaluate import evaluate
+from zoo import cnn, supervised
+from zoo.base import UsageError
+
+BATCH = 500
+
+
+class Judge(NamedTuple):
+    """A CNN that knows the classes of a data set."""
+
+    network: cnn.CNN
+    variables: Any
+    accuracy: float  # on real test images
+
+    def look(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Images [N, H, W, C] -> (features [N, 64], probabilities [N, K])."""
+        parts = [x[i : i + BATCH] for i in range(0, len(x), BATCH)]
+        seen = [
+            _look(self.network, self.variables, jnp.asarray(part)) for part in parts
+        ]
+        features, p = (np.concatenate(both) for both in zip(*seen, strict=True))
+        return features, p
+
+
+def train(data: Data, seed: int = 0) -> Judge:
+    """`cnn.two_conv`, twenty times through the training images.
+
+    Raises UsageError for data that are no images of classes.
+    """
+    schema, rows = data.schema, data.train
+    if not schema.image or not schema.classes:
+        raise UsageError(f"expected images with classes, found {schema.name}")
+    network = cnn.two_conv(len(schema.classes))
+    task = supervised.task(network, supervised.classes)
+    size = min(64, len(rows["x"]))
+    steps = -(-20 * min(len(rows["x"]), 20_000) // size)
+    rate = optim.schedule("warmup_cosine", 2e-3, steps)
+    fit = loop.fit(
+        task,
+        optim.optimizer("adamw", rate),
+        {name: rows[name] for name in ("x", "y")},
+        steps=steps,
+        batch_size=size,
+        seed=seed,
+        progress=False,
+    )
+    test = rows if data.test is None else data.test
+    accuracy = evaluate(task, fit.state, {name: test[name] for name in ("x", "y")})
+    return Judge(network, {"params": fit.state.params}, accuracy["accuracy"])
+
+
+def verdict(
+    judge: Judge, data: Data, images: np.ndarray, labels: np.ndarray | None = None
+) -> dict[str, Any]:
+    """What the judge says of generated images [N, H, W, C], beside real ones.
+
+    "frechet": their distance from the test images in the space of the judge's features;
+    "frechet_real", that of as many training images, and "frechet_noise", that of noise,
+    are the ends of the scale. "confident": the share that it knows with p > 0.9;
+    "rarest": the share of the rarest class; "agreement": the share of `labels` [N] that
+    it finds, where given. "failure", in a sentence, where all are of one class.
+    """
+    schema = data.schema
+    test = (data.train if data.test is None else data.test)["x"]
+    draw = np.random.default_rng(0)
+    n = min(len(images), len(test), len(data.train["x"]))
+    real = data.train["x"][draw.permutation(len(data.train["x"]))[:n]]
+    low, high = test.min(), test.max()
+    noise = draw.uniform(low, high, (n, *test.shape[1:])).astype(np.float32)
+    wanted = judge.look(test)[0]
+    features, p = judge.look(images)
+    found = p.argmax(-1)
+    shares = np.bincount(found, minlength=len(schema.classes)) / len(found)
+    scores: dict[str, Any] = {
+        "frechet": metrics.frechet(features, wanted),
+        "frechet_real": metrics.frechet(judge.look(real)[0], wanted),
+        "frechet_noise": metrics.frechet(judge.look(noise)[0], wanted),
+        "confident": float((p.max(-1) > 0.9).mean()),
+        "rarest": float(shares.min()),
+        "judge_accuracy": judge.accuracy,
+    }
+    if labels is not None:
+        scores["agreement"] = float((found == labels).mean())
+    if shares.max() > 0.9:
+        common = schema.classes[int(shares.argmax())]
+        scores["failure"] = (
+            f"the generator collapsed: {shares.max():.0%} of its images are {common!r}"
+        )
+    return scores
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _look(network, variables, x):
+    def hidden(module, name):
+        return module.name == "Dense_0"
+
+    logits, kept = network.apply(
+        variables, x, capture_intermediates=hidden, mutable=["intermediates"]
+    )
+    features = kept["intermediates"]["Dense_0"]["__call__"][0]
+    return jax.nn.relu(features), jax.nn.softmax(logits)

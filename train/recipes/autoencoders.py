@@ -1,0 +1,127 @@
+"""Autoencoders, measured against principal components."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from train import data as sets
+from train import optim
+from train.data import Data
+from train.evaluate import evaluate
+from train.recipes.base import Goal, Recipe, Source, images_of, scheduled
+from train.step import State
+from zoo import autoencoder as autoencoders
+from zoo.base import UsageError
+
+
+def autoencoder(
+    *,
+    data: Source = "mnist5k",
+    holdout: float | None = None,
+    network: Literal["dense", "conv"] = "dense",
+    latent: int = 32,
+    optimizer: optim.Name = "adamw",
+    schedule: optim.ScheduleName = "warmup_cosine",
+    learning_rate: float = 1e-3,
+    weight_decay: float | None = 1e-3,
+    ema: float | None = None,
+    batch_size: int | None = 64,
+    steps: int = 6000,
+) -> Recipe:
+    """An autoencoder with a narrow middle (Hinton & Salakhutdinov 2006).
+
+    MNIST digits not trained on: squared error below that of as many principal
+    components ("of_pca" <= 0.7). Half a minute.
+    """
+    step = scheduled(
+        optimizer, schedule, learning_rate, steps, weight_decay=weight_decay, ema=ema
+    )
+    return _autoencoder(
+        data, holdout, network, latent, 0.0, step, steps, batch_size, 0.7
+    )
+
+
+def denoising_autoencoder(
+    *,
+    data: Source = "mnist5k",
+    holdout: float | None = None,
+    network: Literal["dense", "conv"] = "dense",
+    latent: int = 64,
+    noise: float = 0.5,
+    optimizer: optim.Name = "adamw",
+    schedule: optim.ScheduleName = "warmup_cosine",
+    learning_rate: float = 1e-3,
+    weight_decay: float | None = 1e-3,
+    ema: float | None = None,
+    batch_size: int | None = 64,
+    steps: int = 6000,
+) -> Recipe:
+    """An autoencoder that gives clean images for noisy ones (Vincent et al. 2008).
+
+    Against as many principal components of the clean images, given the same noisy
+    ones: "of_pca" <= 0.6. Half a minute.
+    """
+    if not noise > 0:
+        raise UsageError(f"expected noise > 0, found {noise}")
+    step = scheduled(
+        optimizer, schedule, learning_rate, steps, weight_decay=weight_decay, ema=ema
+    )
+    return _autoencoder(
+        data, holdout, network, latent, noise, step, steps, batch_size, 0.6
+    )
+
+
+def _autoencoder(data, holdout, network, latent, noise, step, steps, size, goal):
+    optim.check_choice("network", network, ("dense", "conv"))
+    rows = sets.between(images_of(data, holdout), 0, 1)
+    shape = rows.schema.shape
+    if network == "conv":
+        model = autoencoders.conv(shape, latent)
+    else:
+        model = autoencoders.dense(shape, latent, (512, 256))
+
+    def given(x):
+        key = jax.random.key(0)
+        return np.asarray(autoencoders.corrupt(jnp.asarray(x), key, noise))
+
+    def measure(recipe: Recipe, state: State, out: Path | None) -> dict[str, Any]:
+        """Mean squared error a pixel, of the network and of scikit-learn's PCA."""
+        from sklearn.decomposition import PCA  # a second to import
+
+        train, test = (part.reshape(len(part), -1) for part in _parts(recipe.data))
+        error = evaluate(recipe.task, state, {"x": test.reshape(-1, *shape)})["loss"]
+        pca = PCA(min(latent, *train.shape), random_state=0).fit(train)
+        found = pca.inverse_transform(pca.transform(given(test)))
+        reference = float(np.square(found - test).mean())
+        return {"loss": error, "pca": reference, "of_pca": error / reference}
+
+    def draw(recipe: Recipe, state: State, seed: int, n: int, label: int | None):
+        """Rows of eight images as given and, below each, what was made of them."""
+        x = _parts(recipe.data)[1]
+        at = np.random.default_rng(seed).permutation(len(x))[: -(-n // 16) * 8]
+        seen = given(x[at])
+        variables = {"params": state.params, **state.model}
+        made = np.asarray(recipe.network.apply(variables, seen))
+        rows = [part[i : i + 8] for i in range(0, len(at), 8) for part in (seen, made)]
+        return np.concatenate(rows).clip(0, 1)
+
+    return Recipe(
+        f"autoencoder {network}, {latent}",
+        autoencoders.task(model, noise=noise),
+        step,
+        rows,
+        steps,
+        size,
+        Goal("of_pca", goal, at_most=True),
+        measure=measure,
+        network=model,
+        draw=draw,
+    )
+
+
+def _parts(data: Data) -> tuple[np.ndarray, np.ndarray]:
+    test = data.train if data.test is None else data.test
+    return data.train["x"], test["x"]

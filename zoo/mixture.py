@@ -1,0 +1,51 @@
+"""A mixture of Bernoullis: clusters of binary examples, as a density.
+
+Everitt & Hand, "Finite mixture distributions", 1981; Bishop, "Pattern recognition and
+machine learning", 2006, section 9.3.3. Shapes: B batch, D pixels, K components.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from zoo.base import Aux, Task, means
+
+
+class BernoulliMixture(nn.Module):
+    """p(x) = sum_k pi_k prod_d Bernoulli(x_d; mu_kd), mu and pi by their logits."""
+
+    components: int = 100
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[B, ...] in [0, 1] -> log p(x) [B], nats (equation 9.47)."""
+        x = x.reshape(len(x), -1)
+        # apart from each other: components that are alike stay alike
+        spread = nn.initializers.normal(1.0)
+        mu = self.param("mu", spread, (self.components, x.shape[1]))
+        pi = self.param("pi", nn.initializers.zeros, (self.components,))
+        each = x @ mu.T - nn.softplus(mu).sum(-1).reshape(1, -1)
+        return jax.nn.logsumexp(each + nn.log_softmax(pi).reshape(1, -1), -1)
+
+
+def task(model: BernoulliMixture) -> Task:
+    """Minimises -log p(x) of batch["x"], nats per example."""
+
+    def init(key, batch):
+        return model.init(key, batch["x"])["params"], {}
+
+    def loss(params, state, batch, key, *, train):
+        values = {"loss": -model.apply({"params": params}, batch["x"])}
+        metrics = means(values, batch.get("mask"))
+        return metrics["loss"].value(), Aux(metrics, state)
+
+    return Task(init, loss)
+
+
+def generate(
+    model: BernoulliMixture, variables: dict, key: jax.Array, n: int
+) -> jax.Array:
+    """The means mu of n components drawn by pi: [n, D]."""
+    params = variables["params"]
+    k = jax.random.categorical(key, params["pi"], shape=(n,))
+    return nn.sigmoid(jnp.asarray(params["mu"])[k])
