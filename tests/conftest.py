@@ -59,6 +59,20 @@ SMALL = {
     "seq2seq_lstm": {"data": "reverse", "features": 32, "width": 16},
     "seq2seq_transformer": {"data": "reverse", "width": 32, "dropout": 0.0},
     "copy": {"width": 32, "layers": 1, "heads": 2},
+    **dict.fromkeys(
+        ("autoencoder", "denoising_autoencoder"), {"data": "digits", "latent": 4}
+    ),
+    "bernoulli_mixture": {"data": "digits", "components": 12},
+    **dict.fromkeys(
+        ("vae", "conditional_vae"), {"data": "digits", "latent": 4, "widths": (32,)}
+    ),
+    "conv_vae": {"data": "digits", "latent": 4, "channels": (4, 8)},
+    "recurrent_vae": {"length": 12, "latent": 4, "features": 16, "anneal": 4},
+    "gan": {"data": "digits", "latent": 4},
+    **dict.fromkeys(
+        ("dcgan", "wgan_gp", "conditional_gan", "semi_supervised_gan"),
+        {"data": "digits", "latent": 4, "channels": (8, 4)},
+    ),
 }
 
 
@@ -79,6 +93,7 @@ def small(name: str, n: int = 32):
 ALIKE = (
     *("rnn", "gru", "peephole_lstm", "transformer_classifier"),
     *("char_lstm", "char_transformer", "seq2seq_transformer", "copy"),
+    *("autoencoder", "vae", "conv_vae", "gan", "conditional_gan"),
 )
 EVERY = [
     pytest.param(name, marks=pytest.mark.slow if name in ALIKE else ())

@@ -140,9 +140,13 @@ def test_overfits_one_batch(recipe):
     linear = not any(np.any(leaf) for leaf in jax.tree.leaves(begin.params))
     optimizer = optim.optimizer("adam", 0.1 if linear else 0.01)
     before = evaluate(recipe.task, begin, rows)
+    if "discriminator" in before:
+        pytest.skip("a game has no loss that falls")
     fit = loop.fit(recipe.task, optimizer, rows, steps=250, progress=False)
     after = evaluate(recipe.task, fit.state, rows)
-    assert after["loss"] < 0.2 * before["loss"]
+    # of a variational model, a part is what is not known of a pixel
+    share = 0.4 if "elbo" in after else 0.2
+    assert after["loss"] < share * before["loss"]
     # the first characters of a text say little of what comes next
     texts = rows["y"].ndim > 1
     assert after.get("accuracy", 1.0) >= (0.9 if texts else 1.0)

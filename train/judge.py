@@ -29,7 +29,7 @@ class Judge(NamedTuple):
     accuracy: float  # on real test images
 
     def look(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Images [N, H, W, C] -> (features [N, 64], probabilities [N, K])."""
+        """Images [N, H, W, C] -> (features [N, F], probabilities [N, K])."""
         parts = [x[i : i + BATCH] for i in range(0, len(x), BATCH)]
         seen = [
             _look(self.network, self.variables, jnp.asarray(part)) for part in parts
@@ -39,14 +39,15 @@ class Judge(NamedTuple):
 
 
 def train(data: Data, seed: int = 0) -> Judge:
-    """`cnn.two_conv`, twenty times through the training images.
+    """`cnn.two_conv`, for small images `cnn.one_conv`: twenty times through the images.
 
     Raises UsageError for data that are no images of classes.
     """
     schema, rows = data.schema, data.train
     if not schema.image or not schema.classes:
         raise UsageError(f"expected images with classes, found {schema.name}")
-    network = cnn.two_conv(len(schema.classes))
+    build = cnn.two_conv if min(schema.shape[:2]) >= 10 else cnn.one_conv
+    network = build(len(schema.classes))
     task = supervised.task(network, supervised.classes)
     size = min(64, len(rows["x"]))
     steps = -(-20 * min(len(rows["x"]), 20_000) // size)
@@ -74,7 +75,8 @@ def verdict(
     "frechet_real", that of as many training images, and "frechet_noise", that of noise,
     are the ends of the scale. "confident": the share that it knows with p > 0.9;
     "rarest": the share of the rarest class; "agreement": the share of `labels` [N] that
-    it finds, where given. "failure", in a sentence, where all are of one class.
+    it finds, where given. "failure", in a sentence: all of one class, or no better than
+    noise.
     """
     schema = data.schema
     test = (data.train if data.test is None else data.test)["x"]
@@ -97,6 +99,8 @@ def verdict(
     }
     if labels is not None:
         scores["agreement"] = float((found == labels).mean())
+    if scores["frechet"] > scores["frechet_noise"]:
+        scores["failure"] = "the images are farther from real ones than noise is"
     if shares.max() > 0.9:
         common = schema.classes[int(shares.argmax())]
         scores["failure"] = (

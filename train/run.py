@@ -5,8 +5,8 @@ DIR/metrics.jsonl    a line per log: step, train and eval metrics, seconds, exam
 DIR/checkpoints/     the newest states
 DIR/result.json      final metrics, steps, seconds, examples/s, parameters
 DIR/*.png            curves; a confusion matrix or predictions against targets
-DIR/samples/         what a generative model draws at each evaluation; progress.png has
-                     the first of them under each other
+DIR/samples/         what a generative model draws at each evaluation; in progress.png
+                     the first row of each
 """
 
 import importlib.metadata
@@ -187,7 +187,7 @@ def _film(folder, columns):
     if frames:
         images = np.concatenate([np.load(frame) for frame in frames]) / 255
         titles = [f"{int(frame.stem):,}" for frame in frames]
-        plot.save(plot.tiles(images, columns, titles), folder / "progress.png")
+        plot.save(plot.tiles(images, columns, titles), folder.parent / "progress.png")
 
 
 def restore(directory: Path, *, rows: bool = False) -> tuple[Recipe, State, dict]:

@@ -20,8 +20,12 @@ class BernoulliMixture(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """[B, ...] in [0, 1] -> log p(x) [B], nats (equation 9.47)."""
         x = x.reshape(len(x), -1)
-        # apart from each other: components that are alike stay alike
-        spread = nn.initializers.normal(1.0)
+
+        def spread(key, shape):
+            # dark, and a little apart: components that are alike stay alike, and of
+            # those far apart one takes all examples
+            return 0.2 * jax.random.normal(key, shape) - 1.5
+
         mu = self.param("mu", spread, (self.components, x.shape[1]))
         pi = self.param("pi", nn.initializers.zeros, (self.components,))
         each = x @ mu.T - nn.softplus(mu).sum(-1).reshape(1, -1)

@@ -34,13 +34,13 @@ def autoencoder(
     """An autoencoder with a narrow middle (Hinton & Salakhutdinov 2006).
 
     MNIST digits not trained on: squared error below that of as many principal
-    components ("of_pca" <= 0.7). Half a minute.
+    components ("of_pca" <= 0.75). Half a minute.
     """
     step = scheduled(
         optimizer, schedule, learning_rate, steps, weight_decay=weight_decay, ema=ema
     )
     return _autoencoder(
-        data, holdout, network, latent, 0.0, step, steps, batch_size, 0.7
+        data, holdout, network, latent, 0.0, step, steps, batch_size, 0.75
     )
 
 

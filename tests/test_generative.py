@@ -1,0 +1,248 @@
+"""Runs of generative models: their optimizers, their judge, their pictures."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from scipy.linalg import sqrtm
+
+from train import data as sets
+from train import judge, metrics, optim, plot
+from train.cli import main
+from train.recipes import RECIPES
+from zoo.base import UsageError
+
+RNG = np.random.default_rng(0)
+
+
+def test_frechet_is_that_of_two_normals():
+    a = RNG.normal(size=(400, 5)) @ RNG.normal(size=(5, 5)) + 1
+    b = RNG.normal(size=(300, 5))
+    first, second = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
+    expected = np.square(a.mean(0) - b.mean(0)).sum()
+    expected += np.trace(first + second - 2 * sqrtm(first @ second).real)
+    assert metrics.frechet(a, b) == pytest.approx(expected, rel=1e-9)
+    assert metrics.frechet(a, a) == pytest.approx(0, abs=1e-9)
+    assert metrics.frechet(a, a + 3) == pytest.approx(9 * 5)
+    with pytest.raises(UsageError, match="features"):
+        metrics.frechet(a, b[:, :2])
+
+
+def test_between_maps_the_training_range_and_keeps_the_units():
+    data = sets.load("digits")
+    rows = sets.between(data, -1, 1)
+    assert rows.train["x"].min() == -1 and rows.train["x"].max() == 1
+    assert rows.test["x"].min() >= -1 and rows.test["x"].max() <= 1
+    scale, mean = (np.float32(v) for v in (rows.schema.scale, rows.schema.mean))
+    pixels = rows.train["x"] * scale + mean
+    np.testing.assert_allclose(pixels, pixels.round(), atol=1e-4)
+    assert pixels.max() == pytest.approx(16)
+    again = sets.between(rows, -1, 1)
+    np.testing.assert_allclose(again.train["x"], rows.train["x"], atol=1e-6)
+    # a blank one, as a run is restored with, keeps what its schema says
+    blank = sets.blank(rows.schema)
+    assert sets.between(blank, -1, 1) == blank
+
+
+PARAMS = {"generator": jnp.ones(3), "discriminator": jnp.ones(2)}
+
+
+def test_each_player_has_its_own_optimizer():
+    step = optim.players(generator=optax.sgd(1.0), discriminator=optax.sgd(0.1))
+    updates, _ = step.update(PARAMS, step.init(PARAMS), PARAMS)
+    np.testing.assert_allclose(updates["generator"], -1.0)
+    np.testing.assert_allclose(updates["discriminator"], -0.1)
+
+
+def test_between_its_updates_a_player_stands_still():
+    inner = optax.adam(0.1)
+    often, seldom = inner, optim.every(inner, 3)
+    kept, state = often.init(PARAMS), seldom.init(PARAMS)
+    gradients = [jax.tree.map(lambda p, i=i: p * (i + 1), PARAMS) for i in range(9)]
+    for i, gradient in enumerate(gradients):
+        update, state = seldom.update(gradient, state, PARAMS)
+        if (i + 1) % 3:
+            assert not any(np.any(leaf) for leaf in jax.tree.leaves(update))
+        else:
+            expected, kept = often.update(gradient, kept, PARAMS)
+            jax.tree.map(np.testing.assert_allclose, update, expected)
+
+
+def test_only_the_critic_moves_at_its_own_steps():
+    step = optim.adversaries(0.01, critic_steps=2, ema=0.9)
+    update, state = step.update(PARAMS, step.init(PARAMS), PARAMS)
+    assert not np.any(update["generator"]) and np.all(update["discriminator"])
+    update, state = step.update(PARAMS, state, PARAMS)
+    assert np.all(update["generator"]) and np.all(update["discriminator"])
+    assert set(optim.averaged_params(state)) == set(PARAMS)
+    for wrong in ({"critic_steps": 0}, {"ema": 1.0}):
+        with pytest.raises(UsageError):
+            optim.adversaries(0.01, **wrong)
+    with pytest.raises(UsageError, match="learning rate"):
+        optim.adversaries(0.0)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    data = sets.between(sets.load("digits"), 0, 1)
+    return data, judge.train(data)
+
+
+def test_the_judge_knows_real_images_from_noise(digits):
+    data, one = digits
+    assert one.accuracy > 0.95
+    test = data.test["x"]
+    real = judge.verdict(one, data, test, data.test["y"])
+    assert real["frechet"] == pytest.approx(0, abs=1e-3)
+    assert real["agreement"] == pytest.approx(one.accuracy)
+    assert 0 < real["frechet_real"] < 0.2 * real["frechet_noise"]
+    assert real["rarest"] > 0.05 and real["confident"] > 0.8
+    assert "failure" not in real
+    noise = RNG.uniform(size=test.shape).astype(np.float32)
+    assert judge.verdict(one, data, noise)["frechet"] > 0.5 * real["frechet_noise"]
+
+
+def test_images_of_one_class_are_a_failure(digits):
+    data, one = digits
+    threes = data.train["x"][data.train["y"] == 3][:100]
+    scores = judge.verdict(one, data, threes)
+    assert "collapsed" in scores["failure"] and "'3'" in scores["failure"]
+    assert scores["rarest"] == 0
+
+
+def test_the_judge_wants_images_of_classes():
+    with pytest.raises(UsageError, match="images"):
+        judge.train(sets.load("wine"))
+
+
+def test_tiles_are_pixels_side_by_side():
+    x = np.linspace(0, 1, 5 * 4 * 4).reshape(5, 4, 4, 1)
+    figure = plot.tiles(x, columns=3, titles=["one", "two"])
+    drawn = figure.axes[0].images[0].get_array()
+    assert drawn.shape == (2 * 5, 3 * 5)
+    np.testing.assert_allclose(drawn[1:5, 1:5], x[0, ..., 0])
+    np.testing.assert_allclose(drawn[6:10, 6:10], x[4, ..., 0])
+    assert (drawn[5:, 10:] == 1).all()
+    for wrong in (x[..., 0], x + 1, x * np.nan):
+        with pytest.raises(UsageError):
+            plot.tiles(wrong)
+
+
+# Whole runs ---------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A conditional VAE and a recurrent one, trained a little."""
+    folder = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        flags = "--data digits --latent 4 --widths 64 --steps 400"
+        command = f"train conditional_vae {flags} --out {folder}/images"
+        assert main(command.split()) == 0
+        flags = "--length 8 --latent 4 --features 16 --steps 40 --batch-size 32"
+        command = f"train recurrent_vae {flags} --out {folder}/texts"
+        assert main(command.split()) in (0, 1)  # it may not use its latent space yet
+    return folder
+
+
+@pytest.fixture
+def zoo(runs, capsys, monkeypatch):
+    monkeypatch.chdir(runs)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(runs / "cache"))
+    capsys.readouterr()
+
+    def run(command):
+        status = main(command.split())
+        said = capsys.readouterr()
+        return status, said.out, said.err
+
+    return run
+
+
+def test_a_run_leaves_pictures_and_scores(runs):
+    folder = runs / "images"
+    assert (folder / "samples.png").exists() and (folder / "progress.png").exists()
+    assert len(list((folder / "samples").glob("*.png"))) == 20
+    scores = json.loads((folder / "result.json").read_text())["metrics"]
+    assert scores["iwae_500"] > scores["elbo"]
+    assert scores["agreement"] > 0.25 and scores["judge_accuracy"] > 0.9
+
+
+def test_sample_draws_the_same_for_the_same_seed(zoo, runs):
+    status, said, _ = zoo("sample conditional_vae images --n 20 --seed 3 --label 7")
+    assert status == 0 and "sample-3-7.png" in said
+    first = (runs / "images" / "sample-3-7.png").read_bytes()
+    zoo("sample conditional_vae images --n 20 --seed 3 --label 7 --out a.png")
+    assert (runs / "a.png").read_bytes() == first
+    zoo("sample conditional_vae images --n 20 --seed 4 --label 7 --out b.png")
+    assert (runs / "b.png").read_bytes() != first
+
+
+def test_sample_writes_texts(zoo):
+    status, said, _ = zoo("sample recurrent_vae texts --n 3")
+    assert status == 0 and len(said) == 3 * 9
+
+
+@pytest.mark.parametrize(
+    "command, words",
+    [
+        ("sample conditional_vae images --label 11", "unknown label"),
+        ("sample conditional_vae images --n 0", "between 1 and"),
+        ("sample conditional_vae images --prompt The", "--prompt is not for"),
+        ("sample recurrent_vae texts --label 1", "not conditional"),
+        ("predict images x.npz", "predicts nothing"),
+        ("sample vae images", "is of the recipe conditional_vae"),
+    ],
+)
+def test_a_mistake_is_a_sentence(command, words, zoo):
+    status, _, error = zoo(command)
+    assert status == 2 and words in error and error.count("\n") == 1
+
+
+def test_a_generator_that_learned_nothing_is_no_success(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    flags = "--data digits --latent 4 --steps 1"
+    assert main(f"train gan {flags} --out {tmp_path}/run".split()) == 1
+    assert "zoo: the training failed: the " in capsys.readouterr().err
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["failure"] and result["metrics"]["rarest"] < 0.03
+
+
+@pytest.mark.parametrize(
+    "name, flags, words",
+    [
+        ("autoencoder", {"data": "wine"}, "images"),
+        ("denoising_autoencoder", {"noise": 0.0}, "noise"),
+        ("autoencoder", {"network": "lstm"}, "network"),
+        ("vae", {"likelihood": "poisson"}, "likelihood"),
+        ("recurrent_vae", {"word_dropout": 2.0}, "word_dropout"),
+        ("recurrent_vae", {"latent": -1}, "latent"),
+        ("gan", {"game": "chess"}, "game"),
+        ("wgan_gp", {"penalty": 0.0}, "penalty"),
+        ("wgan_gp", {"critic_steps": 0}, "steps"),
+        ("dcgan", {"learning_rate": -1.0}, "learning rate"),
+        ("semi_supervised_gan", {"labels": 15}, "multiple"),
+        ("semi_supervised_gan", {"labels": 10_000}, "examples of each class"),
+    ],
+)
+def test_a_recipe_refuses_what_cannot_be(name, flags, words):
+    with pytest.raises(UsageError, match=words):
+        RECIPES[name](**flags)
+
+
+def test_few_labels_are_balanced_and_true():
+    rows = RECIPES["semi_supervised_gan"](data="digits", labels=20).data
+    train, whole = rows.train, sets.between(sets.load("digits"), -1, 1).train
+    shown = train["labelled"].reshape(len(train["y"]), -1)
+    known, first = np.unique(shown, axis=0, return_index=True)
+    assert len(known) == 20
+    assert (np.bincount(train["y"][first], minlength=10) == 2).all()
+    for row, label in zip(known, train["y"][first], strict=True):
+        same = (whole["x"].reshape(len(whole["y"]), -1) == row).all(1)
+        assert label in whole["y"][same]
+    alone = RECIPES["semi_supervised_gan"](data="digits", labels=20, unlabelled=False)
+    assert len(alone.data.train["x"]) == 20
