@@ -48,5 +48,5 @@ def test_notebook(path, tmp_path, monkeypatch):
 
 
 def test_there_are_notebooks():
-    names = ["attention", "quickstart", "sequences"]
+    names = ["attention", "generative", "quickstart", "sequences"]
     assert [path.stem for path in NOTEBOOKS] == names

@@ -307,7 +307,7 @@ def between(data: Data, low: float, high: float) -> Data:
         raise UsageError(f"expected numbers, found the tokens of {schema.name}")
     if not x.any():  # blank: its schema has the range already
         return data
-    mean, scale = np.float32(schema.mean), np.float32(schema.scale)
+    mean, scale = np.array(schema.mean, "f4"), np.array(schema.scale, "f4")
     axes = tuple(range(x.ndim - 1))
     least = float((x.min(axes) * scale + mean).min())
     most = float((x.max(axes) * scale + mean).max())

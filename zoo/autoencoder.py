@@ -42,7 +42,7 @@ class ConvEncoder(nn.Module):
     dtype: jax.typing.DTypeLike | None = None
 
     def setup(self):
-        fields = {"kernel_init": self.kernel_init, "dtype": self.dtype}
+        fields: dict[str, Any] = {"kernel_init": self.kernel_init, "dtype": self.dtype}
         normed = [self.batch_norm and i > 0 for i in range(len(self.channels))]
         self.convs = [
             Conv(c, (4, 4), strides=2, use_bias=not follows, **fields)
@@ -81,7 +81,7 @@ class ConvDecoder(nn.Module):
     it is cut. With `batch_norm`, all but the last layer have one.
     """
 
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     channels: tuple[int, ...] = (64, 32)
     batch_norm: bool = False
     kernel_init: Initializer = LECUN
@@ -93,7 +93,7 @@ class ConvDecoder(nn.Module):
         height, width, colours = self.shape
         times = 2 ** len(self.channels)
         small = (-(-height // times), -(-width // times), self.channels[0])
-        fields = {"kernel_init": self.kernel_init, "dtype": self.dtype}
+        fields: dict[str, Any] = {"kernel_init": self.kernel_init, "dtype": self.dtype}
         bias = not self.batch_norm
 
         def activate(x):
@@ -166,7 +166,7 @@ def linear(shape: tuple[int, ...], latent: int) -> Autoencoder:
 
 
 def conv(
-    shape: tuple[int, int, int],
+    shape: tuple[int, ...],
     latent: int,
     channels: tuple[int, ...] = (32, 64),
     **fields: Any,

@@ -99,7 +99,7 @@ def dense(
 
 
 def dcgan(
-    shape: tuple[int, int, int],
+    shape: tuple[int, ...],
     latent: int = 64,
     channels: tuple[int, ...] = (128, 64),
     *,

@@ -4,6 +4,8 @@ Everitt & Hand, "Finite mixture distributions", 1981; Bishop, "Pattern recogniti
 machine learning", 2006, section 9.3.3. Shapes: B batch, D pixels, K components.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -39,7 +41,8 @@ def task(model: BernoulliMixture) -> Task:
         return model.init(key, batch["x"])["params"], {}
 
     def loss(params, state, batch, key, *, train):
-        values = {"loss": -model.apply({"params": params}, batch["x"])}
+        likelihood: Any = model.apply({"params": params}, batch["x"])
+        values = {"loss": -likelihood}
         metrics = means(values, batch.get("mask"))
         return metrics["loss"].value(), Aux(metrics, state)
 

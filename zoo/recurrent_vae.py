@@ -117,4 +117,5 @@ def generate(
     """n sequences from the prior, [n, length] tokens."""
     z_key, key = jax.random.split(key)
     z = jax.random.normal(z_key, (n, model.latent))
-    return model.apply(variables, z, key, length, method="draw")
+    found = model.apply(variables, z, key, length, method="draw")
+    return found  # type: ignore[return-value]

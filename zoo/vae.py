@@ -127,7 +127,7 @@ def dense(
 
 
 def conv(
-    shape: tuple[int, int, int],
+    shape: tuple[int, ...],
     latent: int,
     channels: tuple[int, ...] = (32, 64),
     *,
@@ -172,7 +172,7 @@ def task(model: Any, *, beta: float = 1.0, anneal: int = 0) -> Task:
             train=train,
             rngs={"dropout": dropout_key},
         )
-        kl, weight = divergence(mean, logvar), beta
+        kl, weight = divergence(mean, logvar), jnp.float32(beta)
         if anneal and train:
             weight = beta * jnp.minimum(1, state["steps"] / anneal)
             state = {"steps": state["steps"] + 1}
@@ -216,7 +216,7 @@ def generate(
 ) -> jax.Array:
     """The means of p(x|z) for n draws of z from the prior: [n, ...]."""
     z = jax.random.normal(key, (n, model.latent))
-    return model.apply(variables, z, y, method="mean")
+    return model.apply(variables, z, y, method="mean")  # type: ignore[return-value]
 
 
 def encode(
@@ -231,7 +231,7 @@ def reconstruct(
 ) -> jax.Array:
     """[B, ...] -> the means of p(x|z) at the means of q(z|x), [B, ...]."""
     z = encode(model, variables, x, y)
-    return model.apply(variables, z, y, method="mean")
+    return model.apply(variables, z, y, method="mean")  # type: ignore[return-value]
 
 
 def interpolate(

@@ -10,7 +10,7 @@ import numpy as np
 from train import data as sets
 from train import judge, optim
 from train.data import Data
-from train.recipes.base import Goal, Recipe, Source, images_of
+from train.recipes.base import Goal, Recipe, Source, images_of, labels_for
 from train.step import State
 from zoo import gan as gans
 from zoo import supervised
@@ -151,7 +151,7 @@ def semi_supervised_gan(
     players = gans.dcgan(
         rows.schema.shape, latent, channels, outputs=classes, batch_norm=False
     )
-    goal = Goal("accuracy", 0.88)
+    goal: Goal | None = Goal("accuracy", 0.88)
     if unlabelled:
         step = optim.adversaries(learning_rate, ema=ema)
         task, network, draw = gans.semi_supervised(players), players.generator, _draw
@@ -226,9 +226,7 @@ def _game(name, players, game, step, rows, steps, size, goal, penalty=0.0):
 def _measure(recipe: Recipe, state: State, out: Path | None) -> dict[str, Any]:
     """What the judge says of 2,000 images; each label is asked for as often."""
     generator = recipe.network
-    asked = None
-    if generator.classes:
-        asked = np.arange(SAMPLES) % generator.classes
+    asked = labels_for(generator.classes, SAMPLES, None)
     images = _generated(generator, state, 0, SAMPLES, asked)
     if not np.isfinite(images).all():
         return {"failure": "the generator diverged: its images are not finite"}
@@ -237,13 +235,7 @@ def _measure(recipe: Recipe, state: State, out: Path | None) -> dict[str, Any]:
 
 def _draw(recipe: Recipe, state: State, seed: int, n: int, label: int | None):
     generator = recipe.network
-    labels = None
-    if generator.classes:
-        labels = (
-            np.arange(n) % generator.classes if label is None else np.full(n, label)
-        )
-    elif label is not None:
-        raise UsageError("expected no label: the model is not conditional")
+    labels = labels_for(generator.classes, n, label)
     return (_generated(generator, state, seed, n, labels) + 1) / 2
 
 

@@ -119,12 +119,12 @@ def _vae(name, model, beta, step, rows, steps, size, goal):
     def measure(recipe: Recipe, state: State, out: Path | None) -> dict[str, Any]:
         """Nats per test image: the ELBO, and the bound of 500 samples."""
         test = recipe.data.train if recipe.data.test is None else recipe.data.test
-        scores = evaluate(recipe.task, state, test)
+        scores: dict[str, Any] = evaluate(recipe.task, state, test)
         variables = {"params": state.params}
         labels = test["y"] if model.classes else None
         scores[f"iwae_{IWAE}"] = _bound(model, variables, test["x"][:1000], labels)
         if model.classes:
-            asked = np.arange(1000) % model.classes
+            asked = labels_for(model.classes, 1000, None)
             images = _decoded(model, variables, 0, 1000, asked)
             seen = judge.verdict(judge.train(recipe.data), recipe.data, images, asked)
             scores |= {k: seen[k] for k in ("agreement", "judge_accuracy")}
@@ -135,13 +135,7 @@ def _vae(name, model, beta, step, rows, steps, size, goal):
         return scores
 
     def draw(recipe: Recipe, state: State, seed: int, n: int, label: int | None):
-        labels = None
-        if model.classes:
-            labels = (
-                np.arange(n) % model.classes if label is None else np.full(n, label)
-            )
-        elif label is not None:
-            raise UsageError("expected no label: the model is not conditional")
+        labels = labels_for(model.classes, n, label)
         return _decoded(model, {"params": state.params}, seed, n, labels).clip(0, 1)
 
     return Recipe(
@@ -247,7 +241,7 @@ def recurrent_vae(
     def measure(recipe: Recipe, state: State, out: Path | None) -> dict[str, Any]:
         """Nats per window, and per character."""
         test = recipe.data.train if recipe.data.test is None else recipe.data.test
-        scores = evaluate(recipe.task, state, test)
+        scores: dict[str, Any] = evaluate(recipe.task, state, test)
         scores["loss_per_character"] = scores["loss"] / length
         if latent and scores["kl"] < 0.1:
             scores["failure"] = (
