@@ -93,7 +93,8 @@ def small(name: str, n: int = 32):
 ALIKE = (
     *("rnn", "gru", "peephole_lstm", "transformer_classifier"),
     *("char_lstm", "char_transformer", "seq2seq_transformer", "copy"),
-    *("autoencoder", "vae", "conv_vae", "gan", "conditional_gan"),
+    *("autoencoder", "vae", "conv_vae", "bernoulli_mixture", "recurrent_vae"),
+    *("gan", "wgan_gp", "conditional_gan", "semi_supervised_gan"),
 )
 EVERY = [
     pytest.param(name, marks=pytest.mark.slow if name in ALIKE else ())

@@ -95,6 +95,8 @@ def test_gradients_are_finite_and_reach_every_parameter(recipe):
     grads = [gradient(params, jax.random.key(i)) for i in range(2)]
     assert all(bool(jnp.isfinite(g).all()) for g in jax.tree.leaves(grads))
     reached = jax.tree.map(lambda *g: bool(sum(jnp.abs(x).sum() for x in g)), *grads)
+    if recipe.model == "WGAN-GP":  # a constant cancels in a critic
+        reached["discriminator"]["dense"].pop("bias")
     assert jax.tree.all(reached), reached
 
 
@@ -144,8 +146,8 @@ def test_overfits_one_batch(recipe):
         pytest.skip("a game has no loss that falls")
     fit = loop.fit(recipe.task, optimizer, rows, steps=250, progress=False)
     after = evaluate(recipe.task, fit.state, rows)
-    # of a variational model, a part is what is not known of a pixel
-    share = 0.4 if "elbo" in after else 0.2
+    # of a density, a part is what is not known of a pixel
+    share = 0.2 if recipe.draw is None else 0.4
     assert after["loss"] < share * before["loss"]
     # the first characters of a text say little of what comes next
     texts = rows["y"].ndim > 1

@@ -184,8 +184,8 @@ def semi_supervised(players: Players) -> Task:
 
     The discriminator has a logit for each of K classes; an image is real with the odds
     sum(exp(logits)), generated being class K + 1 with logit 0. A training batch has
-    images "x", and beside them "labelled" images [B, ...] with labels "y"; an
-    evaluation batch labels "y" of its "x". The generator matches the means of the
+    images "x", and beside them "labelled" images [B, ...] with labels "y"; where there
+    are none, to evaluate, "y" is of "x". The generator matches the means of the
     discriminator's `features` (section 3.1), so it is a `ConvEncoder`. Metrics: "loss",
     the sum in training, and in evaluation the cross-entropy; "accuracy".
     """
@@ -204,7 +204,7 @@ def semi_supervised(players: Players) -> Task:
 
     def loss(params, state, batch, key, *, train):
         apply, y = _Apply(params, state, train), batch["y"]
-        x = batch["labelled"] if train else batch["x"]
+        x = _with_labels(batch)
         logits = apply(discriminator, "discriminator", x)
         error = losses.softmax_cross_entropy_with_integer_labels(logits, y)
         right = (logits.argmax(-1) == y).astype(logits.dtype)
@@ -229,9 +229,8 @@ def semi_supervised(players: Players) -> Task:
         return metrics["loss"].value(), Aux(metrics, apply.state)
 
     def predict(params, state, batch):
-        return nn.softmax(
-            _Apply(params, state, False)(discriminator, "discriminator", batch["x"])
-        )
+        apply, x = _Apply(params, state, False), _with_labels(batch)
+        return nn.softmax(apply(discriminator, "discriminator", x))
 
     return Task(init, loss, predict)
 
@@ -308,6 +307,10 @@ def _parted(variables):
         for name, found in variables.items()
     }
     return params, {name: state for name, state in states.items() if state}
+
+
+def _with_labels(batch):
+    return batch["labelled"] if "labelled" in batch else batch["x"]
 
 
 def _of_class(logits, y):
