@@ -71,6 +71,18 @@ def test_large_logits_have_a_finite_likelihood():
     assert jnp.isfinite(model.apply(variables, x, z, method="log_likelihood")).all()
 
 
+def test_noise_is_scaled_by_the_posteriors_deviation():
+    model, variables, x, _ = fixed("gaussian", widths=())
+    noise = normal(2, 4, LATENT)
+    found, mean, logvar = model.apply(variables, x, noise)
+    z = np.asarray(mean) + np.sqrt(np.exp(logvar)) * np.asarray(noise)
+    dense = variables["params"]["decoder"]["MLP_0"]["Dense_0"]
+    center = z @ np.asarray(dense["kernel"]) + np.asarray(dense["bias"])
+    scale = np.exp(float(variables["params"]["log_scale"][0]))
+    exact = stats.norm.logpdf(np.asarray(x), center, scale).sum(1)
+    np.testing.assert_allclose(found, exact, rtol=2e-5)
+
+
 def elbo(model, variables, x, noise):
     log_likelihood, mean, logvar = model.apply(variables, x, noise)
     return log_likelihood - vae.divergence(mean, logvar)
