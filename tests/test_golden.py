@@ -9,20 +9,23 @@ not a formula that is only nearly the same. `python -m tests.golden.table` print
 import functools
 import itertools
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from tests.golden import generative
 from train import step
 from train.optim import optimizer
 from zoo import cnn, linear, mlp, rnn, supervised
 from zoo.attention import MultiHead
 from zoo.base import Task
+from zoo.gan import Players
 from zoo.transformer import Block
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -31,7 +34,7 @@ OPTIMIZERS = ("sgd", "momentum", "rmsprop", "adam")
 
 
 class Case(NamedTuple):
-    model: nn.Module
+    model: Any  # .apply(variables, x) -> outputs
     task: Task
     idle: tuple[str, ...] = ()  # parameters without effect, see `determined`
 
@@ -101,6 +104,7 @@ CASES = {
     "transformer_decoder": _rows(
         Block(6, 2, causal=True, cross=True), "attention/key", "cross_attention/key"
     ),
+    **{name: Case(*case) for name, case in generative.CASES.items()},
 }
 
 # Largest error of an array over the largest entry of its reference. Measured on x86-64:
@@ -243,14 +247,15 @@ def once(name: str, dtype) -> tuple[Error, Error]:
     return forward, error(grad, expected)
 
 
-def steps(name: str, rule: str, dtype) -> tuple[Error, Error]:
+def steps(name: str, rule: str, dtype, opt=None) -> tuple[Error, Error]:
     """After five steps of an optimizer: the errors of parameters, of statistics.
 
-    The reference's running variance is the biased one already.
+    `opt` is the rule of that name, where optimizers have none. The reference's running
+    variance is the biased one already.
     """
     task = CASES[name].task
     params, state, batches = start(name, dtype)
-    opt = optimizer(rule, float(golden(name)[f"{rule}/rate"]))
+    opt = opt or optimizer(rule, float(golden(name)[f"{rule}/rate"]))
     update = compiled(step.make_step(task, opt))
     now = step.State(jnp.int32(0), params, state, opt.init(params), jnp.uint32(0))
     losses = []
@@ -277,11 +282,13 @@ def _runs():
     """Every optimizer in both precisions.
 
     An optimizer is the same for every model: beyond the regressions, float64 runs Adam,
-    and the other three when slow tests are asked for.
+    the generative models Adam in float32, and all when slow tests are asked for.
     """
     for name, dtype in itertools.product(CASES, (np.float32, np.float64)):
         for rule in OPTIMIZERS:
             quick = dtype == np.float32 or rule == "adam" or "regression" in name
+            if name in generative.CASES:
+                quick = dtype == np.float32 and rule == "adam"
             marks = [] if quick else [pytest.mark.slow]
             label = f"{name}-{rule}-{dtype.__name__}"
             yield pytest.param(name, rule, dtype, id=label, marks=marks)
@@ -311,6 +318,17 @@ def test_gradient(name, dtype):
 def test_steps(name, rule, dtype):
     with precision(dtype):
         weights, stats = steps(name, rule, dtype)
+    assert weights.relative < TOLERANCE[dtype]["step"]
+    assert stats.relative < TOLERANCE[dtype]["step"]
+
+
+@PRECISIONS
+def test_each_player_has_its_own_optimizer(dtype):
+    with precision(dtype):
+        rates = dict(zip(Players._fields, golden("dcgan")["players/rate"], strict=True))
+        adams = {name: optax.adam(float(rate), b1=0.5) for name, rate in rates.items()}
+        opt = optax.partition(adams, {name: name for name in rates})
+        weights, stats = steps("dcgan", "players", dtype, opt)
     assert weights.relative < TOLERANCE[dtype]["step"]
     assert stats.relative < TOLERANCE[dtype]["step"]
 

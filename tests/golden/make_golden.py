@@ -410,6 +410,11 @@ def smallest_slope(network):
     return float(sizes[sizes > 0].min() / sizes.max())
 
 
+def inputs(rng, *shape):
+    """Quarters: exact in any precision, and small in the file."""
+    return np.round(4 * rng.normal(size=shape)).astype(np.float32) / 4
+
+
 def targets(loss, rng, batch, outputs):
     if loss is squared:
         return rng.normal(size=(STEPS, batch, outputs)).astype(np.float32)
@@ -424,8 +429,7 @@ def make(case, seed):
         return randomize(build().double(), np.random.default_rng(seed))
 
     rng = np.random.default_rng((seed, 1))
-    # quarters: exact in any precision, and small in the file
-    x = np.round(4 * rng.normal(size=(STEPS, batch, *shape))).astype(np.float32) / 4
+    x = inputs(rng, STEPS, batch, *shape)
     y = targets(loss, rng, batch, outputs)
     xs = torch.tensor(x, dtype=torch.float64)
     ys = torch.tensor(y) if y.dtype == np.float32 else torch.tensor(y, dtype=torch.long)
