@@ -246,3 +246,62 @@ def test_few_labels_are_balanced_and_true():
         assert label in whole["y"][same]
     alone = RECIPES["semi_supervised_gan"](data="digits", labels=20, unlabelled=False)
     assert len(alone.data.train["x"]) == 20
+
+
+# Comparisons --------------------------------------------------------------------------
+
+
+def measured(name, tmp_path, **flags):
+    """The metrics of a whole run."""
+    from train import run
+
+    out = tmp_path / "-".join([name, *map(str, flags.values())])
+    options = run.Options(seed=flags.pop("seed", 0))
+    return run.train(name, flags, options, out, False).result["metrics"]
+
+
+@pytest.mark.slow
+def test_a_mixture_trained_by_steps_is_near_one_fitted_by_em(tmp_path, capsys):
+    data = RECIPES["bernoulli_mixture"]().data
+    x, test = (part["x"].reshape(-1, 784) for part in (data.train, data.test))
+    draw = np.random.default_rng(0)
+    mu, pi = 0.5 * x[draw.permutation(len(x))[:100]] + 0.25, np.full(100, 0.01)
+
+    def joint(x):
+        return x @ np.log(mu).T + (1 - x) @ np.log1p(-mu).T + np.log(pi)
+
+    for _ in range(50):
+        share = np.asarray(jax.nn.softmax(joint(x), -1))
+        count = share.sum(0)
+        mu = (share.T @ x + 0.1) / (count[:, None] + 0.5)  # a little of the mean
+        pi = (count + 1) / (count + 1).sum()
+    em = -float(jax.nn.logsumexp(joint(test), -1).mean())
+    loss = measured("bernoulli_mixture", tmp_path)["loss"]
+    with capsys.disabled():
+        print(f"\nmixture of 100 Bernoullis: {loss:.2f} nats, by EM {em:.2f}")
+    assert abs(loss - em) < 10
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_few_labels_are_worth_more_with_images_without(tmp_path, capsys):
+    def mean(**flags):
+        name = "semi_supervised_gan"
+        runs = [measured(name, tmp_path, **flags, seed=i) for i in range(3)]
+        return float(np.mean([run["accuracy"] for run in runs]))
+
+    both, alone = mean(), mean(unlabelled=False, steps=1000)
+    with capsys.disabled():
+        print(f"\n100 labels, 3 seeds: {alone:.4f} alone, {both:.4f} with images")
+    assert both > alone + 0.05
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_a_latent_space_helps_a_decoder_that_sees_little(tmp_path, capsys):
+    with_it = measured("recurrent_vae", tmp_path)
+    without = measured("recurrent_vae", tmp_path, latent=0)
+    with capsys.disabled():
+        print(f"\nnats a window: {with_it['loss']:.2f}, alone {without['loss']:.2f}")
+    assert without["kl"] == 0 and with_it["kl"] > 1
+    assert with_it["loss"] < without["loss"]

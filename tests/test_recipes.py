@@ -136,6 +136,8 @@ def test_sequences_go_through_the_same_cnn():
 MINUTES = (
     *("resnet20", "char_lstm", "char_transformer"),
     *("seq2seq_lstm", "seq2seq_transformer", "copy"),
+    *("conv_vae", "recurrent_vae", "gan", "dcgan", "wgan_gp"),
+    *("conditional_gan", "semi_supervised_gan"),
 )
 GOALS = [name for name in RECIPES if name not in ("cnn_cifar10", *MINUTES)]
 LONG = [pytest.param(name, marks=pytest.mark.long) for name in MINUTES]
