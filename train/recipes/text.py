@@ -164,7 +164,7 @@ def seq2seq_transformer(
     clip: float | None = 1.0,
     ema: float | None = None,
     batch_size: int | None = 128,
-    steps: int = 3000,
+    steps: int = 2000,
 ) -> Recipe:
     """A Transformer reads and writes (Vaswani et al. 2017): spelling to sound.
 
