@@ -210,6 +210,8 @@ def test_a_generator_that_learned_nothing_is_no_success(tmp_path, capsys, monkey
     assert "zoo: the training failed: the " in capsys.readouterr().err
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["failure"] and result["metrics"]["rarest"] < 0.03
+    assert main(f"eval {tmp_path}/run".split()) == 1
+    assert "failed" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -106,12 +106,15 @@ def _train(argv: list[str]) -> int:
         return 130
     result = done.result
     _report(result["metrics"], f"{name} on the {result['measured_on']}")
-    failure = result.get("failure")
     print(
         f"{result['steps']:,} steps in {result['seconds']:.1f} s, "
         f"{result['examples_per_second']:,.0f} examples/s, "
         f"{result['parameters']:,} parameters; saved in {out}"
     )
+    return _failed(result.get("failure"))
+
+
+def _failed(failure: str | None) -> int:
     if failure:
         print(f"zoo: the training failed: {failure}", file=sys.stderr)
     return 1 if failure else 0
@@ -127,8 +130,9 @@ def _eval(argv: list[str]) -> int:
     _cache()
     recipe, state, config = run.restore(directory, rows=True)
     part = "training data" if recipe.data.test is None else "test data"
-    _report(run.measure(recipe, state), f"{config['recipe']} on the {part}")
-    return 0
+    scores = run.measure(recipe, state)
+    _report(scores, f"{config['recipe']} on the {part}")
+    return _failed(scores.get("failure"))
 
 
 def _predict(argv: list[str]) -> int:
