@@ -8,6 +8,7 @@ import numpy as np
 
 COMPARED_AFTER = 5  # updates from the same weights; then the losses must agree
 TOLERANCE = 1e-3  # relative; beyond it two peers did not train the same thing
+BETAS = (0.5, 0.999)  # of the two Adams that "adversaries" are
 
 Arrays = dict[str, np.ndarray]
 
@@ -22,11 +23,14 @@ class Family(NamedTuple):
     # The forward pass as matrix products for one example: [rows, in] @ [in, out].
     products: tuple[tuple[int, int, int], ...]
     attention: tuple[tuple[int, int, int], ...] = ()  # the products without a weight
+    # How often training does each of `products`; 3: forward and for both gradients.
+    passes: tuple[int, ...] = ()
     rows: int = 4096
     batch: int = 128
     optimizer: str = "adam"
     rate: float = 1e-3
     loss: str = "classes"
+    latent: int = 0  # numbers of normal noise for one example; 0 draws none
 
     @property
     def epoch(self) -> int:
@@ -34,13 +38,32 @@ class Family(NamedTuple):
         return 64 if self.batch == self.rows else self.rows // self.batch
 
     @property
+    def work(self) -> dict[int, list[tuple[int, int, int]]]:
+        """The products by how often training does them."""
+        work: dict[int, list[tuple[int, int, int]]] = {}
+        products = self.products + self.attention
+        passes = self.passes or (3,) * len(products)
+        for times, product in zip(passes, products, strict=True):
+            work.setdefault(times, []).append(product)
+        return work
+
+    @property
     def flops(self) -> int:
-        """Of training on one example: forward, and twice that for the gradients."""
-        return 3 * 2 * sum(map(math.prod, self.products + self.attention))
+        """Of training on one example: 2 for a multiply and add."""
+        return sum(n * 2 * sum(map(math.prod, each)) for n, each in self.work.items())
 
     def data(self) -> Arrays:
-        """Seeded arrays of the right shapes: x [N, *shape], y [N]."""
+        """Seeded arrays of the right shapes: x [N, *shape], y [N] where one is learned.
+
+        x is normal, 0 or 1 for the "elbo", between -1 and 1 for the "game".
+        """
         rng = np.random.default_rng(0)
+        if self.loss == "elbo":
+            x = rng.integers(0, 2, (self.rows, *self.shape))
+            return {"x": x.astype(np.float32)}
+        if self.loss == "game":
+            x = rng.uniform(-1, 1, (self.rows, *self.shape))
+            return {"x": x.astype(np.float32)}
         x = rng.normal(size=(self.rows, *self.shape)).astype(np.float32)
         if self.loss == "classes":
             return {"x": x, "y": rng.integers(0, self.outputs, self.rows, np.int32)}
@@ -85,6 +108,10 @@ def sinusoid() -> np.ndarray:
     angles = np.arange(TOKENS)[:, None] * rates
     return np.concatenate([np.sin(angles), np.cos(angles)], -1).astype(np.float32)
 
+
+# Of the GAN; a transposed convolution from the pixels that it begins with.
+GENERATOR = ((1, 64, 7 * 7 * 128), (7 * 7, 128, 16 * 64), (14 * 14, 64, 16))
+DISCRIMINATOR = ((14 * 14, 16, 64), (7 * 7, 16 * 64, 128), (1, 7 * 7 * 128, 1))
 
 FAMILIES = {
     family.name: family
@@ -152,6 +179,33 @@ FAMILIES = {
             * HEADS
             * LAYERS,
             batch=32,
+        ),
+        Family(
+            "vae",
+            "Bernoulli VAE: 784 - 400 relu - 2 x 20, 20 - 400 relu - 784, batch 128, "
+            "Adam 0.001",
+            (784,),
+            784,
+            ((1, 784, 400), (1, 400, 2 * 20), (1, 20, 400), (1, 400, 784)),
+            loss="elbo",
+            latent=20,
+        ),
+        Family(
+            "gan",
+            "DCGAN for 28x28x1, batch norm: dense 64 - 7x7x128, transposed conv64 - "
+            "conv1; conv64 - conv128 - 1; the non-saturating game, both players at "
+            "once, batch 64, each with Adam 0.0002, b1 0.5",
+            (28, 28, 1),
+            1,
+            GENERATOR + DISCRIMINATOR,
+            # The discriminator: 3 on real and on generated images, and 1 for the
+            # gradient of the generator's loss at the images.
+            passes=(3,) * len(GENERATOR) + (7,) * len(DISCRIMINATOR),
+            batch=64,
+            optimizer="adversaries",
+            rate=2e-4,
+            loss="game",
+            latent=64,
         ),
     )
 }

@@ -46,7 +46,8 @@ In each round the peers take turns; only one computes at a time.
   "-" where nothing is compiled.
 - from torch: the relative difference of the loss on the next batch after
   {COMPARED_AFTER} updates from the same weights on the same batches. Above
-  {TOLERANCE:g} it is another training: {DIFFERENT}.
+  {TOLERANCE:g} it is another training: {DIFFERENT}. A VAE and a GAN are given the noise
+  that purezoo draws in these updates; timed, each draws its own inside the update.
 - GFLOP/s: examples/s times the operations of the network's matrix products, 2 for a
   multiply and add, forward and twice again for the gradients (so also where one is not
   needed, as that of the input). Of a product: their share of the rate of a product of
@@ -63,6 +64,14 @@ An LSTM has one bias for each gate: torch's second one is zero and not trained. 
 has two, as in torch; Linen's has one for two of the gates, 256 parameters less, which
 learns a little slower and costs next to the same. torch runs both outside of what
 "torch-compile" compiles.
+
+Both of a GAN's players move at once, from the same weights. The discriminator's
+products count 7 times: 3 for real and 3 for generated images, 1 for the gradient of the
+generator's loss at these, which are judged once for both: in purezoo, keras and flax
+XLA merges the two, eager torch is written so. "torch-compile" judges them again for the
+generator (and in its running statistics), as a compiled backward pass finds all
+gradients or none. "keras" has one Adam for the sum of the losses, each blind to the
+other player's weights, which is the same as two.
 """
 
 
@@ -168,17 +177,18 @@ def section(
     products: list[float],
 ) -> str:
     """One family in RESULTS.md."""
-    counts = Counter(
-        "x".join(map(str, product)) for product in family.products + family.attention
-    )
-    work = " + ".join(f"{n} x {p}" if n > 1 else p for p, n in counts.items())
+    work = []
+    for times, each in family.work.items():
+        counts = Counter("x".join(map(str, product)) for product in each)
+        terms = (f"{n} x {p}" if n > 1 else p for p, n in counts.items())
+        work.append(f"{times} x 2 x ({' + '.join(terms)})")
     steps = ", ".join(f"{r.peer} {r.steps:,}" for r in results if not r.failed)
     low, middle, high = (f(products) / 1e9 for f in (min, median, max))
     return (
         f"\n## {family.name}\n\n{family.about}.\n\n{markdown(lines)}\n"
         + "".join(f"**{note}.**\n\n" for note in notes)
-        + f"Operations for one example: 3 x 2 x ({work}) = {family.flops:,}. A product "
-        f"in these rounds: {middle:.0f} GFLOP/s ({low:.0f} to {high:.0f}). "
+        + f"Operations for one example: {' + '.join(work)} = {family.flops:,}. A "
+        f"product in these rounds: {middle:.0f} GFLOP/s ({low:.0f} to {high:.0f}). "
         f"Steps of a turn: {steps}.\n"
     )
 

@@ -41,11 +41,23 @@ def test_the_counted_products_are_the_kernels_of_the_network(name):
     kernels = []
     for path, leaf in flatten_dict(params, sep="/").items():
         if path.endswith(("kernel", "recurrent")):
-            count = len(leaf) if "encoder/" in path else 1  # a stack of layers
+            stacked = family.attention and "encoder/" in path  # layers
+            count = len(leaf) if stacked else 1
             kernels += [leaf.size / count] * count
     assert sorted(kernels) == sorted(a * b for _, a, b in family.products)
-    products = family.products + family.attention
-    assert family.flops == 6 * sum(math.prod(p) for p in products)
+    if not family.passes:
+        products = family.products + family.attention
+        assert family.flops == 6 * sum(math.prod(p) for p in products)
+
+
+def test_a_gan_judges_real_and_generated_images():
+    family = FAMILIES["gan"]
+    made, judged = (sum(map(math.prod, family.work[times])) for times in (3, 7))
+    # dense, 4x4 transposed from 7x7 and 14x14; 4x4 to 14x14 and to 7x7, dense
+    assert made == 64 * 6272 + 16 * (7 * 7 * 128 * 64 + 14 * 14 * 64)
+    assert judged == 16 * (14 * 14 * 64 + 7 * 7 * 64 * 128) + 6272
+    assert family.flops == 2 * (3 * made + 7 * judged)
+    assert "3 x 2 x (1x64x6272 + " in report.section(family, [], [], [], [1.0])
 
 
 @pytest.mark.parametrize("name", ["lstm", "gru", "transformer"])
@@ -63,6 +75,26 @@ def test_flax_begins_where_we_do(name):
     loss, _ = task.loss(params, {}, batch, key, train=False)
     values = flax.LOSSES[family.loss](outputs, batch["y"])
     assert values.mean() == pytest.approx(float(loss), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["vae", "gan"])
+def test_flax_draws_and_moves_as_we_do(name):
+    family = FAMILIES[name]._replace(rows=8, batch=4)
+    arrays = family.data() | purezoo.weights(family)
+    ours, theirs = (p.prepare(family, arrays, "") for p in (purezoo, flax))
+    assert ours.parameters == theirs.parameters
+    losses = [[peer.step(i) for i in range(3)] for peer in (ours, theirs)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+    for peer in (ours, theirs):
+        peer.run(2)  # noise of its own
+
+
+def test_data_that_is_generated():
+    x = FAMILIES["vae"].data()["x"]
+    assert x.shape == (4096, 784) and set(x[:9].flat) == {0, 1}
+    data = FAMILIES["gan"].data()
+    assert list(data) == ["x"] and data["x"].shape == (4096, 28, 28, 1)
+    assert -1 <= data["x"].min() < data["x"].max() <= 1
 
 
 def test_the_positions_are_those_of_the_zoo():

@@ -11,6 +11,7 @@ from flax.training import train_state
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from benchmarks.families import (
+    BETAS,
     HEADS,
     LAYERS,
     WIDTH,
@@ -128,6 +129,51 @@ class Transformer(nn.Module):
         return nn.Dense(10, name="dense")(x)
 
 
+class Half(nn.Module):
+    """One hidden layer of the VAE's encoder or decoder."""
+
+    outputs: int
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.relu(nn.Dense(400)(x))
+        return nn.Dense(self.outputs)(x)
+
+
+class VAE(nn.Module):
+    """Logits of x, mean and log-variance."""
+
+    @nn.compact
+    def __call__(self, x, noise):
+        mean, logvar = jnp.split(Half(40, name="encode")(x), 2, -1)
+        z = mean + jnp.exp(0.5 * logvar) * noise
+        return Half(784, name="decode")(z), mean, logvar
+
+
+class Generator(nn.Module):
+    """A dense layer and two transposed convolutions."""
+
+    @nn.compact
+    def __call__(self, z, train):
+        norm = functools.partial(nn.BatchNorm, not train, momentum=0.9, epsilon=1e-5)
+        x = nn.Dense(7 * 7 * 128, use_bias=False)(z).reshape(-1, 7, 7, 128)
+        x = nn.relu(norm()(x))
+        x = nn.ConvTranspose(64, (4, 4), (2, 2), use_bias=False)(x)
+        x = nn.relu(norm()(x))
+        return jnp.tanh(nn.ConvTranspose(1, (4, 4), (2, 2))(x))
+
+
+class Discriminator(nn.Module):
+    """Two convolutions and a dense layer."""
+
+    @nn.compact
+    def __call__(self, x, train):
+        x = nn.leaky_relu(nn.Conv(64, (4, 4), 2)(x), 0.2)
+        x = nn.Conv(128, (4, 4), 2, use_bias=False)(x)
+        x = nn.BatchNorm(not train, momentum=0.9, epsilon=1e-5)(x)
+        return nn.Dense(1)(nn.leaky_relu(x, 0.2).reshape(len(x), -1))
+
+
 MODELS = {
     "linear": Linear,
     "mlp": MLP,
@@ -136,6 +182,7 @@ MODELS = {
     "lstm": LSTM,
     "gru": GRU,
     "transformer": Transformer,
+    "vae": VAE,
 }
 LOSSES = {
     "classes": optax.softmax_cross_entropy_with_integer_labels,
@@ -160,6 +207,58 @@ def _update(state, x, y, loss):
     return state.apply_gradients(grads=grads).replace(stats=stats), value
 
 
+@functools.partial(jax.jit, donate_argnums=0)
+def _update_vae(state, x, noise=None):
+    if noise is None:
+        noise = _drawn(state, x, 20)
+
+    def mean(params):
+        logits, mean, logvar = state.apply_fn({"params": params}, x, noise)
+        error = optax.sigmoid_binary_cross_entropy(logits, x).sum(-1)
+        kl = 0.5 * (jnp.exp(logvar) + jnp.square(mean) - 1 - logvar).sum(-1)
+        return (error + kl).mean()
+
+    value, grads = jax.value_and_grad(mean)(state.params)
+    return state.apply_gradients(grads=grads), value
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _update_gan(players, x, noise=None):
+    generator, discriminator = players
+    if noise is None:
+        noise = _drawn(generator, x, 64)
+
+    def apply(state, params, stats, x):
+        variables = {"params": params, "batch_stats": stats}
+        outputs, new = state.apply_fn(variables, x, True, mutable=["batch_stats"])
+        return outputs, new["batch_stats"]
+
+    def maker(params):
+        fake, stats = apply(generator, params, generator.stats, noise)
+        judge = discriminator.params, discriminator.stats
+        logits, _ = apply(discriminator, *judge, fake)
+        return nn.softplus(-logits).mean(), (fake, stats)
+
+    def critic(params):
+        real, stats = apply(discriminator, params, discriminator.stats, x)
+        false, stats = apply(discriminator, params, stats, fake)
+        return (nn.softplus(-real) + nn.softplus(false)).mean(), stats
+
+    # the compiler sees that both judge the same images, and does it once
+    found = jax.value_and_grad(maker, has_aux=True)(generator.params)
+    (made, (fake, stats)), grads = found
+    generator = generator.apply_gradients(grads=grads).replace(stats=stats)
+    found = jax.value_and_grad(critic, has_aux=True)(discriminator.params)
+    (value, stats), grads = found
+    discriminator = discriminator.apply_gradients(grads=grads).replace(stats=stats)
+    return (generator, discriminator), made + value
+
+
+def _drawn(state, x, latent):
+    key = jax.random.fold_in(jax.random.key(0), state.step)
+    return jax.random.normal(key, (len(x), latent))
+
+
 def _array(path, shape, params):
     """What a Linen array begins with; an RNN's are apart for each gate.
 
@@ -182,39 +281,76 @@ def copied(first: Any, arrays: Arrays) -> Any:
     return unflatten_dict(found, sep="/")
 
 
-def prepare(family: Family, arrays: Arrays, peer: str) -> Trainer:
-    """Initialised by Flax, then given the weights of `arrays`."""
-    model = MODELS[family.name]()
-    x, y = jnp.asarray(arrays["x"]), jnp.asarray(arrays["y"])
-    first = jax.jit(model.init, static_argnums=2)(jax.random.key(0), x[:1], False)
-    params = copied(first["params"], under(arrays, "params"))
-    stats = copied(first.get("batch_stats", {}), under(arrays, "stats"))
-    make = {"adam": optax.adam, "sgd": optax.sgd}[family.optimizer]
-    state = State.create(
-        apply_fn=model.apply, params=params, tx=make(family.rate), stats=stats
+def _state(family, model, inputs, params, stats):
+    """Initialised by Flax, then given those weights."""
+    first = jax.jit(lambda key: model.init(key, *inputs))(jax.random.key(0))
+    make = {
+        "adam": optax.adam,
+        "sgd": optax.sgd,
+        "adversaries": lambda rate: optax.adam(rate, *BETAS),
+    }
+    return State.create(
+        apply_fn=model.apply,
+        params=copied(first["params"], params),
+        tx=make[family.optimizer](family.rate),
+        stats=copied(first.get("batch_stats", {}), stats),
     )
+
+
+def _start(family, arrays):
+    """The state, its parameters, and update(state, *batch) -> (state, loss)."""
+    params, stats = under(arrays, "params"), under(arrays, "stats")
+    one = jnp.asarray(arrays["x"][:1])
+    if family.loss == "game":
+        noise = jnp.asarray(arrays["noise"][0, :1])
+        players = tuple(
+            _state(family, model, inputs, under(params, name), under(stats, name))
+            for name, model, inputs in (
+                ("generator", Generator(), (noise, False)),
+                ("discriminator", Discriminator(), (one, False)),
+            )
+        )
+        return players, [player.params for player in players], _update_gan
+    if family.loss == "elbo":
+        inputs, update = (one, jnp.asarray(arrays["noise"][0, :1])), _update_vae
+    else:
+        inputs = one, False
+
+        def update(state, x, y):
+            return _update(state, x, y, family.loss)
+
+    state = _state(family, MODELS[family.name](), inputs, params, stats)
+    return state, state.params, update
+
+
+def prepare(family: Family, arrays: Arrays, peer: str) -> Trainer:
+    """One jitted update for each iteration, on batches gathered before it."""
+    state, params, update = _start(family, arrays)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
+    data = [jnp.asarray(arrays[name]) for name in "xy" if name in arrays]
     full, size, key = family.batch == family.rows, family.batch, jax.random.key(0)
 
     def step(i):
         nonlocal state
         at = i % family.epoch * size
-        batch = (x, y) if full else (x[at : at + size], y[at : at + size])
-        state, value = _update(state, *batch, family.loss)
+        batch = data if full else [a[at : at + size] for a in data]
+        if family.latent:  # else each update draws its own
+            batch = [*batch, jnp.asarray(arrays["noise"][i])]
+        state, value = update(state, *batch)
         return float(value)
 
     def run(steps):
         nonlocal state, key
         for i in range(steps):
-            batch = (x, y)
+            batch = data
             if not full:
                 if i % family.epoch == 0:
                     key, now = jax.random.split(key)
                     order = jax.random.permutation(now, family.rows)
                     order = order[: family.epoch * size].reshape(-1, size)
                 at = order[i % family.epoch]
-                batch = x[at], y[at]
-            state, value = _update(state, *batch, family.loss)
+                batch = [a[at] for a in data]
+            state, value = update(state, *batch)
         value.block_until_ready()
 
     return Trainer(parameters, step, run)

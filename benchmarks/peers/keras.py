@@ -4,11 +4,13 @@ import os
 
 os.environ["KERAS_BACKEND"] = "jax"
 
+import jax  # noqa: E402
 import keras  # noqa: E402
 import numpy as np  # noqa: E402
 from keras import layers  # noqa: E402
 
 from benchmarks.families import (  # noqa: E402
+    BETAS,
     HEADS,
     LAYERS,
     WIDTH,
@@ -89,6 +91,111 @@ def _transformer(x):
     return layers.Dense(10, name="dense")(x)
 
 
+class Drawing(keras.Model):
+    """Its examples come alone, or (for the comparison) with the noise."""
+
+    latent: int
+
+    def __init__(self):
+        super().__init__()
+        self.seeds = keras.random.SeedGenerator(0)
+
+    def noise(self, inputs):
+        """The examples and their noise."""
+        if isinstance(inputs, tuple | list):
+            return inputs
+        shape = (keras.ops.shape(inputs)[0], self.latent)
+        return inputs, keras.random.normal(shape, seed=self.seeds)
+
+
+def _half(x, outputs, path):
+    x = layers.Dense(400, activation="relu", name=f"{path}.Dense_0")(x)
+    return layers.Dense(outputs, name=f"{path}.Dense_1")(x)
+
+
+class VAE(Drawing):
+    """Logits of x, mean and log-variance."""
+
+    latent = 20
+
+    def __init__(self):
+        super().__init__()
+        x, z = keras.Input((784,)), keras.Input((20,))
+        self.encode = keras.Model(x, _half(x, 40, "encode"))
+        self.decode = keras.Model(z, _half(z, 784, "decode"))
+
+    def call(self, inputs):
+        x, noise = self.noise(inputs)
+        mean, logvar = keras.ops.split(self.encode(x), 2, -1)
+        logits = self.decode(mean + keras.ops.exp(0.5 * logvar) * noise)
+        return x, logits, mean, logvar
+
+    def compute_loss(self, x, y, y_pred, *others, **fields):
+        x, logits, mean, logvar = y_pred
+        error = keras.ops.binary_crossentropy(x, logits, from_logits=True)
+        kl = 0.5 * (keras.ops.exp(logvar) + keras.ops.square(mean) - 1 - logvar)
+        return keras.ops.mean(keras.ops.sum(error, -1) + keras.ops.sum(kl, -1))
+
+
+def _generator(z):
+    def norm(x, i):
+        name = f"generator.BatchNorm_{i}"
+        x = layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=name)(x)
+        return keras.ops.relu(x)
+
+    def double(x, channels, i, **fields):
+        name = f"generator.ConvTranspose_{i}"
+        return layers.Conv2DTranspose(channels, 4, 2, "same", name=name, **fields)(x)
+
+    x = layers.Dense(7 * 7 * 128, use_bias=False, name="generator.Dense_0")(z)
+    x = norm(layers.Reshape((7, 7, 128))(x), 0)
+    x = norm(double(x, 64, 0, use_bias=False), 1)
+    return double(x, 1, 1, activation="tanh")
+
+
+def _discriminator(x):
+    def leaky(x):
+        return keras.ops.leaky_relu(x, 0.2)
+
+    x = leaky(layers.Conv2D(64, 4, 2, "same", name="discriminator.Conv_0")(x))
+    name = "discriminator.Conv_1"
+    x = layers.Conv2D(128, 4, 2, "same", use_bias=False, name=name)(x)
+    name = "discriminator.BatchNorm_0"
+    x = layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=name)(x)
+    x = layers.Flatten()(leaky(x))
+    return layers.Dense(1, name="discriminator.Dense_0")(x)
+
+
+class GAN(Drawing):
+    """The discriminator's logits; each loss is blind to the other player's weights.
+
+    So the gradient of their sum is each player's own, and one Adam is two.
+    """
+
+    latent = 64
+
+    def __init__(self):
+        super().__init__()
+        z, x = keras.Input((64,)), keras.Input((28, 28, 1))
+        self.generator = keras.Model(z, _generator(z))
+        self.discriminator = keras.Model(x, _discriminator(x))
+
+    def call(self, inputs, training=False):
+        x, noise = self.noise(inputs)
+        fake, judge = self.generator(noise, training=training), self.discriminator
+        real = judge(x, training=training)
+        false = judge(jax.lax.stop_gradient(fake), training=training)
+        frozen = [jax.lax.stop_gradient(v.value) for v in judge.trainable_variables]
+        others = [v.value for v in judge.non_trainable_variables]
+        seen, _ = judge.stateless_call(frozen, others, fake, training=training)
+        return real, false, seen
+
+    def compute_loss(self, x, y, y_pred, *others, **fields):
+        real, false, seen = y_pred
+        softplus = keras.ops.softplus
+        return keras.ops.mean(softplus(-real) + softplus(false) + softplus(-seen))
+
+
 MODELS = {
     "linear": _linear,
     "mlp": _mlp,
@@ -97,6 +204,8 @@ MODELS = {
     "lstm": _lstm,
     "gru": _gru,
     "transformer": _transformer,
+    "vae": VAE,
+    "gan": GAN,
 }
 LOSSES = {
     "classes": lambda: keras.losses.SparseCategoricalCrossentropy(from_logits=True),
@@ -120,6 +229,8 @@ def _array(weight, known):
     for theirs, ours in NAMES.items():
         path = path.replace(theirs, ours)
     array = known[path]
+    if "ConvTranspose" in path and array.ndim > 1:  # the gradient of a convolution
+        array = np.flip(array, (0, 1)).swapaxes(2, 3)
     if path.startswith("rnn/") and "rnn/recurrent_bias" in known:
         if path == "rnn/bias":
             array = np.stack([array, known["rnn/recurrent_bias"]])
@@ -130,31 +241,42 @@ def _array(weight, known):
 
 def prepare(family: Family, arrays: Arrays, peer: str) -> Trainer:
     """Initialised by Keras, then given the weights of `arrays`."""
-    inputs = keras.Input(family.shape)
-    model = keras.Model(inputs, MODELS[family.name](inputs))
+    make = MODELS[family.name]
+    if family.latent:
+        model = make()
+    else:
+        inputs = keras.Input(family.shape)
+        model = keras.Model(inputs, make(inputs))
     known = under(arrays, "params") | under(arrays, "stats")
     model.set_weights([_array(weight, known) for weight in model.weights])
-    if family.optimizer == "adam":  # Keras's own epsilon is 1e-7
-        optimizer = keras.optimizers.Adam(family.rate, epsilon=1e-8)
+    rate, epsilon = family.rate, 1e-8  # Keras's own is 1e-7
+    if family.optimizer == "sgd":
+        optimizer = keras.optimizers.SGD(rate)
+    elif family.optimizer == "adversaries":
+        optimizer = keras.optimizers.Adam(rate, *BETAS, epsilon=epsilon)
     else:
-        optimizer = keras.optimizers.SGD(family.rate)
-    model.compile(optimizer, LOSSES[family.loss]())
-    x, y, size = arrays["x"], arrays["y"], family.batch
-    y = y if family.loss == "classes" else y[:, None]
+        optimizer = keras.optimizers.Adam(rate, epsilon=epsilon)
+    model.compile(optimizer, None if family.latent else LOSSES[family.loss]())
+    size = family.batch
+    data = [arrays[name] for name in "xy" if name in arrays]
+    if family.loss == "squared":
+        data[1] = data[1][:, None]
     full = size == family.rows
     if full:  # once per fit's epoch would time little but the start of an epoch
-        x, y = np.concatenate([x] * family.epoch), np.concatenate([y] * family.epoch)
+        data = [np.concatenate([a] * family.epoch) for a in data]
 
     def step(i):
         at = i % family.epoch * size
         model.reset_metrics()  # else the mean of all losses so far comes back
-        return float(model.train_on_batch(x[at : at + size], y[at : at + size]))
+        batch = [a[at : at + size] for a in data]
+        if family.latent:  # else each update draws its own
+            batch = [(*batch, arrays["noise"][i])]
+        return float(model.train_on_batch(*batch))
 
     def run(steps):
         rows, epochs = min(steps, family.epoch) * size, max(1, steps // family.epoch)
         model.fit(
-            x[:rows],
-            y[:rows],
+            *(a[:rows] for a in data),
             batch_size=size,
             epochs=epochs,
             shuffle=not full,

@@ -7,10 +7,19 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from benchmarks.families import HEADS, LAYERS, WIDTH, Arrays, Family, Trainer
+from benchmarks.families import (
+    BETAS,
+    COMPARED_AFTER,
+    HEADS,
+    LAYERS,
+    WIDTH,
+    Arrays,
+    Family,
+    Trainer,
+)
 from train import loop, optim
 from train.step import make_step
-from zoo import cnn, linear, mlp, rnn, supervised, transformer
+from zoo import cnn, gan, linear, mlp, rnn, supervised, transformer, vae
 from zoo.base import count_parameters
 
 
@@ -31,27 +40,59 @@ MODELS = {
     "lstm": lambda: _recurrent(rnn.LSTM),
     "gru": lambda: _recurrent(rnn.GRU),
     "transformer": _transformer,
+    "vae": lambda: vae.task(vae.dense((784,), 20, (400,))),
+    "gan": lambda: gan.task(gan.dcgan((28, 28, 1)), gan.GAMES["non_saturating"]),
+}
+NAMES = {  # ours and those of the peers
+    "batch_stats/": "",
+    "rnn/forward_0": "rnn",
+    "encoder/Dense": "encode/Dense",  # apart from a Transformer's encoder
+    "decoder/MLP_0": "decode",
+    "generator/decoder": "generator",
+    "discriminator/convs": "discriminator/Conv",
+    "discriminator/norms_1": "discriminator/BatchNorm_0",
+    "discriminator/dense": "discriminator/Dense_0",
 }
 
 
 def _start(family, data):
     task = MODELS[family.name]()
-    optimizer = optim.optimizer(family.optimizer, family.rate)
+    if family.optimizer == "adversaries":
+        optimizer = optim.adversaries(family.rate, betas=BETAS)
+    else:
+        optimizer = optim.optimizer(family.optimizer, family.rate)
     return task, optimizer, loop.start(task, optimizer, data)[0]
 
 
 def weights(family: Family) -> Arrays:
-    """The arrays that every peer starts from, by path: params/..., stats/..."""
+    """The arrays that every peer starts from, by path: params/..., stats/...
+
+    And "noise" [updates, batch, latent], what our own first updates draw.
+    """
     state = _start(family, family.data())[2]
-    stats = state.model.get("batch_stats", {})
-    return by_path({"params": state.params, "stats": stats})
+    arrays = by_path({"params": state.params, "stats": state.model})
+    return arrays | (noise(family) if family.latent else {})
+
+
+def noise(family: Family) -> Arrays:
+    """For the comparison: `step(i)` of each peer is given the i-th."""
+
+    def drawn(update):  # by the keys of train.step and of both tasks
+        key = jax.random.fold_in(jax.random.key(0), update)
+        shape = (family.batch, family.latent)
+        return jax.random.normal(jax.random.split(key)[0], shape)
+
+    updates = jnp.arange(1, COMPARED_AFTER + 2)
+    return {"noise": np.asarray(jax.vmap(drawn)(updates))}
 
 
 def by_path(tree: Any) -> Arrays:
-    """A Transformer's layers apart, "encoder_0/..."; an RNN as "rnn/..."."""
+    """A Transformer's layers apart, "encoder_0/..."; others as in NAMES."""
     arrays = {}
     for path, a in flatten_dict(tree, sep="/").items():
-        a, path = np.asarray(a), path.replace("rnn/forward_0", "rnn")
+        a = np.asarray(a)
+        for ours, theirs in NAMES.items():
+            path = path.replace(ours, theirs)
         if "encoder/" in path:
             for i, layer in enumerate(a):
                 arrays[path.replace("encoder", f"encoder_{i}")] = layer
@@ -62,8 +103,9 @@ def by_path(tree: Any) -> Arrays:
 
 def prepare(family: Family, arrays: Arrays, peer: str) -> Trainer:
     """The weights are its own, from the seed that wrote `arrays`."""
-    task, optimizer, state = _start(family, {k: arrays[k] for k in "xy"})
-    data = {name: jnp.asarray(arrays[name]) for name in "xy"}
+    data = {name: arrays[name] for name in "xy" if name in arrays}
+    task, optimizer, state = _start(family, data)
+    data = {name: jnp.asarray(array) for name, array in data.items()}
     full = family.batch == family.rows
     chunk = jax.jit(loop.make_chunk(task, optimizer, family.batch), donate_argnums=0)
     permutations = jax.jit(loop.permutations, static_argnums=(2, 3))

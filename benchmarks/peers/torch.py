@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn import functional
 
 from benchmarks.families import (
+    BETAS,
     FEATURES,
     HEADS,
     LAYERS,
@@ -144,6 +145,64 @@ def _sequential(**layers):
     return network
 
 
+class VAE(nn.Module):
+    """The mean negative ELBO itself: compiled with the network it is faster."""
+
+    def __init__(self):
+        super().__init__()
+        self.encode, self.decode = (
+            _sequential(
+                Dense_0=nn.Linear(inputs, 400),
+                relu=nn.ReLU(),
+                Dense_1=nn.Linear(400, outputs),
+            )
+            for inputs, outputs in ((784, 40), (20, 784))
+        )
+
+    def forward(self, x, noise=None):
+        mean, logvar = self.encode(x).chunk(2, -1)
+        noise = torch.randn_like(mean) if noise is None else noise
+        logits = self.decode(mean + torch.exp(0.5 * logvar) * noise)
+        error = functional.binary_cross_entropy_with_logits(logits, x, reduction="sum")
+        kl = 0.5 * (logvar.exp() + mean.square() - 1 - logvar).sum()
+        return (error + kl) / len(x)
+
+
+class Generator(nn.Module):
+    """A dense layer and two transposed convolutions."""
+
+    def __init__(self, layout):
+        super().__init__()
+        self.layout = layout
+        self.Dense_0 = nn.Linear(64, 7 * 7 * 128, bias=False)
+        self.BatchNorm_0, self.BatchNorm_1 = nn.BatchNorm2d(128), nn.BatchNorm2d(64)
+        self.ConvTranspose_0 = nn.ConvTranspose2d(128, 64, 4, 2, 1, bias=False)
+        self.ConvTranspose_1 = nn.ConvTranspose2d(64, 1, 4, 2, 1)
+
+    def forward(self, z):
+        # as Flax has them: channels last
+        x = self.Dense_0(z).unflatten(1, (7, 7, 128)).permute(0, 3, 1, 2)
+        x = x.contiguous(memory_format=self.layout)
+        x = functional.relu(self.BatchNorm_0(x), inplace=True)
+        x = functional.relu(self.BatchNorm_1(self.ConvTranspose_0(x)), inplace=True)
+        return torch.tanh(self.ConvTranspose_1(x))
+
+
+class Discriminator(nn.Module):
+    """Two convolutions and a dense layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.Conv_0 = nn.Conv2d(1, 64, 4, 2, 1)
+        self.Conv_1 = nn.Conv2d(64, 128, 4, 2, 1, bias=False)
+        self.BatchNorm_0, self.Dense_0 = nn.BatchNorm2d(128), nn.Linear(7 * 7 * 128, 1)
+
+    def forward(self, x):
+        x = functional.leaky_relu(self.Conv_0(x), 0.2, inplace=True)
+        x = functional.leaky_relu(self.BatchNorm_0(self.Conv_1(x)), 0.2, inplace=True)
+        return self.Dense_0(x.permute(0, 2, 3, 1).flatten(1))
+
+
 MODELS = {
     "linear": lambda: _sequential(dense=nn.Linear(10, 1)),
     "mlp": lambda: _sequential(
@@ -154,6 +213,7 @@ MODELS = {
     "lstm": lambda: Recurrent(nn.LSTM),
     "gru": lambda: Recurrent(nn.GRU),
     "transformer": Transformer,
+    "vae": VAE,
 }
 LOSSES = {
     "classes": functional.cross_entropy,
@@ -161,43 +221,98 @@ LOSSES = {
 }
 
 
-def prepare(family: Family, arrays: Arrays, peer: str) -> Trainer:
-    """Initialised by torch, then given the weights of `arrays`."""
-    network = MODELS[family.name]()
-    copy_weights(network, under(arrays, "params"))
-    x, y = torch.tensor(arrays["x"]), torch.tensor(arrays["y"])
-    y = y.long() if family.loss == "classes" else y
-    if x.ndim == 4:
-        layout = (
-            torch.contiguous_format if peer == "torch-nchw" else torch.channels_last
-        )
-        x = x.permute(0, 3, 1, 2).contiguous(memory_format=layout)
-        network = network.to(memory_format=layout)
-    forward = torch.compile(network) if peer == "torch-compile" else network
+def _learner(family, network, compiled):
+    """update(x, y) -> loss, of a VAE update(x, noise or none)."""
+    forward = torch.compile(network) if compiled else network
     make = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[family.optimizer]
     optimizer = make(network.parameters(), lr=family.rate, fused=True)
-    loss, size, full = LOSSES[family.loss], family.batch, family.batch == family.rows
+    loss = forward
+    if family.loss != "elbo":
 
-    def update(x, y):
+        def loss(x, y):
+            return LOSSES[family.loss](forward(x), y)
+
+    def update(*batch):
         optimizer.zero_grad()
-        value = loss(forward(x), y)
+        value = loss(*batch)
         value.backward()
         optimizer.step()
         return value
 
+    return update
+
+
+def _game(family, players, compiled):
+    """update(x, noise or none) -> the sum of both players' losses.
+
+    Eager, the discriminator judges generated images once for both players. A compiled
+    one would find all its gradients in either backward pass; it judges them again.
+    """
+    generator, discriminator = players["generator"], players["discriminator"]
+    fields = {"lr": family.rate, "betas": BETAS, "fused": True}
+    optimizers = [torch.optim.Adam(p.parameters(), **fields) for p in players.values()]
+    make, judge = generator, discriminator
+    if compiled:
+        make, judge = torch.compile(generator), torch.compile(discriminator)
+    softplus = functional.softplus
+
+    def update(x, noise=None):
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        fake = make(torch.randn(len(x), family.latent) if noise is None else noise)
+        if compiled:
+            critic = softplus(-judge(x)).mean() + softplus(judge(fake.detach())).mean()
+            critic.backward()
+            discriminator.requires_grad_(False)
+            maker = softplus(-judge(fake)).mean()
+            maker.backward()
+            discriminator.requires_grad_(True)
+        else:
+            real, false = judge(x), judge(fake)
+            critic = softplus(-real).mean() + softplus(false).mean()
+            maker = softplus(-false).mean()
+            critic.backward(inputs=list(discriminator.parameters()), retain_graph=True)
+            maker.backward(inputs=list(generator.parameters()))
+        for optimizer in optimizers:
+            optimizer.step()
+        return critic.detach() + maker.detach()
+
+    return update
+
+
+def prepare(family: Family, arrays: Arrays, peer: str) -> Trainer:
+    """Initialised by torch, then given the weights of `arrays`."""
+    layout = torch.contiguous_format if peer == "torch-nchw" else torch.channels_last
+    data = [torch.tensor(arrays[name]) for name in "xy" if name in arrays]
+    if family.loss == "classes":
+        data[1] = data[1].long()
+    if family.loss == "game":
+        players = {"generator": Generator(layout), "discriminator": Discriminator()}
+        network, start = nn.ModuleDict(players), _game
+    else:
+        network, start = MODELS[family.name](), _learner
+    copy_weights(network, under(arrays, "params"))
+    if data[0].ndim == 4:
+        data[0] = data[0].permute(0, 3, 1, 2).contiguous(memory_format=layout)
+        network = network.to(memory_format=layout)
+    update = start(family, network, peer == "torch-compile")
+    size, full = family.batch, family.batch == family.rows
+
     def step(i):
         at = i % family.epoch * size
-        batch = (x, y) if full else (x[at : at + size], y[at : at + size])
+        batch = data if full else [a[at : at + size] for a in data]
+        if family.latent:  # else each update draws its own
+            batch = [*batch, torch.tensor(arrays["noise"][i])]
         return update(*batch).item()
 
     def run(steps):
         for i in range(steps):
-            batch = (x, y)
+            batch = data
             if not full:
                 if i % family.epoch == 0:
                     orders = torch.randperm(family.rows).split(size)
                 at = orders[i % family.epoch]
-                batch = x[at], y[at]
+                batch = [a[at] for a in data]
             update(*batch)
 
     parameters = sum(p.numel() for p in network.parameters() if p.requires_grad)
@@ -230,6 +345,9 @@ def copy_weights(network: nn.Module, params: Arrays) -> None:
         if path.endswith("/qkv"):
             parts = [path.replace("qkv", part) for part in ("query", "key", "value")]
         array = torch.cat([torch.tensor(params[f"{p}/{kind}"]) for p in parts], -1)
-        if value.ndim > 1:  # [*S, in, out] -> [out, in, *S]
+        if "ConvTranspose" in path and value.ndim > 1:
+            # [*S, in, out] -> [in, out, *S], of torch's as the gradient of another
+            array = array.flip(0, 1).movedim((-2, -1), (0, 1))
+        elif value.ndim > 1:  # [*S, in, out] -> [out, in, *S]
             array = array.movedim((-1, -2), (0, 1))
         value.copy_(array)
