@@ -205,10 +205,11 @@ def _sample(argv: list[str]) -> int:
         return locals()
 
     asked = parse(flags, argv, "zoo sample")
-    recipe, seed = asked.pop("recipe"), asked.pop("seed")
-    directory = asked.pop("directory")
+    name, directory, seed = (asked.pop(k) for k in ("recipe", "directory", "seed"))
     given = {name: value for name, value in asked.items() if value is not None}
-    recipe, state = _restored(recipe, directory, rows=True)
+    recipe, state = _restored(name, directory)
+    if recipe.draws_rows:
+        recipe, state = _restored(name, directory, rows=True)
     images = {"n", "label", "out"}
     wrong = given.keys() & images if recipe.draw is None else given.keys() - images
     if wrong:

@@ -119,6 +119,7 @@ def _autoencoder(data, holdout, network, latent, noise, step, steps, size, goal)
         measure=measure,
         network=model,
         draw=draw,
+        draws_rows=True,
     )
 
 

@@ -59,6 +59,7 @@ class Recipe(NamedTuple):
     measure: Callable[["Recipe", State, Path | None], dict[str, Any]] | None = None
     network: Any = None  # the module, where more is done with it than its task knows
     draw: Callable[..., np.ndarray | list[str]] | None = None
+    draws_rows: bool = False  # what becomes of test examples: the data must be there
 
 
 def scheduled(
