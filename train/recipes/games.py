@@ -9,11 +9,13 @@ import numpy as np
 
 from train import data as sets
 from train import judge, optim
+from train.augment import Augment
 from train.data import Data
 from train.recipes.base import Goal, Recipe, Source, images_of, labels_for
 from train.step import State
 from zoo import gan as gans
 from zoo import supervised
+from zoo.autoencoder import corrupt
 from zoo.base import UsageError
 
 GameName = Literal["minimax", "non_saturating", "least_squares", "hinge", "wasserstein"]
@@ -134,30 +136,39 @@ def semi_supervised_gan(
     holdout: float | None = None,
     labels: int = 100,
     unlabelled: bool = True,
+    noise: float = 0.5,
     latent: int = 64,
     channels: tuple[int, ...] = (64, 32),
     learning_rate: float = 5e-4,
     ema: float | None = 0.999,
     batch_size: int | None = 64,
-    steps: int = 2500,
+    steps: int = 2000,
 ) -> Recipe:
     """A classifier of few labels and many images without (Salimans et al. 2016).
 
     MNIST, 100 labels and 4,000 images: accuracy >= 0.88; with `--no-unlabelled`, the
-    same discriminator trained on the labels alone. Five minutes.
+    same discriminator trained on the labels alone. Two minutes.
     """
+    if not noise >= 0:
+        raise UsageError(f"expected noise >= 0, found {noise}")
     rows = _few_labels(sets.between(images_of(data, holdout), -1, 1), labels)
     classes = len(rows.schema.classes)
     players = gans.dcgan(
         rows.schema.shape, latent, channels, outputs=classes, batch_norm=False
     )
     goal: Goal | None = Goal("accuracy", 0.88)
+    change = None
     if unlabelled:
         step = optim.adversaries(learning_rate, ema=ema)
-        task, network, draw = gans.semi_supervised(players), players.generator, _draw
+        task, network, draw = (
+            gans.semi_supervised(players, noise=noise),
+            players.generator,
+            _draw,
+        )
     else:
         step = optim.optimizer("adam", learning_rate, ema=ema)
         network, draw = None, None
+        change = _noisy(noise)
         task = supervised.task(players.discriminator, supervised.classes)
         train = rows.train
         few = {"x": train["labelled"][:labels], "y": train["y"][:labels]}
@@ -171,9 +182,17 @@ def semi_supervised_gan(
         steps,
         batch_size,
         goal,
+        change,
         network=network,
         draw=draw,
     )
+
+
+def _noisy(noise: float) -> Augment:
+    def change(key, batch):
+        return batch | {"x": corrupt(batch["x"], key, noise)}
+
+    return change
 
 
 def _few_labels(rows: Data, count: int) -> Data:
