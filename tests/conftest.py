@@ -12,7 +12,9 @@ from train import data as sets
 from train.data import Data, Schema
 from train.recipes import RECIPES
 
-CACHE = Path(__file__).parent.parent / ".cache" / "xla"
+# a folder for each of pytest-xdist's workers: none reads what another still writes
+WORKER = os.environ.get("PYTEST_XDIST_WORKER", "xla")
+CACHE = Path(__file__).parent.parent / ".cache" / WORKER
 
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_rank_promotion", "raise")

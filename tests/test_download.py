@@ -215,15 +215,15 @@ def test_a_damaged_cifar_archive_is_refused(monkeypatch, server, wrong):
         ("train-images-idx3-ubyte.gz", idx(np.zeros(20)), "the header"),
         ("train-images-idx3-ubyte.gz", idx(np.zeros((20, 28, 27))), r"28, 27, 1"),
         ("train-images-idx3-ubyte.gz", idx(np.zeros((19, 28, 28))), "expected 20 im"),
-        ("train-labels-idx1-ubyte.gz", gzip.compress(b"\0\0\x08\1\0"), "the header"),
+        ("train-labels-idx1-ubyte.gz", gzip.compress(b"\0\0\x08\1\0", mtime=0), "the header"),
         (
             "train-labels-idx1-ubyte.gz",
-            gzip.compress(b"\0\0\x08\1\0\0\0\5abc"),
+            gzip.compress(b"\0\0\x08\1\0\0\0\5abc", mtime=0),
             "5 values.*found 3",
         ),
         (
             "train-labels-idx1-ubyte.gz",
-            gzip.compress(b"\0\0\x08\1\0\0\0\5abcdef"),
+            gzip.compress(b"\0\0\x08\1\0\0\0\5abcdef", mtime=0),
             "5 values.*found more",
         ),
         ("train-labels-idx1-ubyte.gz", idx(np.full(20, 10)), "labels up to 10"),
