@@ -78,7 +78,7 @@ def md5(body):
 def idx(array, kind=8):
     header = bytes([0, 0, kind, array.ndim])
     sizes = np.array(array.shape, ">u4").tobytes()
-    return gzip.compress(header + sizes + array.astype(np.uint8).tobytes())
+    return gzip.compress(header + sizes + array.astype(np.uint8).tobytes(), mtime=0)
 
 
 def mnist_files(train=20, test=10, seed=0):
@@ -215,7 +215,11 @@ def test_a_damaged_cifar_archive_is_refused(monkeypatch, server, wrong):
         ("train-images-idx3-ubyte.gz", idx(np.zeros(20)), "the header"),
         ("train-images-idx3-ubyte.gz", idx(np.zeros((20, 28, 27))), r"28, 27, 1"),
         ("train-images-idx3-ubyte.gz", idx(np.zeros((19, 28, 28))), "expected 20 im"),
-        ("train-labels-idx1-ubyte.gz", gzip.compress(b"\0\0\x08\1\0", mtime=0), "the header"),
+        (
+            "train-labels-idx1-ubyte.gz",
+            gzip.compress(b"\0\0\x08\1\0", mtime=0),
+            "the header",
+        ),
         (
             "train-labels-idx1-ubyte.gz",
             gzip.compress(b"\0\0\x08\1\0\0\0\5abc", mtime=0),
