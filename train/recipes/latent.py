@@ -48,7 +48,7 @@ def vae(
     step = scheduled(
         optimizer, schedule, learning_rate, steps, weight_decay=weight_decay, ema=ema
     )
-    goal = Goal("iwae_500", -110.0)
+    goal = Goal("iwae_500", -100.0)
     return _vae("dense", model, beta, step, rows, steps, batch_size, goal)
 
 
@@ -77,7 +77,7 @@ def conv_vae(
     step = scheduled(
         optimizer, schedule, learning_rate, steps, weight_decay=weight_decay, ema=ema
     )
-    goal = Goal("iwae_500", -100.0)
+    goal = Goal("iwae_500", -92.0)
     return _vae("conv", model, beta, step, rows, steps, batch_size, goal)
 
 
