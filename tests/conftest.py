@@ -64,7 +64,7 @@ SMALL = {
     **dict.fromkeys(
         ("autoencoder", "denoising_autoencoder"), {"data": "digits", "latent": 4}
     ),
-    "bernoulli_mixture": {"data": "digits", "components": 12},
+    "bernoulli_mixture": {"data": "digits", "components": 12, "learning_rate": 0.01},
     **dict.fromkeys(
         ("vae", "conditional_vae"), {"data": "digits", "latent": 4, "widths": (32,)}
     ),
