@@ -53,7 +53,7 @@ def dcgan(
     learning_rate: float = 5e-4,
     ema: float | None = 0.999,
     batch_size: int | None = 64,
-    steps: int = 8000,
+    steps: int = 5000,
 ) -> Recipe:
     """Adversarial networks of convolutions with batch norm (Radford et al. 2016).
 

@@ -66,11 +66,11 @@ def conv_vae(
     weight_decay: float | None = 1e-2,
     ema: float | None = None,
     batch_size: int | None = 64,
-    steps: int = 3500,
+    steps: int = 6000,
 ) -> Recipe:
     """A variational autoencoder of convolutions, on black and white images.
 
-    4,000 MNIST digits: "iwae_500" above the dense one's. Three minutes.
+    4,000 MNIST digits: "iwae_500" above the dense one's. Five minutes.
     """
     rows = _pixels(data, holdout, likelihood)
     model = vaes.conv(rows.schema.shape, latent, channels, likelihood=likelihood)
