@@ -93,15 +93,18 @@ def small(name: str, n: int = 32):
 # put through the contracts with the slow tests: the quick ones have a model much alike,
 # and compiling all of them takes minutes
 ALIKE = (
-    *("rnn", "gru", "peephole_lstm", "transformer_classifier"),
-    *("char_lstm", "char_transformer", "seq2seq_transformer", "copy"),
-    *("autoencoder", "vae", "conv_vae", "bernoulli_mixture", "recurrent_vae"),
-    *("gan", "wgan_gp", "conditional_gan", "semi_supervised_gan"),
+    *("transformer_classifier", "char_lstm", "char_transformer"),
+    *("conv_vae", "recurrent_vae", "wgan_gp", "semi_supervised_gan"),
 )
-EVERY = [
-    pytest.param(name, marks=pytest.mark.slow if name in ALIKE else ())
-    for name in RECIPES
-]
+# with the long ones: of the slow tests too, one has a model much alike
+TWINS = (
+    *("rnn", "gru", "peephole_lstm", "seq2seq_transformer", "copy"),
+    *("autoencoder", "bernoulli_mixture", "vae", "gan", "conditional_gan"),
+)
+MARKS = {name: [pytest.mark.slow] for name in ALIKE} | {
+    name: [pytest.mark.slow, pytest.mark.long] for name in TWINS
+}
+EVERY = [pytest.param(name, marks=MARKS.get(name, ())) for name in RECIPES]
 
 
 @pytest.fixture(params=EVERY, scope="module")
