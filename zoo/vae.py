@@ -172,7 +172,7 @@ def task(model: Any, *, beta: float = 1.0, anneal: int = 0) -> Task:
             train=train,
             rngs={"dropout": dropout_key},
         )
-        kl, weight = divergence(mean, logvar), jnp.float32(beta)
+        kl, weight = divergence(mean, logvar), jnp.asarray(beta, mean.dtype)
         if anneal and train:
             weight = beta * jnp.minimum(1, state["steps"] / anneal)
             state = {"steps": state["steps"] + 1}

@@ -252,7 +252,8 @@ def recurrent_vae(
     def draw(recipe: Recipe, state: State, seed: int, n: int, label: int | None):
         labels_for(0, n, label)
         variables, key = {"params": state.params}, jax.random.key(seed)
-        found = np.asarray(recurrent.generate(model, variables, key, n, length))
+        run: Callable = jax.jit(recurrent.generate, static_argnums=(0, 3, 4))
+        found = np.asarray(run(model, variables, key, n, length))
         return [text.decode(recipe.data.schema.tokens, row) for row in found]
 
     return Recipe(
