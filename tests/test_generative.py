@@ -236,6 +236,12 @@ def test_a_recipe_refuses_what_cannot_be(name, flags, words):
         RECIPES[name](**flags)
 
 
+def test_an_autoencoder_draws_no_label():
+    recipe = RECIPES["autoencoder"](data="digits", latent=4)
+    with pytest.raises(UsageError, match="not conditional"):
+        recipe.draw(recipe, None, 0, 16, 3)
+
+
 def test_few_labels_are_balanced_and_true():
     rows = RECIPES["semi_supervised_gan"](data="digits", labels=20).data
     train, whole = rows.train, sets.between(sets.load("digits"), -1, 1).train

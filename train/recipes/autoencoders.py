@@ -11,7 +11,7 @@ from train import data as sets
 from train import optim
 from train.data import Data
 from train.evaluate import evaluate
-from train.recipes.base import Goal, Recipe, Source, images_of, scheduled
+from train.recipes.base import Goal, Recipe, Source, images_of, labels_for, scheduled
 from train.step import State
 from zoo import autoencoder as autoencoders
 from zoo.base import UsageError
@@ -100,6 +100,7 @@ def _autoencoder(data, holdout, network, latent, noise, step, steps, size, goal)
 
     def draw(recipe: Recipe, state: State, seed: int, n: int, label: int | None):
         """Rows of eight images as given and, below each, what was made of them."""
+        labels_for(0, n, label)
         x = _parts(recipe.data)[1]
         at = np.random.default_rng(seed).permutation(len(x))[: -(-n // 16) * 8]
         seen = given(x[at])
