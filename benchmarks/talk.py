@@ -9,6 +9,8 @@ import threading
 import time
 from pathlib import Path
 
+from train.__main__ import HUGE
+
 LIMIT = 900  # seconds to wait for an answer
 
 
@@ -34,6 +36,8 @@ class Worker:
             "MALLOC_MMAP_THRESHOLD_": str(2**30),
             "MALLOC_TRIM_THRESHOLD_": str(2**32),
             "MALLOC_TOP_PAD_": str(2**28),
+            # in huge pages, as `zoo train` does
+            "GLIBC_TUNABLES": f"{HUGE}=1",
         }
         self._began = time.perf_counter()
         self._process = subprocess.Popen(

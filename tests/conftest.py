@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from train import data as sets
+from train.__main__ import HUGE
 from train.data import Data, Schema
 from train.recipes import RECIPES
 
@@ -23,7 +24,11 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
 
 
 def pytest_configure(config):
-    """Most of the time of the quick tests is compiling: they leave out slow passes."""
+    """Most of the time of the quick tests is compiling: they leave out slow passes.
+
+    The workers, and what else the tests start, begin with huge pages, as `zoo` does.
+    """
+    os.environ.setdefault("GLIBC_TUNABLES", f"{HUGE}=1")
     if config.option.markexpr == "not slow":
         flags = ["backend_optimization_level=0", "llvm_disable_expensive_passes=true"]
         if jax.__version_info__ < (0, 12):  # where the flag is known
@@ -52,7 +57,8 @@ def first(data: Data, n: int) -> Data:
 
 
 SMALL = {
-    "resnet20": {"depth": 8},
+    "cnn": {"data": "digits"},
+    "resnet20": {"data": "digits", "depth": 8},
     **dict.fromkeys(("rnn", "gru", "lstm", "peephole_lstm"), {"features": 16}),
     # without jit, a scan over layers draws other dropout: none here
     "transformer_classifier": {"width": 16, "heads": 2, "dropout": 0.0},
@@ -93,7 +99,7 @@ def small(name: str, n: int = 32):
 # put through the contracts with the slow tests: the quick ones have a model much alike,
 # and compiling all of them takes minutes
 ALIKE = (
-    *("transformer_classifier", "char_lstm", "char_transformer"),
+    *("cnn_cifar10", "transformer_classifier", "char_lstm", "char_transformer"),
     *("conv_vae", "recurrent_vae", "wgan_gp", "semi_supervised_gan"),
 )
 # with the long ones: of the slow tests too, one has a model much alike

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from tests.test_download import cifar_batches, cifar_file
+from train import __main__ as entry
 from train import download
 from train.cli import main
 from train.run import restore
@@ -300,3 +301,42 @@ def test_killed_and_interrupted_runs_end_bit_equal_to_an_uninterrupted_one(here)
     four.communicate(timeout=200)
     assert four.returncode == 0
     assert_equal_runs(whole, cut)
+
+
+@pytest.mark.parametrize(
+    "switch, before, after",
+    [
+        ("always [madvise] never", None, "glibc.malloc.hugetlb=1"),
+        ("always [madvise] never", "a.b=2", "a.b=2:glibc.malloc.hugetlb=1"),
+        ("always [madvise] never", "glibc.malloc.hugetlb=0", None),
+        ("[always] madvise never", None, None),
+        (None, None, None),
+    ],
+)
+def test_zoo_starts_again_where_huge_pages_are_for_who_asks(
+    switch, before, after, here, monkeypatch
+):
+    started = []
+    monkeypatch.setattr(entry.os, "execv", lambda *args: started.append(args))
+    monkeypatch.setattr(entry, "SWITCH", here / "enabled")
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    if switch is not None:
+        (here / "enabled").write_text(switch + "\n")
+    if before is not None:
+        monkeypatch.setenv("GLIBC_TUNABLES", before)
+    entry.huge_pages()
+    command = [sys.executable, *sys.orig_argv[1:]]
+    assert started == ([(sys.executable, command)] if after else [])
+    assert os.environ.get("GLIBC_TUNABLES") == (after or before)
+
+
+def test_the_command_is_there_as_a_module_too():
+    env = {k: v for k, v in os.environ.items() if k != "GLIBC_TUNABLES"}
+    done = subprocess.run(
+        [sys.executable, "-m", "train", "tarin"],
+        cwd=ROOT,
+        env=env,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2 and "train" in done.stderr
