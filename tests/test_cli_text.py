@@ -85,8 +85,8 @@ def test_translate_prints_a_line_for_each_and_draws_the_attention(zoo):
     lines = [line.split("\t") for line in out.splitlines()]
     assert [line[0] for line in lines] == ["101", "0"]
     assert all(line[2].endswith(" nats") for line in lines)
-    for i in range(2):
-        assert Path(f"pairs/attention-{i}.png").stat().st_size > 2000
+    for word in ("101", "0"):
+        assert Path(f"pairs/attention-{word}.png").stat().st_size > 2000
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ The flags of `zoo train RECIPE` are the recipe function's keywords.
 
 import csv
 import inspect
+import re
 import sys
 import warnings
 from pathlib import Path
@@ -273,11 +274,13 @@ def _translate(argv: list[str]) -> int:
     recipe, state = _restored(name, directory)
     schema = recipe.data.schema
     found = samples.translate(recipe.network, schema, state, list(inputs), beams=beams)
-    for i, (source, one) in enumerate(zip(inputs, found, strict=True)):
+    for source, one in zip(inputs, found, strict=True):
         print(f"{source}\t{one.text}\t{one.log_probability:.2f} nats")
         drawing = plot.attention(one.attention, one.source, one.target, source)
-        plot.save(drawing, directory / f"attention-{i}.png")
-    print(f"attention saved in {directory}/attention-*.png", file=sys.stderr)
+        name = re.sub(r"\W+", "-", source)
+        path = directory / f"attention-{name}.png"
+        plot.save(drawing, path)
+        print(path, file=sys.stderr)
     return 0
 
 

@@ -9,6 +9,7 @@ Shapes: N examples, T length of a window or of the longest target, S longest sou
 import gzip
 import os
 import re
+import warnings
 import zlib
 from collections.abc import Callable, Iterable
 from importlib.resources import as_file, files
@@ -147,13 +148,14 @@ def load_pairs(
     1 to 12 of ten letters, made here, those of the test part none of training. Or a
     .tsv file of the user's: two columns, by characters. Pairs with a side of no
     token or more than `longest` are left out, and so are those to test on whose source
-    has a character unknown in training. Raises UsageError.
+    has a character unknown in training; of the user's, a warning says how many. Raises
+    UsageError.
     """
     if isinstance(source, Data):
         return source
     source = os.fspath(source)
-    pairs, split = PAIRS[source]() if source in PAIRS else _own(source)
-    pairs = [p for p in pairs if 0 < len(p[0]) <= longest and 0 < len(p[1]) <= longest]
+    found, split = PAIRS[source]() if source in PAIRS else _own(source)
+    pairs = [p for p in found if 0 < len(p[0]) <= longest and 0 < len(p[1]) <= longest]
     parts: tuple[list[Pair], list[Pair]] = [], []
     for pair in pairs:
         parts[split(pair)].append(pair)
@@ -164,6 +166,13 @@ def load_pairs(
         raise UsageError(
             f"expected pairs of at most {longest} tokens to train and to test on in "
             f"{source}, found {len(train)} and {len(test)}"
+        )
+    left = len(found) - len(train) - len(test)
+    if left and source not in PAIRS:
+        warnings.warn(
+            f"{left} of {len(found)} pairs in {source} are left out: empty, longer "
+            f"than {longest} characters, or with a character unknown in training",
+            stacklevel=2,
         )
     names = [
         SPECIAL + tuple(sorted({token for pair in train for token in pair[side]}))
