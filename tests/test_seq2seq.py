@@ -33,8 +33,14 @@ def variables(name):
     return jax.tree.map(lambda w: 3 * w, made)
 
 
-def apply(name, *args, **kwargs):
-    return MODELS[name].apply(variables(name), *args, **kwargs)
+@functools.partial(jax.jit, static_argnames=("model", "method"))
+def run(model, variables, *args, method=None):
+    """model.apply, compiled: one operation after the other takes seconds."""
+    return model.apply(variables, *args, method=method)
+
+
+def apply(name, *args, method=None):
+    return run(MODELS[name], variables(name), *args, method=method)
 
 
 @EVERY
@@ -71,7 +77,8 @@ def test_the_loss_is_the_mean_over_the_targets_tokens(name):
     task = seq2seq.task(MODELS[name])
     batch = {"x": SOURCE, "y": TARGET, "mask": jnp.array([1.0, 1.0, 0.0])}
     params = variables(name)["params"]
-    value, aux = task.loss(params, {}, batch, jax.random.key(0), train=False)
+    loss = jax.jit(functools.partial(task.loss, train=False))
+    value, aux = loss(params, {}, batch, jax.random.key(0))
     p = np.asarray(jax.nn.log_softmax(apply(name, SOURCE, BEFORE)))
     nats = [-p[i, t, TARGET[i, t]] for i, n in ((0, 4), (1, 2)) for t in range(n)]
     assert float(value) == pytest.approx(np.mean(nats), rel=1e-5)
@@ -84,10 +91,10 @@ def test_translations_have_the_probability_that_is_said(name):
     scores = []
     for beams in (1, 4):
         found, score = jax.jit(
-            lambda source, beams=beams: seq2seq.translate(
-                model, variables(name), source, length, beams=beams
+            lambda variables, source, beams=beams: seq2seq.translate(
+                model, variables, source, length, beams=beams
             )
-        )(SOURCE)
+        )(variables(name), SOURCE)
         before = np.pad(found, ((0, 0), (1, 0)), constant_values=1)[:, :-1]
         p = np.asarray(jax.nn.log_softmax(apply(name, SOURCE, jnp.asarray(before))))
         for row in range(3):
@@ -101,7 +108,7 @@ def test_translations_have_the_probability_that_is_said(name):
         scores.append(score)
     assert (scores[1] >= scores[0] - 1e-5).all()
     task = seq2seq.task(model)
-    greedy = task.predict(variables(name)["params"], {}, {"x": SOURCE})
+    greedy = jax.jit(task.predict)(variables(name)["params"], {}, {"x": SOURCE})
     assert greedy.shape == (3, 20)
 
 
