@@ -53,8 +53,9 @@ In each round the peers take turns; only one computes at a time.
   needed, as that of the input). Of a product: their share of the rate of a product of
   two 2048 x 2048 float32 matrices, the better of jax and torch in the same rounds.
 
-For all, the allocator keeps freed memory (glibc's thresholds raised): without that
-eager torch is up to 40 % slower on convolutions.
+For all, the allocator keeps freed memory (glibc's thresholds raised), without which
+eager torch is up to 40 % slower on convolutions, and asks for huge pages
+(`GLIBC_TUNABLES=glibc.malloc.hugetlb=1`), as `zoo train` does.
 
 "torch" is eager, images in the channels-last format, "torch-nchw" in the default one;
 these and "torch-compile" have the fused optimizer. "keras" is `fit` on JAX. "flax" is
