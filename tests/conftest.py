@@ -57,7 +57,6 @@ def first(data: Data, n: int) -> Data:
 
 
 SMALL = {
-    "cnn": {"data": "digits"},
     "resnet20": {"data": "digits", "depth": 8},
     **dict.fromkeys(("rnn", "gru", "lstm", "peephole_lstm"), {"features": 16}),
     # without jit, a scan over layers draws other dropout: none here
