@@ -59,7 +59,7 @@ def dcgan(
 ) -> Recipe:
     """Adversarial networks of convolutions with batch norm (Radford et al. 2016).
 
-    4,000 MNIST digits: all ten classes, the rarest >= 3 % of the images. Five minutes.
+    4,000 MNIST digits: all ten classes, the rarest >= 3 % of the images. Four minutes.
     """
     rows = sets.between(images_of(data, holdout), -1, 1)
     players = gans.dcgan(rows.schema.shape, latent, channels)

@@ -70,7 +70,7 @@ def conv_vae(
 ) -> Recipe:
     """A variational autoencoder of convolutions, on black and white images.
 
-    4,000 MNIST digits: "iwae_500" above the dense one's. Five minutes.
+    4,000 MNIST digits: "iwae_500" above the dense one's. Three minutes.
     """
     rows = _pixels(data, holdout, likelihood)
     model = vaes.conv(rows.schema.shape, latent, channels, likelihood=likelihood)
