@@ -28,7 +28,7 @@ def test_the_linear_one_spans_the_principal_components():
     rule = optimizer("adam", schedule("cosine", 0.02, 2000))
     fit = loop.fit(task, rule, {"x": x}, steps=2000, progress=False)
     pca = PCA(4).fit(x)
-    params = fit.state.params
+    params = fit.trained.params
     kernel = params["decoder"]["MLP_0"]["Dense_0"]["kernel"]  # [Z, 64]
     angles = subspace_angles(np.asarray(kernel).T, pca.components_.T)
     assert np.rad2deg(angles.max()) < 0.2  # measured: 0.04 degrees

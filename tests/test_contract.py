@@ -14,7 +14,7 @@ import pytest
 from tests.conftest import EVERY, small
 from train import loop, mesh, optim
 from train import step as one
-from train.evaluate import evaluate
+from train.evaluate import evaluate, make_eval
 
 TOLERANCE = {"rtol": 2e-4, "atol": 2e-5}  # float32 sums in another order
 
@@ -115,7 +115,7 @@ def test_evaluation_is_deterministic_and_leaves_the_state_alone(recipe):
 def test_masked_padding_changes_no_metric(recipe):
     batch, state = batch_of(recipe, 5), start(recipe)
     n = len(batch["x"])  # 4 for a truth table
-    measure = jax.jit(one.make_eval(recipe.task))
+    measure = jax.jit(make_eval(recipe.task))
     plain = measure(state, batch)
     junk = jax.tree.map(lambda a: jnp.concatenate([a, 0 * a[:3] + 1]), batch)
     padded = measure(state, junk | {"mask": jnp.array([1.0] * n + [0.0] * 3)})
@@ -145,7 +145,7 @@ def test_overfits_one_batch(recipe):
     if "discriminator" in before:
         pytest.skip("a game has no loss that falls")
     fit = loop.fit(recipe.task, optimizer, rows, steps=250, progress=False)
-    after = evaluate(recipe.task, fit.state, rows)
+    after = evaluate(recipe.task, fit.trained, rows)
     # of a density, a part is what is not known of a pixel
     share = 0.2 if recipe.draw is None else 0.4
     assert after["loss"] < share * before["loss"]
@@ -207,6 +207,7 @@ def trained(recipe, steps, folder=None):
         steps=steps,
         batch_size=min(12, len(recipe.data.train["x"])),
         augment=recipe.augment,
+        ema=recipe.ema,
         seed=7,
         checkpoints=folder,
         progress=False,

@@ -492,7 +492,7 @@ def test_a_critic_measures_the_distance_to_move_the_mass():
     rules = {"discriminator": optax.adam(0.01), "generator": optax.set_to_zero()}
     opt = optax.partition(rules, {name: name for name in rules})
     fit = loop.fit(task, opt, {"x": x}, steps=400, progress=False)
-    params = fit.state.params
+    params = fit.trained.params
     key = jax.random.key(1)
     fake = np.asarray(gan.generate(generator, params, {}, key, 5000))[:, 0]
     exact = wasserstein_distance(x[:, 0], fake)

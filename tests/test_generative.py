@@ -72,15 +72,13 @@ def test_between_its_updates_a_player_stands_still():
 
 
 def test_only_the_critic_moves_at_its_own_steps():
-    step = optim.adversaries(0.01, critic_steps=2, ema=0.9)
+    step = optim.adversaries(0.01, critic_steps=2)
     update, state = step.update(PARAMS, step.init(PARAMS), PARAMS)
     assert not np.any(update["generator"]) and np.all(update["discriminator"])
     update, state = step.update(PARAMS, state, PARAMS)
     assert np.all(update["generator"]) and np.all(update["discriminator"])
-    assert set(optim.averaged_params(state)) == set(PARAMS)
-    for wrong in ({"critic_steps": 0}, {"ema": 1.0}):
-        with pytest.raises(UsageError):
-            optim.adversaries(0.01, **wrong)
+    with pytest.raises(UsageError, match="1 or more steps"):
+        optim.adversaries(0.01, critic_steps=0)
     with pytest.raises(UsageError, match="learning rate"):
         optim.adversaries(0.0)
 

@@ -38,7 +38,7 @@ def test_every_mode_finds_the_line(batch_size, name):
     result = fit(
         optimizer=optim.optimizer(name, rate), batch_size=batch_size, steps=900
     )
-    dense = result.state.params["dense"]
+    dense = result.trained.params["dense"]
     np.testing.assert_allclose(dense["kernel"][:, 0], [2, -1], atol=1e-3)
     np.testing.assert_allclose(dense["bias"], [0.5], atol=1e-3)
     assert int(result.state.step) == 900
@@ -140,16 +140,53 @@ def test_early_stopping_returns_the_best_parameters():
     losses = [r["eval_loss"] for r in result.records if "eval_loss" in r]
     assert result.ended == "early"
     assert int(np.argmin(losses)) == len(losses) - 4
-    found = evaluate(task, result.state, line(40))["loss"]
+    found = evaluate(task, result.trained, line(40))["loss"]
     assert found == pytest.approx(min(losses), rel=1e-6)
 
 
-def test_averaged_parameters_are_what_is_returned():
+def test_averages_are_what_is_predicted_with():
     plain = fit(steps=30)
-    averaged = fit(steps=30, optimizer=optim.optimizer("sgd", 0.1, ema=0.9))
-    kept = optim.averaged_params(averaged.state.optimizer)
-    jax.tree.map(np.testing.assert_array_equal, averaged.state.params, kept)
-    assert averaged.state.params["dense"]["bias"] != plain.state.params["dense"]["bias"]
+    averaged = fit(steps=30, ema=0.9)
+    jax.tree.map(
+        np.testing.assert_array_equal, averaged.trained, averaged.state.average
+    )
+    jax.tree.map(np.testing.assert_array_equal, plain.state.params, plain.trained[0])
+    assert averaged.trained[0]["dense"]["bias"] != plain.trained[0]["dense"]["bias"]
+    with pytest.raises(UsageError, match="averaging decay"):
+        fit(ema=1.0)
+
+
+def test_batch_statistics_are_averaged_with_the_parameters():
+    task = supervised.task(mlp.MLP(1, (8,), batch_norm=True), supervised.regression)
+    means = []
+    result = loop.fit(
+        task,
+        optim.optimizer("sgd", 0.05),
+        line(),
+        steps=4,
+        batch_size=8,
+        ema=0.9,
+        log_every=1,
+        evaluation=line(),
+        eval_every=1,
+        on_evaluation=lambda step, found: means.append(found.model),
+        progress=False,
+    )
+    raw = jax.tree.leaves(result.state.model)
+    average = jax.tree.leaves(result.trained.model)
+    assert any(np.any(a != b) for a, b in zip(raw, average, strict=True))
+    # what a callback was given is its own: still there, and not the same
+    firsts = [float(jax.tree.leaves(model)[0].sum()) for model in means]
+    assert len(set(firsts)) == 4
+
+
+def test_what_a_training_leaves_shares_no_buffer():
+    result = fit(steps=5, ema=0.9)
+    seen = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(result.state)]
+    seen += [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(result.trained)]
+    assert len(set(seen)) == len(seen)
+    jax.jit(lambda s: jax.tree.map(lambda a: a + 1, s), donate_argnums=0)(result.state)
+    assert np.isfinite(result.trained.params["dense"]["bias"]).all()
 
 
 def test_augmentation_changes_training_batches_alone():
@@ -157,7 +194,7 @@ def test_augmentation_changes_training_batches_alone():
         return batch | {"y": batch["y"] + 1}
 
     result = fit(steps=600, augment=shift, evaluation=line())
-    assert result.state.params["dense"]["bias"][0] == pytest.approx(1.5, abs=1e-3)
+    assert result.trained.params["dense"]["bias"][0] == pytest.approx(1.5, abs=1e-3)
     assert result.records[-1]["loss"] < 1e-6
     assert result.records[-1]["eval_loss"] == pytest.approx(1.0, abs=1e-3)
 

@@ -6,8 +6,9 @@ import numpy as np
 import optax
 import pytest
 
-from train import optim
-from zoo.base import UsageError
+from train import loop, optim
+from zoo import mlp, supervised
+from zoo.base import UsageError, masked
 
 PARAMS = {"kernel": jnp.array([[1.0, -2.0]]), "bias": jnp.array([0.5])}
 GRADS = [{"kernel": jnp.array([[0.3, 0.4]]), "bias": jnp.array([-1.2])}] * 3
@@ -74,27 +75,60 @@ def test_clipping_bounds_the_global_norm():
     assert float(optax.tree.norm(change)) == pytest.approx(0.13, rel=1e-5)
 
 
-def test_accumulation_equals_the_mean_gradient():
-    grads = [jax.tree.map(lambda g, i=i: g * i, GRADS[0]) for i in range(4)]
-    params, _ = run(optim.optimizer("adam", 0.1, accumulate=4), grads)
-    mean = [jax.tree.map(lambda g: g * 1.5, GRADS[0])]
-    expected, _ = run(optim.optimizer("adam", 0.1), mean)
+def regression_of(widths=(8,)):
+    task = supervised.task(mlp.MLP(1, widths), supervised.regression)
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(24, 3)).astype(np.float32)
+    return task, {"x": x, "y": x[:, 0] + 1}
+
+
+@pytest.mark.parametrize("mask", [False, True])
+def test_accumulation_equals_one_large_batch(mask):
+    task, batch = regression_of()
+    if mask:  # parts with 8, 3 and no examples that count
+        batch["mask"] = np.array([1] * 8 + [1, 1, 1] + [0] * 13)
+        # of a reshaped batch, part i has the rows i, i + 3, ...
+        order = np.arange(24).reshape(3, 8).T.reshape(-1)
+        batch = {name: array[order] for name, array in batch.items()}
+    params, state = task.init(jax.random.key(0), batch)
+    both = [
+        jax.value_and_grad(t.loss, has_aux=True)(
+            params, state, masked(batch), jax.random.key(1), train=True
+        )
+        for t in (task, optim.accumulated(task, 3))
+    ]
     jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), params, expected
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), *both
     )
 
 
-def test_averaged_parameters_follow_their_recurrence():
-    params, state = run(optim.optimizer("sgd", 0.1, ema=0.15))
-    mean, w = 1.0, 1.0
+def test_accumulation_keeps_the_schedule_and_the_average_in_updates():
+    task, rows = regression_of()
+    optimizer = optim.optimizer("sgd", optim.schedule("cosine", 0.1, 40))
+    ends = [
+        loop.fit(
+            task, optimizer, rows, steps=40, batch_size=size, accumulate=k, ema=0.9,
+            progress=False,
+        )
+        for size, k in ((24, 1), (6, 4))
+    ]  # fmt: skip
+    # the same updates, of all 24 rows each, at the same rates
+    for a, b in zip(*map(jax.tree.leaves, (ends[0].state, ends[1].state)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    assert [r["step"] for r in ends[0].records] == [r["step"] for r in ends[1].records]
+
+
+def test_averages_follow_their_recurrence_and_leave_counters_alone():
+    average, w = {"w": jnp.float32(1.0), "n": jnp.int32(0)}, 1.0
+    mean = 1.0
     for t in range(3):
-        w -= 0.1 * 0.3
+        w -= 0.03
         d = min(0.15, (1 + t) / (10 + t))
         mean = d * mean + (1 - d) * w
-    average = optim.averaged_params(state)
-    assert float(average["kernel"][0, 0]) == pytest.approx(mean, rel=1e-6)
-    assert float(params["kernel"][0, 0]) == pytest.approx(w, rel=1e-6)
-    assert optim.averaged_params(optim.optimizer("sgd", 0.1).init(PARAMS)) is None
+        latest = {"w": jnp.float32(w), "n": jnp.int32(t + 1)}
+        average = optim.moved(average, latest, t, 0.15)
+    assert float(average["w"]) == pytest.approx(mean, rel=1e-6)
+    assert int(average["n"]) == 3
 
 
 @pytest.mark.parametrize(
@@ -113,6 +147,20 @@ def test_schedules_at_their_corners(name, corners):
         assert float(rate(step)) == pytest.approx(value, abs=1e-6)
 
 
+def test_a_run_of_one_step_has_its_rate():
+    for name in ("constant", "cosine", "warmup_cosine", "exponential"):
+        assert float(optim.schedule(name, 2.0, 1)(0)) == 2.0
+
+
+def test_warmup_and_peak_may_be_traced():
+    def rates(peak, warmup):
+        rate = optim.schedule("warmup_cosine", peak, 40, warmup=warmup)
+        return jax.vmap(rate)(jnp.arange(41))
+
+    traced = jax.jit(rates)(0.3, 0.21)
+    np.testing.assert_allclose(traced, rates(0.3, 0.21), rtol=1e-6, atol=1e-7)
+
+
 @pytest.mark.parametrize(
     "call, words",
     [
@@ -123,8 +171,8 @@ def test_schedules_at_their_corners(name, corners):
         (lambda: optim.optimizer("adam"), "found none"),
         (lambda: optim.optimizer("sgd", 0.1, weight_decay=-1.0), ">= 0"),
         (lambda: optim.optimizer("sgd", 0.1, clip=0.0), "> 0"),
-        (lambda: optim.optimizer("sgd", 0.1, accumulate=0), "1 or more"),
-        (lambda: optim.optimizer("sgd", 0.1, ema=1.0), "averaging"),
+        (lambda: optim.accumulated(regression_of()[0], 0), "1 or more"),
+        (lambda: optim.schedule("warmup_cosine", 0.1, 9, warmup=2.0), "share"),
         (lambda: optim.optimizer("lbfgs", clip=1.0), "lbfgs"),
         (lambda: optim.schedule("cosin", 0.1, 10), "'cosine'"),
         (lambda: optim.schedule("cosine", 0.1, 0), "steps"),

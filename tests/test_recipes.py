@@ -19,6 +19,8 @@ def fit(recipe, seed=0):
         recipe.data.train,
         steps=recipe.steps,
         batch_size=recipe.batch_size,
+        accumulate=recipe.accumulate,
+        ema=recipe.ema,
         augment=recipe.augment,
         seed=seed,
         progress=False,
@@ -27,7 +29,7 @@ def fit(recipe, seed=0):
 
 def weights(recipe):
     """Coefficients [D, K], intercepts [K], and the training data in float64."""
-    dense = fit(recipe).state.params["dense"]
+    dense = fit(recipe).trained.params["dense"]
     x, y = recipe.data.train["x"], recipe.data.train["y"]
     return dense["kernel"], dense["bias"], x.reshape(len(x), -1).astype(float), y
 
@@ -86,8 +88,7 @@ def test_classification_equals_scikit_learn(name, penalty):
 @pytest.mark.parametrize("gate, score", [("and", 1.0), ("or", 1.0), ("xor", 0.5)])
 def test_neuron_learns_and_and_or_but_not_xor(gate, score):
     recipe = RECIPES["neuron"](data=gate)
-    state = fit(recipe).state
-    found = evaluate(recipe.task, state, recipe.data.train)
+    found = evaluate(recipe.task, fit(recipe).trained, recipe.data.train)
     if gate == "xor":
         # no line parts xor: the best is p = 1/2 everywhere, squared error 1/4
         assert found["accuracy"] <= 0.75
@@ -99,15 +100,14 @@ def test_neuron_learns_and_and_or_but_not_xor(gate, score):
 @pytest.mark.parametrize("seed", [0, 1])
 def test_mlp_solves_xor(seed):
     recipe = RECIPES["mlp"](data="xor", batch_size=4, steps=400, dropout=0.0)
-    state = fit(recipe, seed).state
-    found = evaluate(recipe.task, state, recipe.data.train)
+    found = evaluate(recipe.task, fit(recipe, seed).trained, recipe.data.train)
     assert found["accuracy"] == 1.0 and found["loss"] < 0.05
 
 
 def test_mlp_regresses_where_the_target_is_a_quantity():
     recipe = RECIPES["mlp"](data="diabetes", steps=300, dropout=0.0)
     assert recipe.data.schema.regression
-    scores = run.measure(recipe, fit(recipe).state)
+    scores = run.measure(recipe, fit(recipe).trained)
     assert set(scores) == {"r2", "rmse", "mae"}
     assert 40 < scores["rmse"] < 80  # in the target's units, as the data are
 
@@ -115,7 +115,7 @@ def test_mlp_regresses_where_the_target_is_a_quantity():
 @pytest.mark.parametrize("name", ["wine", "iris", "breast_cancer", "digits"])
 def test_softmax_on_every_small_set(name):
     recipe = RECIPES["softmax"](data=name)
-    assert run.measure(recipe, fit(recipe).state)["accuracy"] > 0.92
+    assert run.measure(recipe, fit(recipe).trained)["accuracy"] > 0.92
 
 
 def test_sequences_go_through_the_same_cnn():
@@ -130,7 +130,7 @@ def test_sequences_go_through_the_same_cnn():
     data = sets.Data(schema, rows, rows)
     recipe = RECIPES["cnn"](data=data, steps=60, batch_size=32)
     assert recipe.augment is None
-    assert run.measure(recipe, fit(recipe).state)["accuracy"] == 1.0
+    assert run.measure(recipe, fit(recipe).trained)["accuracy"] == 1.0
 
 
 MINUTES = (

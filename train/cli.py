@@ -129,9 +129,9 @@ def _eval(argv: list[str]) -> int:
 
     directory = parse(flags, argv, "zoo eval")
     _cache()
-    recipe, state, config = run.restore(directory, rows=True)
+    recipe, trained, config = run.restore(directory, rows=True)
     part = "training data" if recipe.data.test is None else "test data"
-    scores = run.measure(recipe, state)
+    scores = run.measure(recipe, trained)
     _report(scores, f"{config['recipe']} on the {part}")
     return _failed(scores.get("failure"))
 
@@ -152,14 +152,14 @@ def _predict(argv: list[str]) -> int:
     from train.evaluate import predict
 
     _cache()
-    recipe, state, config = run.restore(directory)
+    recipe, trained, config = run.restore(directory)
     schema = recipe.data.schema
     if schema.tokens or recipe.task.predict is None:
         raise UsageError(
             f"{config['recipe']} predicts nothing: see `zoo sample` and `zoo translate`"
         )
     rows = files.read_examples(schema, inputs)
-    predictions = predict(recipe.task, state, rows)
+    predictions = predict(recipe.task, trained, rows)
     writer = csv.writer(sys.stdout, lineterminator="\n")
     if schema.regression:
         writer.writerow([schema.target_name])
@@ -208,27 +208,27 @@ def _sample(argv: list[str]) -> int:
     asked = parse(flags, argv, "zoo sample")
     name, directory, seed = (asked.pop(k) for k in ("recipe", "directory", "seed"))
     given = {name: value for name, value in asked.items() if value is not None}
-    recipe, state = _restored(name, directory)
+    recipe, trained = _restored(name, directory)
     if recipe.draws_rows:
-        recipe, state = _restored(name, directory, rows=True)
+        recipe, trained = _restored(name, directory, rows=True)
     images = {"n", "label", "out"}
     wrong = given.keys() & images if recipe.draw is None else given.keys() - images
     if wrong:
         raise UsageError(f"--{min(wrong).replace('_', '-')} is not for {recipe.model}")
     if recipe.draw is not None:
-        return _draw(recipe, state, directory, seed, **given)
+        return _draw(recipe, trained, directory, seed, **given)
     from train import samples
 
     prompt, length = given.pop("prompt", "The "), given.pop("length", 300)
     given.setdefault("temperature", 0.8)
     written = samples.write(
-        recipe.network, recipe.data.schema, state, prompt, length, seed=seed, **given
+        recipe.network, recipe.data.schema, trained, prompt, length, seed=seed, **given
     )
     print(prompt + written)
     return 0
 
 
-def _draw(recipe, state, directory, seed, n=64, label=None, out=None):
+def _draw(recipe, trained, directory, seed, n=64, label=None, out=None):
     from train import check, run
 
     schema = recipe.data.schema
@@ -239,7 +239,7 @@ def _draw(recipe, state, directory, seed, n=64, label=None, out=None):
         if schema.classes:
             _unknown("label", label, schema.classes)
         at = schema.classes.index(label) if schema.classes else 0
-    drawn = recipe.draw(recipe, state, seed, n, at)
+    drawn = recipe.draw(recipe, trained, seed, n, at)
     if isinstance(drawn, list):
         print("\n".join(drawn))
         return 0
@@ -271,9 +271,11 @@ def _translate(argv: list[str]) -> int:
         raise UsageError("expected a word or a sentence to translate, found none")
     from train import plot, samples
 
-    recipe, state = _restored(name, directory)
+    recipe, trained = _restored(name, directory)
     schema = recipe.data.schema
-    found = samples.translate(recipe.network, schema, state, list(inputs), beams=beams)
+    found = samples.translate(
+        recipe.network, schema, trained, list(inputs), beams=beams
+    )
     for source, one in zip(inputs, found, strict=True):
         print(f"{source}\t{one.text}\t{one.log_probability:.2f} nats")
         drawing = plot.attention(one.attention, one.source, one.target, source)
@@ -285,19 +287,19 @@ def _translate(argv: list[str]) -> int:
 
 
 def _restored(name, directory, rows=False):
-    """The recipe and the state of a run, which must be of the recipe named."""
+    """The recipe and what a run trained; the run must be of the recipe named."""
     from train import run
     from train.recipes import RECIPES
 
     if name not in RECIPES:
         _unknown("recipe", name, tuple(RECIPES))
     _cache()
-    recipe, state, config = run.restore(directory, rows=rows)
+    recipe, trained, config = run.restore(directory, rows=rows)
     if config["recipe"] != name:
         raise UsageError(
             f"the run in {directory} is of the recipe {config['recipe']}, not {name}"
         )
-    return recipe, state
+    return recipe, trained
 
 
 def _report(metrics: dict[str, Any], title: str) -> None:

@@ -62,8 +62,8 @@ def train(data: Data, seed: int = 0) -> Judge:
         progress=False,
     )
     test = rows if data.test is None else data.test
-    accuracy = evaluate(task, fit.state, {name: test[name] for name in ("x", "y")})
-    return Judge(network, {"params": fit.state.params}, accuracy["accuracy"])
+    accuracy = evaluate(task, fit.trained, {name: test[name] for name in ("x", "y")})
+    return Judge(network, {"params": fit.trained.params}, accuracy["accuracy"])
 
 
 def verdict(

@@ -19,13 +19,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from train import check
+from train import check, programs
 from train import mesh as meshes
 from train import step as one
 from train.augment import Augment
 from train.checkpoint import Checkpoints
 from train.evaluate import evaluate
-from train.optim import averaged_params
+from train.optim import accumulated
 from train.progress import bar
 from zoo.base import Task, UsageError
 
@@ -40,20 +40,20 @@ class Diverged(UsageError):
 
 
 class Best(NamedTuple):
-    """The parameters with the lowest evaluation loss so far."""
+    """What had the lowest evaluation loss so far."""
 
     loss: jax.Array
     step: jax.Array
-    params: Any
-    model: Any
+    trained: one.Trained
 
 
 class Fit(NamedTuple):
     """What a training leaves."""
 
-    state: one.State  # to predict with: the averaged or best parameters, if asked for
+    trained: one.Trained  # to predict with: the best or averaged, if asked for
     records: list[dict[str, float]]  # one per log line
     ended: Literal["finished", "early", "interrupted"]
+    state: one.State  # to go on with
 
 
 def fit(
@@ -63,6 +63,8 @@ def fit(
     *,
     steps: int,
     batch_size: int | None = None,
+    accumulate: int = 1,
+    ema: float | None = None,
     seed: int = 0,
     augment: Augment | None = None,
     evaluation: Arrays | None = None,
@@ -73,31 +75,36 @@ def fit(
     save_seconds: float = 10.0,
     on_start: Callable[[int], None] | None = None,
     on_record: Callable[[dict[str, float]], None] | None = None,
-    on_evaluation: Callable[[one.State], None] | None = None,
+    on_evaluation: Callable[[int, one.Trained], None] | None = None,
     progress: bool = True,
     mesh: jax.sharding.Mesh | None = None,
 ) -> Fit:
     """Train a task for `steps` updates on {"x": [N, ...], "y": [N, ...]}.
 
     `batch_size` None is the full batch, 1 trains on single examples; each example is
-    drawn once before any is drawn again. `augment` changes training batches alone.
-    `evaluation` is measured every `eval_every` steps (a twentieth of the run). With
-    `patience`, training ends after that many evaluations without a lower loss and the
-    best parameters are restored. With `checkpoints`, a directory, the newest state in
-    it is continued, and states are saved every `save_seconds` and at the end. Ctrl-C
-    ends the run within about a second and returns what was reached. `on_start` hears
-    of the first step once all checks have passed, `on_record` of each log line,
-    `on_evaluation` of the state that was evaluated. `mesh` (`train.mesh`) splits each
-    batch over devices.
+    drawn once before any is drawn again. A step reads `accumulate` batches, one after
+    the other, for one update by all of them. With `ema`, a decay in (0, 1), a moving
+    average of parameters and model state is kept to predict with. `augment` changes
+    training batches alone. `evaluation` is measured every `eval_every` steps (a
+    twentieth of the run). With `patience`, training ends after that many evaluations
+    without a lower loss and the best parameters are restored. With `checkpoints`, a
+    directory, the newest state in it is continued, and states are saved every
+    `save_seconds` and at the end. Ctrl-C ends the run within about a second and returns
+    what was reached. `on_start` hears of the first step once all checks have passed,
+    `on_record` of each log line, `on_evaluation` of the step and what was evaluated at
+    it. `mesh` (`train.mesh`) splits each batch over devices.
 
     Raises UsageError for data, labels, shapes and numbers that cannot be right, and
     Diverged, one of them, when the loss is no longer finite.
     """
-    n, size = _checked(train, evaluation, steps, batch_size, patience, mesh)
+    n, size = _checked(train, evaluation, steps, batch_size, accumulate, patience, mesh)
+    if ema is not None and not 0 < ema < 1:
+        raise UsageError(f"expected an averaging decay in (0, 1), found {ema}")
     log_every = check.whole("log_every", log_every or min(-(-steps // 100), 1000), 1)
     eval_every = check.whole("eval_every", eval_every or -(-steps // 20), 1)
     place = jax.device_put if mesh is None else lambda t: meshes.replicate(mesh, t)
-    carry = place(start(task, optimizer, train, seed, patience is not None))
+    average, watch = ema is not None, patience is not None
+    carry = place(start(task, optimizer, train, seed, average=average, watch=watch))
     for part in (train, evaluation):
         if part is not None:
             check.labels(task, carry[0].params, carry[0].model, part)
@@ -115,7 +122,8 @@ def fit(
         show = stack.enter_context(bar(steps, now, enabled=progress))
         interrupted = stack.enter_context(_interrupts())
         data = place({name: jnp.asarray(array) for name, array in train.items()})
-        run = _Runner(task, optimizer, data, n, size, log_every, augment, mesh, state)
+        step = one.make_step(accumulated(task, accumulate), optimizer, ema=ema)
+        run = _Runner(step, data, n, size, log_every, augment, mesh, state)
         records: list[dict[str, float]] = []
         began = saved_at = time.perf_counter()
 
@@ -135,11 +143,14 @@ def fit(
             _check_finite(record, since)
             record["seconds"] = time.perf_counter() - began
             if evaluation is not None and (now % eval_every == 0 or now == steps):
-                scores = evaluate(task, usable(state), evaluation)
+                found = trained(state)
+                scores = evaluate(task, found, evaluation)
                 record |= {f"eval_{name}": value for name, value in scores.items()}
-                best = _better(best, scores["loss"], state)
+                if best is not None and scores["loss"] < float(best.loss):
+                    loss, at = place((jnp.float32(scores["loss"]), jnp.int32(now)))
+                    best = Best(loss, at, found)
                 if on_evaluation is not None:
-                    on_evaluation(usable(state))
+                    on_evaluation(now, trained(state))
             show(now, record)
             records.append(record)
             if on_record is not None:
@@ -149,20 +160,23 @@ def fit(
                 saved_at = time.perf_counter()
         if saved is not None:
             saved.save(now, (state, best), last=True)
-        if now == steps:
-            return Fit(usable(state, best), records, "finished")
-        return Fit(usable(state, best), records, "early" if stale() else "interrupted")
+        ended: Any = "early" if stale() else "interrupted"
+        ended = "finished" if now == steps else ended
+        return Fit(trained(state, best), records, ended, state)
 
 
-def _checked(train, evaluation, steps, batch_size, patience, mesh):
-    """The numbers of training examples and of those in a batch."""
+def _checked(train, evaluation, steps, batch_size, accumulate, patience, mesh):
+    """The numbers of training examples and of those that a step reads."""
     check.whole("steps", steps, 1)
     n = check.arrays(train, "training data")
     size = check.whole("batch_size", n if batch_size is None else batch_size, 1)
-    if size > n:
-        raise UsageError(f"a batch of {size} is larger than the {n} training examples")
     if mesh is not None and size % mesh.size:
         raise UsageError(f"a batch of {size} does not divide over {mesh.size} devices")
+    size *= check.whole("accumulate", accumulate, 1)
+    if size > n:
+        raise UsageError(
+            f"a step of {size} examples is larger than the {n} training examples"
+        )
     if evaluation is not None:
         check.arrays(evaluation, "evaluation data")
     if patience is not None and (evaluation is None or patience < 1):
@@ -171,25 +185,38 @@ def _checked(train, evaluation, steps, batch_size, patience, mesh):
 
 
 def start(
-    task: Task, optimizer: Any, train: Arrays, seed: int = 0, keep_best: bool = False
+    task: Task,
+    optimizer: Any,
+    train: Arrays,
+    seed: int = 0,
+    *,
+    average: bool = False,
+    watch: bool = False,
 ) -> tuple[one.State, Best | None]:
-    """What a training on these arrays begins with, and what its checkpoints hold."""
+    """What a training on these arrays begins with, and what its checkpoints hold.
+
+    `average` keeps a moving average, `watch` the best of the evaluations.
+    """
     check.whole("seed", seed, 0, 2**32 - 1)
     first = {name: jnp.asarray(array[:1]) for name, array in train.items()}
+
+    def begin(seed, batch):
+        return one.init(task, optimizer, seed, batch, average=average)
+
     # runs once: optimizing its random numbers would take longer than all else
     quickly = {"xla_backend_optimization_level": 0}
-    init = jax.jit(one.init, static_argnums=(0, 1), compiler_options=quickly)
-    state = init(task, optimizer, seed, first)
-    best = Best(jnp.float32(math.inf), state.step, state.params, state.model)
-    return _copy((state, best if keep_best else None))
+    args = np.uint32(seed), first
+    run, _ = programs.compiled(begin, *args, compiler_options=quickly)
+    state = _copy(run(*args))
+    best = Best(jnp.float32(math.inf), jnp.copy(state.step), trained(state))
+    return state, best if watch else None
 
 
-def usable(state: one.State, best: Best | None = None) -> one.State:
-    """The state to predict with: its averaged parameters, or the best, where kept."""
-    average = averaged_params(state.optimizer)
+def trained(state: one.State, best: Best | None = None) -> one.Trained:
+    """What to predict with, in buffers of its own: the best, averaged or last."""
     if best is not None and math.isfinite(float(best.loss)):
-        return state._replace(params=best.params, model=best.model)
-    return state if average is None else state._replace(params=average)
+        return _copy(best.trained)
+    return _copy(state.average or one.Trained(state.params, state.model))
 
 
 def permutations(seed: jax.Array, epoch: jax.Array, count: int, n: int) -> jax.Array:
@@ -205,14 +232,13 @@ def permutations(seed: jax.Array, epoch: jax.Array, count: int, n: int) -> jax.A
     return jax.vmap(order)(epoch + jnp.arange(count)).reshape(-1)
 
 
-def make_chunk(task: Task, optimizer: Any, size: int, augment=None, mesh=None):
+def make_chunk(step: Callable, size: int, augment=None, mesh=None):
     """chunk(state, total, data, order, offset, stop) -> (state, total): pure.
 
-    Runs the step on data[order[offset : offset + size]], the next `size`, ... until
-    `stop`, adding the metrics to `total`; order None means all of the data each time.
-    A traced bound makes one program serve every length.
+    Runs a step (`train.step`) on data[order[offset : offset + size]], the next `size`,
+    ... until `stop`, adding the metrics to `total`; order None means all of the data
+    each time. A traced bound makes one program serve every length.
     """
-    step = one.make_step(task, optimizer)
 
     def chunk(state, total, data, order, offset, stop):
         begin = state.step
@@ -241,21 +267,20 @@ def make_chunk(task: Task, optimizer: Any, size: int, augment=None, mesh=None):
 class _Runner:
     """A compiled chunk with what it needs at hand: data, order, running metrics."""
 
-    def __init__(self, task, optimizer, data, n, size, length, augment, mesh, state):
+    def __init__(self, step, data, n, size, length, augment, mesh, state):
         self._data, self._n, self._size, self._length = data, n, size, length
         # the next `length` batches may begin anywhere in an epoch: one epoch more
         self._count = -(-length * size // n) + 1
         self._epoch, self._order = None, None
         self._pace, self._busy, self._examples = 1.0, 0.0, 0
         self._permutations = jax.jit(permutations, static_argnums=(2, 3))
-        chunk = make_chunk(task, optimizer, size, augment, mesh)
-        step = one.make_step(task, optimizer)
+        chunk = make_chunk(step, size, augment, mesh)
         one_batch = jax.tree.map(lambda a: a[:size], data)
         shapes = jax.eval_shape(step, state, one_batch)[1]
         self._zero = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes)
         self._total = self._zero
         args = (state, self._total, data, *self._batches(state, int(state.step)), 0)
-        self._run = jax.jit(chunk, donate_argnums=0).lower(*args).compile()
+        self._run, _ = programs.compiled(chunk, *args, donate_argnums=0)
 
     def _batches(self, state, now):
         """The order of the examples from step `now` on, and where that step begins."""
@@ -301,14 +326,6 @@ def _after(now, every):
 def _copy(tree):
     """Buffers of their own: the state is donated, and no buffer can be given twice."""
     return jax.tree.map(jnp.copy, tree)
-
-
-def _better(best, loss, state):
-    """The better of the best so far and a state, if the best is kept at all."""
-    if best is None or not loss < float(best.loss):
-        return best
-    at = usable(state)
-    return _copy(Best(jnp.float32(loss), at.step, at.params, at.model))
 
 
 def _check_finite(record, since):

@@ -8,13 +8,14 @@ arXiv:1711.05101), scale by the learning rate. All defaults stand here.
 import difflib
 import math
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from zoo.base import UsageError
+from zoo.base import Aux, Mean, Task, UsageError, is_weight, known
 
 Name = Literal[
     "sgd", "momentum", "nesterov", "rmsprop", "adam", "adamw", "lion", "lbfgs"
@@ -39,47 +40,35 @@ def optimizer(
     *,
     weight_decay: float | None = None,
     clip: float | None = None,
-    accumulate: int = 1,
-    ema: float | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """The named optimizer over optax.
+    """The named optimizer over optax. Numbers may be traced.
 
     `learning_rate` is a number or a schedule (step -> number); "lbfgs" searches along
-    a line for it and takes None. `weight_decay` leaves biases and norms alone (default
-    0; 1e-4 for adamw). `clip` bounds the gradient's global norm. `accumulate` averages
-    the gradients of that many steps into one update. `ema` keeps a moving average of
-    the parameters, decay in (0, 1), that `averaged_params` reads.
+    a line for it and takes None. `weight_decay` shrinks what `zoo.base.is_weight` says
+    (default 0; 1e-4 for adamw). `clip` bounds the gradient's global norm.
     Raises UsageError for an unknown name or a number out of range.
     """
     check_choice("optimizer", name, get_args(Name))
     _check_rate(name, learning_rate)
     if weight_decay is None:
         weight_decay = 1e-4 if name == "adamw" else 0.0
-    if isinstance(weight_decay, float | int) and not 0 <= weight_decay < math.inf:
+    if known(weight_decay) and not 0 <= weight_decay < math.inf:
         raise UsageError(f"expected a weight decay >= 0, found {weight_decay}")
-    if clip is not None and not clip > 0:
+    if clip is not None and known(clip) and not clip > 0:
         raise UsageError(f"expected a clipping norm > 0, found {clip}")
-    if accumulate < 1:
-        raise UsageError(f"expected to accumulate 1 or more steps, found {accumulate}")
-    if ema is not None and not 0 < ema < 1:
-        raise UsageError(f"expected an averaging decay in (0, 1), found {ema}")
     if name == "lbfgs":
-        if clip is not None or accumulate > 1 or weight_decay:
+        if clip is not None or not known(weight_decay) or weight_decay:
             raise UsageError(
-                "lbfgs searches along the gradient itself: expected no clipping, "
-                "accumulation or weight decay (use an l2 penalty)"
+                "lbfgs searches along the gradient itself: expected no clipping "
+                "or weight decay (use an l2 penalty)"
             )
-        chain = optax.lbfgs(learning_rate)
-    else:
-        chain = optax.chain(
-            optax.identity() if clip is None else optax.clip_by_global_norm(clip),
-            PRECONDITIONERS[name](),
-            optax.add_decayed_weights(weight_decay, mask=decayed),
-            optax.scale_by_learning_rate(learning_rate),
-        )
-    if accumulate > 1:
-        chain = optax.MultiSteps(chain, accumulate).gradient_transformation()
-    return chain if ema is None else average(chain, ema)
+        return optax.lbfgs(learning_rate)
+    return optax.chain(
+        optax.identity() if clip is None else optax.clip_by_global_norm(clip),
+        PRECONDITIONERS[name](),
+        optax.add_decayed_weights(weight_decay, mask=is_weight),
+        optax.scale_by_learning_rate(learning_rate),
+    )
 
 
 def schedule(
@@ -90,34 +79,34 @@ def schedule(
     cosine: half a cosine from peak to 0 (Loshchilov & Hutter 2017, arXiv:1608.03983);
     warmup_cosine: linear from 0 over the first `warmup` share, then the cosine;
     exponential: smoothly to peak / 100; step: a tenth at 1/2 and again at 3/4 of the
-    run (He et al. 2015, section 4.2). Raises UsageError for what is out of range.
+    run (He et al. 2015, section 4.2). Peak and warmup may be traced, `steps` not.
+    Raises UsageError for what is out of range.
     """
     check_choice("schedule", name, get_args(ScheduleName))
     _check_rate("schedule", peak)
     if steps < 1:
         raise UsageError(f"expected 1 or more steps, found {steps}")
-    rise = max(1, min(round(warmup * steps), steps - 1))
+    if known(warmup) and not 0 <= warmup <= 1:
+        raise UsageError(f"expected a share of warmup in [0, 1], found {warmup}")
+
+    def warmup_cosine(step):
+        # at least one step up where there is one to spare, and one down
+        rise = jnp.clip(jnp.round(jnp.float32(warmup) * steps), 1, steps - 1)
+        angle = jnp.pi * jnp.clip(step - rise, 0, steps - rise) / (steps - rise)
+        cosine = peak * (0.5 * (1 + jnp.cos(angle)))
+        line = peak - peak * (1 - step / jnp.maximum(rise, 1))
+        return jnp.where(step < rise, line, cosine)
+
     schedules: dict[str, Callable[[], optax.Schedule]] = {
         "constant": lambda: optax.constant_schedule(peak),
         "cosine": lambda: optax.cosine_decay_schedule(peak, steps),
-        "warmup_cosine": lambda: optax.join_schedules(
-            [
-                optax.linear_schedule(0.0, peak, rise),
-                optax.cosine_decay_schedule(peak, max(1, steps - rise)),
-            ],
-            [rise],
-        ),
-        "exponential": lambda: optax.exponential_decay(peak, steps, 0.01),
+        "warmup_cosine": lambda: warmup_cosine,
+        "exponential": lambda: lambda step: peak * 0.01 ** (step / steps),
         "step": lambda: optax.piecewise_constant_schedule(
             peak, {steps // 2: 0.1, steps * 3 // 4: 0.1}
         ),
     }
     return schedules[name]()
-
-
-def decayed(params: Any) -> Any:
-    """Which parameters weight decay shrinks: True for two or more axes."""
-    return jax.tree.map(lambda p: p.ndim > 1, params)
 
 
 def players(
@@ -144,65 +133,72 @@ def adversaries(
     *,
     critic_steps: int = 1,
     betas: tuple[float, float] = (0.5, 0.999),
-    ema: float | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Adam for a "generator" and a "discriminator" (Radford et al. 2016).
 
-    The generator moves at each `critic_steps`-th step; `ema` as in `optimizer`.
-    Raises UsageError for a rate not in (0, 1) or other numbers out of range.
+    The generator moves at each `critic_steps`-th step. Raises UsageError for a rate
+    not in (0, 1) or other numbers out of range.
     """
-    if not 0 < learning_rate < 1:
+    if known(learning_rate) and not 0 < learning_rate < 1:
         raise UsageError(f"expected a learning rate in (0, 1), found {learning_rate}")
-    if ema is not None and not 0 < ema < 1:
-        raise UsageError(f"expected an averaging decay in (0, 1), found {ema}")
     first, second = (optax.adam(learning_rate, *betas) for _ in range(2))
-    both = players(
+    return players(
         # no wrapper where it does nothing: its counter would be state
         generator=first if critic_steps == 1 else every(first, critic_steps),
         discriminator=second,
     )
-    return both if ema is None else average(both, ema)
 
 
-class Average(NamedTuple):
-    """The state of `average`."""
-
-    average: Any  # the parameters' moving average
-    updates: jax.Array  # how many went in
-    inner: Any
-
-
-def average(
-    inner: optax.GradientTransformation, decay: float
-) -> optax.GradientTransformationExtraArgs:
-    """Run `inner`, and keep a moving average of the parameters in its state.
+def moved(average: Any, latest: Any, updates: jax.Array, decay: float) -> Any:
+    """A moving average after `updates` others, as `latest` joins it: trees of arrays.
 
     The effective decay is min(decay, (1 + t) / (10 + t)) after t updates, so the first
-    parameters are soon forgotten. Polyak & Juditsky, SIAM J. Control Optim. 30, 1992.
+    values are soon forgotten. Polyak & Juditsky, SIAM J. Control Optim. 30, 1992.
     """
-    inner = optax.with_extra_args_support(inner)
+    d = jnp.minimum(decay, (1 + updates) / (10 + updates))
 
-    def init(params):
-        # a copy: donating the same buffer twice is an error
-        mean = jax.tree.map(jnp.copy, params)
-        return Average(mean, jnp.zeros((), jnp.int32), inner.init(params))
+    def move(old, new):
+        if not jnp.issubdtype(new.dtype, jnp.inexact):
+            return new  # a counter has no mean
+        return (d * old + (1 - d) * new).astype(new.dtype)
 
-    def update(updates, state, params=None, **extra):
-        updates, new = inner.update(updates, state.inner, params, **extra)
-        t = state.updates
-        d = jnp.minimum(decay, (1 + t) / (10 + t))
-        stepped = optax.apply_updates(params, updates)
-        mean = optax.tree.add(
-            optax.tree.scale(d, state.average), optax.tree.scale(1 - d, stepped)
-        )
-        return updates, Average(mean, t + 1, new)
-
-    return optax.GradientTransformationExtraArgs(init, update)
+    return jax.tree.map(move, average, latest)
 
 
-def averaged_params(state: Any) -> Any | None:
-    """The moving average of the parameters in an optimizer's state, if it keeps one."""
-    return state.average if isinstance(state, Average) else None
+def accumulated(task: Task, parts: int) -> Task:
+    """The task with each training batch read in `parts`, to the same gradient.
+
+    A batch of parts * B examples takes the memory of B, and a second forward pass.
+    Parts are weighed by what counts in them, so that padding changes nothing; batch
+    norm sees each by itself. Raises UsageError below 1.
+    """
+    if parts < 1:
+        raise UsageError(f"expected to accumulate 1 or more batches, found {parts}")
+    if parts == 1:
+        return task
+
+    def loss(params, state, batch, key, *, train):
+        if not train:
+            return task.loss(params, state, batch, key, train=False)
+
+        def cut(a):  # on several devices, each keeps its rows
+            return a.reshape(-1, parts, *a.shape[1:]).swapaxes(0, 1)
+
+        @jax.checkpoint
+        def add(carry, part):
+            state, total, count = carry
+            value, aux = task.loss(params, state, *part, train=True)
+            n = aux.metrics["loss"].count
+            total += jnp.where(n > 0, n * value, 0)
+            return (aux.state, total, count + n), aux.metrics
+
+        inputs = jax.tree.map(cut, batch), jax.random.split(key, parts)
+        carry = (state, jnp.float32(0), jnp.float32(0))
+        (state, total, count), metrics = jax.lax.scan(add, carry, inputs)
+        whole = Aux(jax.tree.map(lambda a: a.sum(0), metrics), state)
+        return Mean(total, count).value(), whole
+
+    return task._replace(loss=loss)
 
 
 def check_choice(what: str, name: str, choices: tuple[str, ...]) -> None:
@@ -218,7 +214,8 @@ def check_choice(what: str, name: str, choices: tuple[str, ...]) -> None:
 def _check_rate(name, rate):
     if rate is None and name != "lbfgs":
         raise UsageError(f"expected a learning rate for {name}, found none")
+    number = isinstance(rate, float | int | np.ndarray | np.generic | jax.Array)
     if isinstance(rate, str | bool) or (
-        isinstance(rate, float | int) and not 0 < rate < math.inf
+        number and known(rate) and not 0 < rate < math.inf
     ):
         raise UsageError(f"expected a learning rate > 0, found {rate!r}")

@@ -26,7 +26,7 @@ from train import loop, mesh, metrics
 from train.checkpoint import Checkpoints
 from train.evaluate import predict
 from train.recipes import RECIPES, Recipe
-from train.step import State
+from train.step import Trained
 from zoo.base import UsageError, count_parameters
 
 SHOWN = 64  # images of a picture
@@ -76,10 +76,10 @@ def train(
             write_json(out / "config.json", began)
         log.open(step)
 
-    def on_evaluation(state: State) -> None:
+    def on_evaluation(step: int, trained: Trained) -> None:
         if recipe.draw is not None:
-            drawn = recipe.draw(recipe, state, options.seed, SHOWN, None)
-            frame = out / "samples" / f"{int(state.step):06d}"
+            drawn = recipe.draw(recipe, trained, options.seed, SHOWN, None)
+            frame = out / "samples" / f"{step:06d}"
             show(drawn, frame, columns(recipe), film=True)
 
     with _locked(out):
@@ -89,6 +89,8 @@ def train(
             rows,
             steps=recipe.steps,
             batch_size=recipe.batch_size,
+            accumulate=recipe.accumulate,
+            ema=recipe.ema,
             seed=options.seed,
             augment=recipe.augment,
             evaluation=watched,
@@ -103,7 +105,7 @@ def train(
         done = records[-1]["step"] if records else 0
         if fit.ended == "interrupted":
             return Run(out, None, int(done))
-        scores = measure(recipe, fit.state, out)
+        scores = measure(recipe, fit.trained, out)
         failure = scores.pop("failure", None)
         result = {
             "recipe": name,
@@ -113,7 +115,7 @@ def train(
             "steps": done,
             "seconds": records[-1]["seconds"],
             "examples_per_second": _speed(records),
-            "parameters": count_parameters(fit.state.params),
+            "parameters": count_parameters(fit.trained.params),
             "ended": fit.ended,
         }
         # matplotlib takes half a second: not before the training
@@ -121,25 +123,27 @@ def train(
 
         plot.save(plot.curves(records), out / "curves.png")
         if recipe.draw is not None:
-            drawn = recipe.draw(recipe, fit.state, options.seed, SHOWN, None)
+            drawn = recipe.draw(recipe, fit.trained, options.seed, SHOWN, None)
             show(drawn, out / "samples", columns(recipe))
             _film(out / "samples", columns(recipe))
         write_json(out / "result.json", result)  # the last: it says that all is done
     return Run(out, result, int(done))
 
 
-def measure(recipe: Recipe, state: State, out: Path | None = None) -> dict[str, Any]:
+def measure(
+    recipe: Recipe, trained: Trained, out: Path | None = None
+) -> dict[str, Any]:
     """Final metrics on the whole test set (the training set where there is none).
 
     With `out`, also draws confusion.png or predictions.png there.
     """
     if recipe.measure is not None:
-        return recipe.measure(recipe, state, out)
+        return recipe.measure(recipe, trained, out)
     from train import plot
 
     schema = recipe.data.schema
     rows = recipe.data.train if recipe.data.test is None else recipe.data.test
-    predictions = predict(recipe.task, state, rows)
+    predictions = predict(recipe.task, trained, rows)
     if schema.regression:
         y, values = (sets.restore_target(schema, v) for v in (rows["y"], predictions))
         values = values.reshape(y.shape)
@@ -190,8 +194,8 @@ def _film(folder, columns):
         plot.save(plot.tiles(images, columns, titles), folder.parent / "progress.png")
 
 
-def restore(directory: Path, *, rows: bool = False) -> tuple[Recipe, State, dict]:
-    """A run's recipe, the state to predict with, and its config.
+def restore(directory: Path, *, rows: bool = False) -> tuple[Recipe, Trained, dict]:
+    """A run's recipe, what it trained, and its config.
 
     With `rows` the data are loaded again; without, the recipe's data are blank and the
     file they came from may be gone. Raises UsageError where there is no trained run.
@@ -205,12 +209,17 @@ def restore(directory: Path, *, rows: bool = False) -> tuple[Recipe, State, dict
     saved = Checkpoints(folder) if folder.is_dir() else None
     if saved is None or saved.latest() is None:
         raise UsageError(f"the run in {directory} has saved no state yet")
-    keep_best = options.patience is not None
-    task, optimizer = recipe.task, recipe.optimizer
-    like = loop.start(task, optimizer, data.train, options.seed, keep_best)
-    state = loop.usable(*saved.restore(like))
+    like = loop.start(
+        recipe.task,
+        recipe.optimizer,
+        data.train,
+        options.seed,
+        average=recipe.ema is not None,
+        watch=options.patience is not None,
+    )
+    trained = loop.trained(*saved.restore(like))
     saved.close()
-    return build(**arguments) if rows else recipe, state, config
+    return build(**arguments) if rows else recipe, trained, config
 
 
 def resumed(directory: Path) -> tuple[str, dict[str, Any]]:

@@ -10,7 +10,7 @@ from flax import linen as nn
 
 from train import text
 from train.data import Schema
-from train.step import State
+from train.step import Trained
 from zoo import language, seq2seq
 from zoo.base import UsageError
 from zoo.transformer import EncoderDecoder, attention_maps
@@ -19,7 +19,7 @@ from zoo.transformer import EncoderDecoder, attention_maps
 def write(
     model: nn.Module | None,
     schema: Schema,
-    state: State,
+    trained: Trained,
     prompt: str,
     length: int,
     *,
@@ -66,7 +66,7 @@ def write(
             top_p=top_p,
         )
 
-    variables, begin = {"params": state.params, **state.model}, len(tokens)
+    variables, begin = {"params": trained.params, **trained.model}, len(tokens)
     for i in range(-(-length // piece)):
         tail = tokens[-width:]
         padded = np.pad(tail, (0, width - len(tail)))[None]
@@ -89,7 +89,7 @@ class Translation(NamedTuple):
 def translate(
     model: nn.Module | None,
     schema: Schema,
-    state: State,
+    trained: Trained,
     sources: list[str],
     *,
     beams: int = 4,
@@ -103,7 +103,7 @@ def translate(
     tokens = [text.encode_source(schema, source) for source in sources]
     width = schema.shape[0]
     padded = np.stack([np.pad(row, (0, width - len(row))) for row in tokens])
-    variables = {"params": state.params, **state.model}
+    variables = {"params": trained.params, **trained.model}
     found, score = decode(model, schema, variables, padded, beams)
     before = np.pad(found, ((0, 0), (1, 0)), constant_values=seq2seq.START)[:, :-1]
     weights = align(model, variables, padded, before)

@@ -5,33 +5,42 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
-from zoo.base import Batch, Mean, Task
+from train.optim import moved
+from zoo.base import Batch, Mean, Task, masked
+
+
+class Trained(NamedTuple):
+    """What is predicted with: parameters and the model state that belongs to them."""
+
+    params: Any  # what the optimizer changes
+    model: Any  # what the model itself changes (batch statistics); {} if nothing
 
 
 class State(NamedTuple):
     """Everything that training changes; saving it is enough to resume exactly."""
 
     step: jax.Array  # int32 scalar: updates applied so far
-    params: Any  # what the optimizer changes
-    model: Any  # what the model itself changes (batch statistics); {} if nothing
+    params: Any
+    model: Any
     optimizer: optax.OptState
     seed: jax.Array  # uint32 scalar: update t draws from fold_in(key(seed), t)
+    average: Trained | None = None  # a moving average of both, if one is kept
 
 
-def init(task: Task, optimizer, seed, batch: Batch) -> State:
+def init(task: Task, optimizer, seed, batch: Batch, *, average=False) -> State:
     """A fresh state at step 0, strongly typed; `batch` supplies shapes and dtypes."""
     step, seed = jax.numpy.int32(0), jax.numpy.uint32(seed)
-    params, model = task.init(_key(seed, step), batch)
-    state = State(step, params, model, optimizer.init(params), seed)
+    new = Trained(*task.init(_key(seed, step), batch))
+    state = State(step, *new, optimizer.init(new[0]), seed, new if average else None)
     return jax.tree.map(lambda a: jax.lax.convert_element_type(a, a.dtype), state)
 
 
-def make_step(task: Task, optimizer):
+def make_step(task: Task, optimizer, *, ema=None):
     """step(state, batch) -> (state, metrics): pure; jit, vmap or scan it yourself."""
     update = optax.with_extra_args_support(optimizer).update
 
     def step(state: State, batch: Batch) -> tuple[State, dict[str, Mean]]:
-        key = _key(state.seed, state.step + 1)
+        key, batch = _key(state.seed, state.step + 1), masked(batch, state.model)
 
         def loss(params):
             return task.loss(params, state.model, batch, key, train=True)
@@ -39,21 +48,12 @@ def make_step(task: Task, optimizer):
         (value, aux), grad = jax.value_and_grad(loss, has_aux=True)(state.params)
         line_search = {"value": value, "grad": grad, "value_fn": lambda p: loss(p)[0]}
         updates, opt = update(grad, state.optimizer, state.params, **line_search)
-        params = optax.apply_updates(state.params, updates)
+        new = Trained(optax.apply_updates(state.params, updates), aux.state)
+        mean = None if ema is None else moved(state.average, new, state.step, ema)
         metrics = {**aux.metrics, "grad_norm": Mean.of(optax.tree.norm(grad))}
-        return State(state.step + 1, params, aux.state, opt, state.seed), metrics
+        return State(state.step + 1, *new, opt, state.seed, mean), metrics
 
     return step
-
-
-def make_eval(task: Task):
-    """evaluate(state, batch) -> metrics, in evaluation mode; the state is unchanged."""
-
-    def evaluate(state: State, batch: Batch) -> dict[str, Mean]:
-        key = _key(state.seed, state.step)
-        return task.loss(state.params, state.model, batch, key, train=False)[1].metrics
-
-    return evaluate
 
 
 def _key(seed, step):

@@ -26,25 +26,55 @@ class Mean(NamedTuple):
 
     @classmethod
     def of(cls, values: jax.Array, mask: jax.Array | None = None) -> "Mean":
-        """Values [B, ...] -> their mean over what mask [B], or [B, T], keeps."""
+        """Values [B, ...] -> their mean over what mask [B], or [B, T], keeps.
+
+        What is dropped may be NaN. Sums are float32 at least: bfloat16 counts to 256.
+        """
+        values = values.astype(jnp.promote_types(values.dtype, "float32"))
         if mask is None:
             return cls(jnp.sum(values), jnp.asarray(values.size, values.dtype))
-        more = (1,) * (values.ndim - mask.ndim)
-        mask = mask.astype(values.dtype).reshape(mask.shape + more)
-        mask = jnp.broadcast_to(mask, values.shape)
-        return cls(jnp.sum(values * mask), jnp.sum(mask))
+        mask = jnp.broadcast_to(_beside(mask, values), values.shape)
+        weight = mask.astype(values.dtype)
+        return cls(jnp.sum(jnp.where(mask != 0, values * weight, 0)), jnp.sum(weight))
 
     def __add__(self, other: "Mean") -> "Mean":  # type: ignore[override]
         return Mean(self.total + other.total, self.count + other.count)
 
     def value(self) -> jax.Array:
-        """The mean itself; 0 where every example was masked."""
-        return self.total / jnp.where(self.count == 0, 1, self.count)
+        """The mean itself; NaN, without a gradient, where nothing was counted."""
+        some = self.count != 0
+        return jnp.where(some, self.total / jnp.where(some, self.count, 1), jnp.nan)
 
 
 def means(values: dict[str, jax.Array], mask: jax.Array | None) -> dict[str, Mean]:
     """Values [B] or [B, T] by name -> Means by name; a mask drops what is padding."""
     return {name: Mean.of(value, mask) for name, value in values.items()}
+
+
+def masked(batch: Batch, state: Any = None) -> Batch:
+    """The batch with zeros wherever its mask drops an example, or an entry of "y".
+
+    What padding holds, NaN too, then reaches neither a value nor a gradient. Raises
+    UsageError where a model's `state` is of batch norm: it would have zeros in it.
+    """
+    if "mask" not in batch:
+        return dict(batch)
+    if "batch_stats" in str(jax.tree.structure(state)):
+        raise UsageError("expected no mask in training: the model has batch norm")
+    mask = batch["mask"] != 0
+    some = mask.reshape(mask.shape[0], -1).any(1)
+
+    def clean(name, array):
+        entries = name == "y" and array.shape[: mask.ndim] == mask.shape
+        kept = mask if entries else some
+        return jnp.where(_beside(kept, array), array, jnp.zeros((), array.dtype))
+
+    return {k: a if k == "mask" else clean(k, a) for k, a in batch.items()}
+
+
+def _beside(mask, values):
+    """A mask with axes of one entry more, to stand beside values."""
+    return mask.reshape(mask.shape + (1,) * (values.ndim - mask.ndim))
 
 
 class Aux(NamedTuple):
@@ -66,6 +96,25 @@ class Task(NamedTuple):
     init: Callable[..., tuple[Any, Any]]
     loss: Callable[..., tuple[jax.Array, Aux]]
     predict: Callable[..., jax.Array] | None = None
+
+
+def is_weight(params: Any) -> Any:
+    """Which parameters weight decay and penalties shrink: a tree of True and False.
+
+    Those with two or more axes whose name says no bias, scale or peephole: the vectors
+    of layers that a scan has stacked have two axes too.
+    """
+
+    def weighs(path, leaf):
+        name = str(getattr(path[-1], "key", path[-1])) if path else ""
+        return leaf.ndim > 1 and not name.endswith(("bias", "scale", "peephole"))
+
+    return jax.tree_util.tree_map_with_path(weighs, params)
+
+
+def known(number: Any) -> bool:
+    """Whether a number can be looked at: not while JAX traces it, as in a sweep."""
+    return not isinstance(number, jax.core.Tracer)
 
 
 def count_parameters(params: Any) -> int:

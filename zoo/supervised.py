@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from optax import losses
 
-from zoo.base import Aux, Mean, Task, UsageError, means
+from zoo.base import Aux, Mean, Task, UsageError, is_weight, known, masked, means
 
 
 class Measure(NamedTuple):
@@ -41,13 +41,11 @@ def task(
     with padding. Where the measure has a value for every entry of a sequence, those
     past its "length" do not count.
 
-    The loss is mean(values["loss"]) + l1 sum|w| + l2 sum w^2 over the weights w (every
-    parameter with two or more axes: no bias, no scale of a norm). The penalty is part
-    of the loss in training alone; the metric "loss" never has it.
+    The loss is mean(values["loss"]) + l1 sum|w| + l2 sum w^2 over the weights w (see
+    `zoo.base.is_weight`: no bias, no scale of a norm). The penalty is part of the loss
+    in training alone; the metric "loss" never has it.
     """
-
-    # a traced strength (a sweep under vmap) has no truth value
-    penalised = any(isinstance(s, jax.Array) or s for s in (l1, l2))
+    penalised = not all(known(strength) and strength == 0 for strength in (l1, l2))
 
     def arguments(batch):
         return [batch[name] for name in inputs]
@@ -57,6 +55,7 @@ def task(
         return state.pop("params"), state
 
     def loss(params, state, batch, key, *, train):
+        batch = masked(batch)
         outputs, new = model.apply(
             {"params": params, **state},
             *arguments(batch),
@@ -68,8 +67,9 @@ def task(
         metrics = means(values, _mask(batch, values["loss"]))
         value = metrics["loss"].value()
         if train and penalised:
-            value = value + penalty(params, l1, l2)
-            metrics["objective"] = Mean.of(value)
+            total, count = metrics["loss"]
+            metrics["objective"] = Mean(total + count * penalty(params, l1, l2), count)
+            value = metrics["objective"].value()
         return value, Aux(metrics, {**state, **new})
 
     def predict(params, state, batch):
@@ -91,11 +91,12 @@ def _mask(batch, values):
 
 def penalty(params: Any, l1: float, l2: float) -> jax.Array:
     """l1 sum|w| + l2 sum w^2 over the weights, without biases: a scalar."""
-    weights = [w for w in jax.tree.leaves(params) if w.ndim > 1]
-    return sum(
-        (l1 * jnp.sum(jnp.abs(w)) + l2 * jnp.sum(jnp.square(w)) for w in weights),
-        start=jnp.zeros(()),
-    )
+
+    def shrink(weighs, w):
+        return l1 * jnp.sum(jnp.abs(w)) + l2 * jnp.sum(jnp.square(w)) if weighs else 0.0
+
+    terms = jax.tree.map(shrink, is_weight(params), params)
+    return sum(jax.tree.leaves(terms), start=jnp.zeros(()))
 
 
 def _classes(logits, y):
@@ -139,13 +140,14 @@ def _neuron(logits, y):
 
 
 def _regression(outputs, y):
-    outputs = _single(outputs, y) if outputs.ndim == y.ndim + 1 else outputs
+    single = outputs.ndim == y.ndim + 1
+    outputs = _single(outputs, y) if single else outputs
     if outputs.shape != y.shape:
         raise UsageError(
             f"expected targets of the outputs' shape {outputs.shape}, found {y.shape}"
         )
     error = jnp.square(outputs - y)
-    return {"loss": error if error.ndim == 1 else error.mean(-1)}
+    return {"loss": error if single or error.ndim == 1 else error.mean(-1)}
 
 
 def _two_columns(logits):
@@ -165,4 +167,4 @@ neuron = Measure(_neuron, _two_columns)
 
 regression = Measure(_regression, lambda outputs: outputs)
 """Squared error (no factor 1/2) of outputs [B, K] or [B, 1], y [B, K] or [B]; of
-sequences [B, T, K] at every step."""
+sequences, outputs [B, T, K] or [B, T, 1] and y [B, T, K] or [B, T], at every step."""

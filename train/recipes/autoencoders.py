@@ -10,9 +10,9 @@ import numpy as np
 from train import data as sets
 from train import optim
 from train.data import Data
-from train.evaluate import evaluate
+from train.evaluate import evaluate, row_key
 from train.recipes.base import Goal, Recipe, Source, images_of, labels_for, scheduled
-from train.step import State
+from train.step import Trained
 from zoo import autoencoder as autoencoders
 from zoo.base import UsageError
 
@@ -37,11 +37,11 @@ def autoencoder(
     components ("of_pca" <= 0.75). Half a minute.
     """
     step = scheduled(
-        optimizer, schedule, learning_rate, steps, weight_decay=weight_decay, ema=ema
+        optimizer, schedule, learning_rate, steps, weight_decay=weight_decay
     )
     return _autoencoder(
         data, holdout, network, latent, 0.0, step, steps, batch_size, 0.75
-    )
+    )._replace(ema=ema)
 
 
 def denoising_autoencoder(
@@ -67,11 +67,11 @@ def denoising_autoencoder(
     if not noise > 0:
         raise UsageError(f"expected noise > 0, found {noise}")
     step = scheduled(
-        optimizer, schedule, learning_rate, steps, weight_decay=weight_decay, ema=ema
+        optimizer, schedule, learning_rate, steps, weight_decay=weight_decay
     )
     return _autoencoder(
         data, holdout, network, latent, noise, step, steps, batch_size, 0.6
-    )
+    )._replace(ema=ema)
 
 
 def _autoencoder(data, holdout, network, latent, noise, step, steps, size, goal):
@@ -83,28 +83,35 @@ def _autoencoder(data, holdout, network, latent, noise, step, steps, size, goal)
     else:
         model = autoencoders.dense(shape, latent, (512, 256))
 
-    def given(x):
-        key = jax.random.key(0)
-        return np.asarray(autoencoders.corrupt(jnp.asarray(x), key, noise))
+    def given(x, rows):
+        """Images [N, ...], of rows [N] of the data set, as evaluation shows them."""
 
-    def measure(recipe: Recipe, state: State, out: Path | None) -> dict[str, Any]:
+        def alone(x, row):
+            key, _ = jax.random.split(row_key(0, row))
+            return autoencoders.corrupt(x[None], key, noise)[0]
+
+        return np.asarray(jax.vmap(alone)(jnp.asarray(x), jnp.asarray(rows)))
+
+    def measure(recipe: Recipe, trained: Trained, out: Path | None) -> dict[str, Any]:
         """Mean squared error a pixel, of the network and of scikit-learn's PCA."""
         from sklearn.decomposition import PCA  # a second to import
 
         train, test = (part.reshape(len(part), -1) for part in _parts(recipe.data))
-        error = evaluate(recipe.task, state, {"x": test.reshape(-1, *shape)})["loss"]
+        error = evaluate(recipe.task, trained, {"x": test.reshape(-1, *shape)})["loss"]
         pca = PCA(min(latent, *train.shape), random_state=0).fit(train)
-        found = pca.inverse_transform(pca.transform(given(test)))
+        found = pca.inverse_transform(
+            pca.transform(given(test.reshape(-1, *shape), np.arange(len(test))))
+        )
         reference = float(np.square(found - test).mean())
         return {"loss": error, "pca": reference, "of_pca": error / reference}
 
-    def draw(recipe: Recipe, state: State, seed: int, n: int, label: int | None):
+    def draw(recipe: Recipe, trained: Trained, seed: int, n: int, label: int | None):
         """Rows of eight images as given and, below each, what was made of them."""
         labels_for(0, n, label)
         x = _parts(recipe.data)[1]
         at = np.random.default_rng(seed).permutation(len(x))[: -(-n // 16) * 8]
-        seen = given(x[at])
-        variables = {"params": state.params, **state.model}
+        seen = given(x[at], at)
+        variables = {"params": trained.params, **trained.model}
         made = np.asarray(recipe.network.apply(variables, seen))
         rows = [part[i : i + 8] for i in range(0, len(at), 8) for part in (seen, made)]
         return np.concatenate(rows).clip(0, 1)

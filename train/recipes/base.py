@@ -15,7 +15,7 @@ from train import data as sets
 from train import optim
 from train.augment import Augment
 from train.data import Data
-from train.step import State
+from train.step import Trained
 from zoo import supervised
 from zoo.base import Task, UsageError
 
@@ -41,10 +41,10 @@ class Goal(NamedTuple):
 class Recipe(NamedTuple):
     """Everything that a training needs, and the score that it should reach.
 
-    measure(recipe, state, directory) -> metrics, where they are not those of a
+    measure(recipe, trained, directory) -> metrics, where they are not those of a
     classification or regression; with a directory it leaves pictures or samples there.
     A "failure" among the metrics is a sentence: the run has not succeeded.
-    draw(recipe, state, seed, n, label) -> images [n, H, W, C] in [0, 1], or n texts:
+    draw(recipe, trained, seed, n, label) -> images [n, H, W, C] in [0, 1], or n texts:
     of a model that generates.
     """
 
@@ -56,10 +56,12 @@ class Recipe(NamedTuple):
     batch_size: int | None  # None: the full batch
     goal: Goal | None = None
     augment: Augment | None = None
-    measure: Callable[["Recipe", State, Path | None], dict[str, Any]] | None = None
+    measure: Callable[["Recipe", Trained, Path | None], dict[str, Any]] | None = None
     network: Any = None  # the module, where more is done with it than its task knows
     draw: Callable[..., np.ndarray | list[str]] | None = None
     draws_rows: bool = False  # what becomes of test examples: the data must be there
+    accumulate: int = 1  # batches that a step reads, for one update by all
+    ema: float | None = None  # decay of a moving average to predict with
 
 
 def scheduled(

@@ -12,7 +12,7 @@ from train import judge, optim
 from train.augment import Augment
 from train.data import Data
 from train.recipes.base import Goal, Recipe, Source, images_of, labels_for
-from train.step import State
+from train.step import Trained
 from zoo import gan as gans
 from zoo import supervised
 from zoo.autoencoder import corrupt
@@ -40,9 +40,11 @@ def gan(
     """
     rows = sets.between(images_of(data, holdout), -1, 1)
     players = gans.dense(rows.schema.shape, latent)
-    step = optim.adversaries(learning_rate, ema=ema)
+    step = optim.adversaries(learning_rate)
     goal = Goal("frechet", 200.0, at_most=True)
-    return _game("GAN dense", players, game, step, rows, steps, batch_size, goal)
+    return _game(
+        "GAN dense", players, game, step, rows, steps, batch_size, goal
+    )._replace(ema=ema)
 
 
 def dcgan(
@@ -63,9 +65,11 @@ def dcgan(
     """
     rows = sets.between(images_of(data, holdout), -1, 1)
     players = gans.dcgan(rows.schema.shape, latent, channels)
-    step = optim.adversaries(learning_rate, ema=ema)
+    step = optim.adversaries(learning_rate)
     goal = Goal("rarest", 0.03)
-    return _game("DCGAN", players, game, step, rows, steps, batch_size, goal)
+    return _game("DCGAN", players, game, step, rows, steps, batch_size, goal)._replace(
+        ema=ema
+    )
 
 
 def wgan_gp(
@@ -89,9 +93,7 @@ def wgan_gp(
         raise UsageError(f"expected a penalty > 0, found {penalty}")
     rows = sets.between(images_of(data, holdout), -1, 1)
     players = gans.dcgan(rows.schema.shape, latent, channels, batch_norm=False)
-    step = optim.adversaries(
-        learning_rate, critic_steps=critic_steps, betas=(0.0, 0.9), ema=ema
-    )
+    step = optim.adversaries(learning_rate, critic_steps=critic_steps, betas=(0.0, 0.9))
     return _game(
         "WGAN-GP",
         players,
@@ -102,7 +104,7 @@ def wgan_gp(
         batch_size,
         Goal("rarest", 0.03),
         penalty,
-    )
+    )._replace(ema=ema)
 
 
 def conditional_gan(
@@ -127,9 +129,11 @@ def conditional_gan(
     if not classes:
         raise UsageError(f"expected classes, found a quantity in {rows.schema.name}")
     players = gans.dcgan(rows.schema.shape, latent, channels, classes=classes)
-    step = optim.adversaries(learning_rate, ema=ema)
+    step = optim.adversaries(learning_rate)
     goal = Goal("agreement", 0.9)
-    return _game("DCGAN, labels", players, game, step, rows, steps, batch_size, goal)
+    return _game(
+        "DCGAN, labels", players, game, step, rows, steps, batch_size, goal
+    )._replace(ema=ema)
 
 
 def semi_supervised_gan(
@@ -161,14 +165,14 @@ def semi_supervised_gan(
     goal: Goal | None = Goal("accuracy", 0.88)
     change = None
     if unlabelled:
-        step = optim.adversaries(learning_rate, ema=ema)
+        step = optim.adversaries(learning_rate)
         task, network, draw = (
             gans.semi_supervised(players, noise=noise),
             players.generator,
             _draw,
         )
     else:
-        step = optim.optimizer("adam", learning_rate, ema=ema)
+        step = optim.optimizer("adam", learning_rate)
         network, draw = None, None
         change = _noisy(noise)
         task = supervised.task(players.discriminator, supervised.classes)
@@ -187,7 +191,7 @@ def semi_supervised_gan(
         change,
         network=network,
         draw=draw,
-    )
+    )._replace(ema=ema)
 
 
 def _noisy(noise: float) -> Augment:
@@ -244,24 +248,24 @@ def _game(name, players, game, step, rows, steps, size, goal, penalty=0.0):
     )
 
 
-def _measure(recipe: Recipe, state: State, out: Path | None) -> dict[str, Any]:
+def _measure(recipe: Recipe, trained: Trained, out: Path | None) -> dict[str, Any]:
     """What the judge says of 2,000 images; each label is asked for as often."""
     generator = recipe.network
     asked = labels_for(generator.classes, SAMPLES, None)
-    images = _generated(generator, state, 0, SAMPLES, asked)
+    images = _generated(generator, trained, 0, SAMPLES, asked)
     if not np.isfinite(images).all():
         return {"failure": "the generator diverged: its images are not finite"}
     return judge.verdict(judge.train(recipe.data), recipe.data, images, asked)
 
 
-def _draw(recipe: Recipe, state: State, seed: int, n: int, label: int | None):
+def _draw(recipe: Recipe, trained: Trained, seed: int, n: int, label: int | None):
     generator = recipe.network
     labels = labels_for(generator.classes, n, label)
-    return (_generated(generator, state, seed, n, labels) + 1) / 2
+    return (_generated(generator, trained, seed, n, labels) + 1) / 2
 
 
-def _generated(generator, state, seed, n, labels) -> np.ndarray:
+def _generated(generator, trained, seed, n, labels) -> np.ndarray:
     run = jax.jit(gans.generate, static_argnums=(0, 4))
     y = None if labels is None else jnp.asarray(labels)
     key = jax.random.key(seed)
-    return np.asarray(run(generator, state.params, state.model, key, n, y))
+    return np.asarray(run(generator, trained.params, trained.model, key, n, y))

@@ -54,12 +54,12 @@ def mlp(
         steps,
         weight_decay=weight_decay,
         clip=clip,
-        accumulate=accumulate,
-        ema=ema,
     )
     name = f"MLP {'-'.join(map(str, widths))}"
     task = fitted(build, rows)
-    return Recipe(name, task, step, rows, steps, batch_size, Goal("accuracy", 0.94))
+    return Recipe(
+        name, task, step, rows, steps, batch_size, Goal("accuracy", 0.94)
+    )._replace(accumulate=accumulate, ema=ema)
 
 
 def cnn(
@@ -99,13 +99,13 @@ def cnn(
         steps,
         weight_decay=weight_decay,
         clip=clip,
-        accumulate=accumulate,
-        ema=ema,
     )
     changes = _shifted_and_turned() if augment and rank == 2 else None
     task = fitted(lambda outputs: build[network](outputs, rank=rank), rows)
     goal = Goal("accuracy", 0.975)
-    return Recipe(f"CNN {network}", task, step, rows, steps, batch_size, goal, changes)
+    return Recipe(
+        f"CNN {network}", task, step, rows, steps, batch_size, goal, changes
+    )._replace(accumulate=accumulate, ema=ema)
 
 
 def resnet20(
@@ -129,13 +129,15 @@ def resnet20(
     """
     rows = _images("resnet20", data, target, holdout)
     step = scheduled(
-        optimizer, schedule, learning_rate, steps, weight_decay=weight_decay, ema=ema
+        optimizer, schedule, learning_rate, steps, weight_decay=weight_decay
     )
     changes = _shifted_and_turned() if augment else None
     task = fitted(lambda outputs: cnns.resnet_cifar(depth, outputs), rows)
     goal = Goal("accuracy", 0.98)
     name = f"ResNet-{depth}"
-    return Recipe(name, task, step, rows, steps, batch_size, goal, changes)
+    return Recipe(name, task, step, rows, steps, batch_size, goal, changes)._replace(
+        ema=ema
+    )
 
 
 def cnn_cifar10(
@@ -158,14 +160,16 @@ def cnn_cifar10(
     """
     rows = _images("cnn_cifar10", data, target, holdout)
     step = scheduled(
-        optimizer, schedule, learning_rate, steps, weight_decay=weight_decay, ema=ema
+        optimizer, schedule, learning_rate, steps, weight_decay=weight_decay
     )
     changes = None
     if augment:
         changes = augmentation.compose(augmentation.crop(4), augmentation.flip())
     task = fitted(cnns.two_conv_dropout, rows)
     name = "CNN two_conv_dropout"
-    return Recipe(name, task, step, rows, steps, batch_size, None, changes)
+    return Recipe(name, task, step, rows, steps, batch_size, None, changes)._replace(
+        ema=ema
+    )
 
 
 def _shifted_and_turned():

@@ -13,7 +13,7 @@ from train import judge, optim, text
 from train.data import Data
 from train.evaluate import evaluate
 from train.recipes.base import Goal, Recipe, Source, images_of, labels_for, scheduled
-from train.step import State
+from train.step import Trained
 from zoo import mixture
 from zoo import recurrent_vae as recurrent
 from zoo import vae as vaes
@@ -46,10 +46,12 @@ def vae(
     rows = _pixels(data, holdout, likelihood)
     model = vaes.dense(rows.schema.shape, latent, widths, likelihood=likelihood)
     step = scheduled(
-        optimizer, schedule, learning_rate, steps, weight_decay=weight_decay, ema=ema
+        optimizer, schedule, learning_rate, steps, weight_decay=weight_decay
     )
     goal = Goal("iwae_500", -100.0)
-    return _vae("dense", model, beta, step, rows, steps, batch_size, goal)
+    return _vae("dense", model, beta, step, rows, steps, batch_size, goal)._replace(
+        ema=ema
+    )
 
 
 def conv_vae(
@@ -75,10 +77,12 @@ def conv_vae(
     rows = _pixels(data, holdout, likelihood)
     model = vaes.conv(rows.schema.shape, latent, channels, likelihood=likelihood)
     step = scheduled(
-        optimizer, schedule, learning_rate, steps, weight_decay=weight_decay, ema=ema
+        optimizer, schedule, learning_rate, steps, weight_decay=weight_decay
     )
     goal = Goal("iwae_500", -92.0)
-    return _vae("conv", model, beta, step, rows, steps, batch_size, goal)
+    return _vae("conv", model, beta, step, rows, steps, batch_size, goal)._replace(
+        ema=ema
+    )
 
 
 def conditional_vae(
@@ -109,18 +113,20 @@ def conditional_vae(
     shape = rows.schema.shape
     model = vaes.dense(shape, latent, widths, classes=classes, likelihood=likelihood)
     step = scheduled(
-        optimizer, schedule, learning_rate, steps, weight_decay=weight_decay, ema=ema
+        optimizer, schedule, learning_rate, steps, weight_decay=weight_decay
     )
     goal = Goal("agreement", 0.9)
-    return _vae("conditional", model, beta, step, rows, steps, batch_size, goal)
+    return _vae(
+        "conditional", model, beta, step, rows, steps, batch_size, goal
+    )._replace(ema=ema)
 
 
 def _vae(name, model, beta, step, rows, steps, size, goal):
-    def measure(recipe: Recipe, state: State, out: Path | None) -> dict[str, Any]:
+    def measure(recipe: Recipe, trained: Trained, out: Path | None) -> dict[str, Any]:
         """Nats per test image: the ELBO, and the bound of 500 samples."""
         test = recipe.data.train if recipe.data.test is None else recipe.data.test
-        scores: dict[str, Any] = evaluate(recipe.task, state, test)
-        variables = {"params": state.params}
+        scores: dict[str, Any] = evaluate(recipe.task, trained, test)
+        variables = {"params": trained.params}
         labels = test["y"] if model.classes else None
         scores[f"iwae_{IWAE}"] = _bound(model, variables, test["x"][:1000], labels)
         if model.classes:
@@ -134,9 +140,9 @@ def _vae(name, model, beta, step, rows, steps, size, goal):
             )
         return scores
 
-    def draw(recipe: Recipe, state: State, seed: int, n: int, label: int | None):
+    def draw(recipe: Recipe, trained: Trained, seed: int, n: int, label: int | None):
         labels = labels_for(model.classes, n, label)
-        return _decoded(model, {"params": state.params}, seed, n, labels).clip(0, 1)
+        return _decoded(model, {"params": trained.params}, seed, n, labels).clip(0, 1)
 
     return Recipe(
         f"VAE {name}, {model.latent}",
@@ -172,15 +178,15 @@ def bernoulli_mixture(
     rows = _pixels(data, holdout, "bernoulli")
     model = mixture.BernoulliMixture(components)
     step = scheduled(
-        optimizer, schedule, learning_rate, steps, weight_decay=weight_decay, ema=ema
+        optimizer, schedule, learning_rate, steps, weight_decay=weight_decay
     )
 
-    def measure(recipe: Recipe, state: State, out: Path | None) -> dict[str, Any]:
+    def measure(recipe: Recipe, trained: Trained, out: Path | None) -> dict[str, Any]:
         test = recipe.data.train if recipe.data.test is None else recipe.data.test
-        return evaluate(recipe.task, state, test)
+        return evaluate(recipe.task, trained, test)
 
-    def draw(recipe: Recipe, state: State, seed: int, n: int, label: int | None):
-        variables = {"params": state.params}
+    def draw(recipe: Recipe, trained: Trained, seed: int, n: int, label: int | None):
+        variables = {"params": trained.params}
         images = mixture.generate(model, variables, jax.random.key(seed), n)
         return np.asarray(images).reshape(n, *rows.schema.shape)
 
@@ -195,7 +201,7 @@ def bernoulli_mixture(
         measure=measure,
         network=model,
         draw=draw,
-    )
+    )._replace(ema=ema)
 
 
 def recurrent_vae(
@@ -235,13 +241,12 @@ def recurrent_vae(
         steps,
         weight_decay=weight_decay,
         clip=clip,
-        ema=ema,
     )
 
-    def measure(recipe: Recipe, state: State, out: Path | None) -> dict[str, Any]:
+    def measure(recipe: Recipe, trained: Trained, out: Path | None) -> dict[str, Any]:
         """Nats per window, and per character."""
         test = recipe.data.train if recipe.data.test is None else recipe.data.test
-        scores: dict[str, Any] = evaluate(recipe.task, state, test)
+        scores: dict[str, Any] = evaluate(recipe.task, trained, test)
         scores["loss_per_character"] = scores["loss"] / length
         if latent and scores["kl"] < 0.1:
             scores["failure"] = (
@@ -249,9 +254,9 @@ def recurrent_vae(
             )
         return scores
 
-    def draw(recipe: Recipe, state: State, seed: int, n: int, label: int | None):
+    def draw(recipe: Recipe, trained: Trained, seed: int, n: int, label: int | None):
         labels_for(0, n, label)
-        variables, key = {"params": state.params}, jax.random.key(seed)
+        variables, key = {"params": trained.params}, jax.random.key(seed)
         run: Callable = jax.jit(recurrent.generate, static_argnums=(0, 3, 4))
         found = np.asarray(run(model, variables, key, n, length))
         return [text.decode(recipe.data.schema.tokens, row) for row in found]
@@ -267,7 +272,7 @@ def recurrent_vae(
         measure=measure,
         network=model,
         draw=draw,
-    )
+    )._replace(ema=ema)
 
 
 def _pixels(data: Source, holdout: float | None, likelihood: str) -> Data:

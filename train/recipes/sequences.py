@@ -40,12 +40,13 @@ def _recurrent(name: str, cell: rnns.Cell, goal: float, doc: str) -> Callable:
             steps,
             weight_decay=weight_decay,
             clip=clip,
-            ema=ema,
         )
         task = fitted(lambda n: rnns.Classifier(n, rnn, dropout), rows, _inputs(rows))
         label = f"{layers} x {features}{', both ways' if bidirectional else ''}"
         target_score = Goal("accuracy", goal)
-        return Recipe(label, task, step, rows, steps, batch_size, target_score)
+        return Recipe(
+            label, task, step, rows, steps, batch_size, target_score
+        )._replace(ema=ema)
 
     recipe.__name__, recipe.__doc__ = name, doc
     return recipe
@@ -119,7 +120,6 @@ def transformer_classifier(
         steps,
         weight_decay=weight_decay,
         clip=clip,
-        ema=ema,
     )
 
     def build(outputs):
@@ -129,7 +129,9 @@ def transformer_classifier(
 
     task = fitted(build, rows, _inputs(rows))
     name = f"Transformer {layers} x {width}"
-    return Recipe(name, task, step, rows, steps, batch_size, Goal("accuracy", 0.93))
+    return Recipe(
+        name, task, step, rows, steps, batch_size, Goal("accuracy", 0.93)
+    )._replace(ema=ema)
 
 
 def _inputs(rows):

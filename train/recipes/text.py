@@ -10,7 +10,7 @@ from train import metrics, optim, samples, text
 from train.data import Data
 from train.evaluate import evaluate
 from train.recipes.base import Goal, Recipe, Source, scheduled
-from train.step import State
+from train.step import Trained
 from zoo import rnn, seq2seq, supervised, transformer
 
 
@@ -49,10 +49,9 @@ def char_lstm(
         steps,
         weight_decay=weight_decay,
         clip=clip,
-        ema=ema,
     )
     name = f"LSTM {layers} x {features}"
-    return _writer(name, model, step, rows, steps, batch_size)
+    return _writer(name, model, step, rows, steps, batch_size)._replace(ema=ema)
 
 
 def char_transformer(
@@ -98,10 +97,9 @@ def char_transformer(
         steps,
         weight_decay=weight_decay,
         clip=clip,
-        ema=ema,
     )
     name = f"Transformer {layers} x {width}"
-    return _writer(name, model, step, rows, steps, batch_size)
+    return _writer(name, model, step, rows, steps, batch_size)._replace(ema=ema)
 
 
 def seq2seq_lstm(
@@ -143,11 +141,12 @@ def seq2seq_lstm(
         steps,
         weight_decay=weight_decay,
         clip=clip,
-        ema=ema,
     )
     name = f"LSTM {layers} x {features}, attention"
     goal = Goal("per", 0.15, at_most=True)
-    return _transducer(name, model, step, rows, steps, batch_size, goal)
+    return _transducer(name, model, step, rows, steps, batch_size, goal)._replace(
+        ema=ema
+    )
 
 
 def seq2seq_transformer(
@@ -211,6 +210,7 @@ def _transformer(
     batch_size,
     steps,
     goal,
+    ema,
     **options,
 ):
     rows = text.load_pairs(data)
@@ -224,7 +224,9 @@ def _transformer(
     )
     step = scheduled(optimizer, schedule, learning_rate, steps, **options)
     name = f"Transformer {layers} + {layers} x {width}"
-    return _transducer(name, model, step, rows, steps, batch_size, goal)
+    return _transducer(name, model, step, rows, steps, batch_size, goal)._replace(
+        ema=ema
+    )
 
 
 def _text(data, length, holdout):
@@ -268,24 +270,26 @@ def _transducer(
     )
 
 
-def _measure_text(recipe: Recipe, state: State, out: Path | None) -> dict[str, Any]:
+def _measure_text(recipe: Recipe, trained: Trained, out: Path | None) -> dict[str, Any]:
     """Nats per character and accuracy on the test part; a sample in sample.txt."""
     data = recipe.data
     rows = data.train if data.test is None else data.test
-    scores = evaluate(recipe.task, state, rows, batch_size=64)
+    scores = evaluate(recipe.task, trained, rows, batch_size=64)
     scores["perplexity"] = float(np.exp(scores["loss"]))
     if out is not None:
         start = text.decode(data.schema.tokens, rows["x"][0][:20])
-        sample = start + samples.write(recipe.network, data.schema, state, start, 400)
+        sample = start + samples.write(recipe.network, data.schema, trained, start, 400)
         (out / "sample.txt").write_text(sample + "\n", encoding="utf-8")
     return scores
 
 
-def _measure_pairs(recipe: Recipe, state: State, out: Path | None) -> dict[str, Any]:
+def _measure_pairs(
+    recipe: Recipe, trained: Trained, out: Path | None
+) -> dict[str, Any]:
     """Error rates of what is written greedily; in samples.tsv, the first fifty."""
     schema = recipe.data.schema
     rows = recipe.data.train if recipe.data.test is None else recipe.data.test
-    variables = {"params": state.params, **state.model}
+    variables = {"params": trained.params, **trained.model}
     assert recipe.network is not None
     found = [
         text.target_names(schema, row)
@@ -307,5 +311,5 @@ def _measure_pairs(recipe: Recipe, state: State, out: Path | None) -> dict[str, 
         ]
         table = "\n".join(["source\tfound\texpected", *lines[:50]])
         (out / "samples.tsv").write_text(table + "\n", encoding="utf-8")
-    scores = evaluate(recipe.task, state, rows)
+    scores = evaluate(recipe.task, trained, rows)
     return metrics.transduction(found, wanted) | scores
