@@ -112,12 +112,28 @@ def test_evaluation_is_deterministic_and_leaves_the_state_alone(recipe):
     assert_equal(aux.state, state.model)
 
 
+def test_evaluation_is_of_a_row_whatever_its_batch(recipe):
+    rows, state = jax.tree.map(np.asarray, batch_of(recipe)), start(recipe)
+    n = len(rows["x"])
+    scores = evaluate(recipe.task, state, rows)
+    turned = {name: array[::-1] for name, array in rows.items()}
+    turned["row"] = np.arange(n, dtype=np.int32)[::-1]
+    for part, size in ((rows, 3), (rows, 1), (turned, 5)):
+        again = evaluate(recipe.task, state, part, batch_size=size)
+        assert again == pytest.approx(scores, rel=1e-5, abs=1e-5)
+
+
 def test_masked_padding_changes_no_metric(recipe):
     batch, state = batch_of(recipe, 5), start(recipe)
     n = len(batch["x"])  # 4 for a truth table
     measure = jax.jit(make_eval(recipe.task))
     plain = measure(state, batch)
-    junk = jax.tree.map(lambda a: jnp.concatenate([a, 0 * a[:3] + 1]), batch)
+
+    def pad(a):
+        junk = jnp.nan if jnp.issubdtype(a.dtype, jnp.inexact) else 1
+        return jnp.concatenate([a, jnp.full_like(a[:3], junk)])
+
+    junk = jax.tree.map(pad, batch)
     padded = measure(state, junk | {"mask": jnp.array([1.0] * n + [0.0] * 3)})
     assert_close(plain, padded)
     assert all(float(mean.count) >= n for mean in padded.values())
