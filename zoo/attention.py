@@ -233,15 +233,15 @@ class MultiHead(nn.Module):
             mask = past if mask is None else mask & past
 
         # [B, H_kv, heads that share, Q, D]: keys and values are not repeated
-        q = q.reshape(len(q), self._kv_heads(), -1, *q.shape[2:])
+        q = q.reshape(q.shape[0], self._kv_heads(), -1, *q.shape[2:])
         k, v = kv.key[:, :, None], kv.value[:, :, None]
         if mask is not None:
             groups = (1, 1) if mask.shape[1] == 1 else q.shape[1:3]
-            mask = mask.reshape(len(mask), *groups, *mask.shape[2:])
+            mask = mask.reshape(mask.shape[0], *groups, *mask.shape[2:])
         y, weights = attention(q, k, v, mask=mask)
-        weights = weights.reshape(len(x), self.heads, *weights.shape[3:])
+        weights = weights.reshape(x.shape[0], self.heads, *weights.shape[3:])
         self.sow("intermediates", "weights", weights, reduce_fn=_last, init_fn=tuple)
-        y = y.reshape(len(x), self.heads, *y.shape[3:])
+        y = y.reshape(x.shape[0], self.heads, *y.shape[3:])
         return self.out(jnp.swapaxes(y, 1, 2).reshape(*x.shape[:2], -1)), cache
 
     def remember(

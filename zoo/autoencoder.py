@@ -62,7 +62,7 @@ class ConvEncoder(nn.Module):
             if norm is not None:
                 x = norm(x, use_running_average=not train)
             x = self.activation(x)
-        return x.reshape(len(x), -1)
+        return x.reshape(x.shape[0], -1)
 
     def head(self, features: jax.Array) -> jax.Array:
         """[B, F] -> [B, K]."""
@@ -201,7 +201,7 @@ def task(model: nn.Module, *, noise: float = 0.0) -> Task:
             train=train,
             mutable=list(state) if train else [],
         )
-        error = jnp.square(outputs - x).reshape(len(x), -1).mean(-1)
+        error = jnp.square(outputs - x).reshape(x.shape[0], -1).mean(-1)
         metrics = means({"loss": error}, batch.get("mask"))
         return metrics["loss"].value(), Aux(metrics, {**state, **new})
 

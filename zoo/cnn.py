@@ -43,7 +43,7 @@ class CNN(nn.Module):
             )(x)
             x = nn.relu(max_pool(x, (2,) * self.rank))
             x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        x = x.reshape(len(x), -1)
+        x = x.reshape(x.shape[0], -1)
         for width in self.widths:
             x = nn.relu(nn.Dense(width, dtype=self.dtype)(x))
             x = nn.Dropout(self.dense_dropout, deterministic=not train)(x)

@@ -135,7 +135,7 @@ def task(players: Players, game: Game, *, penalty: float = 0.0) -> Task:
 
     def inputs(batch, key):
         x, y = batch["x"], batch["y"] if generator.classes else None
-        return x, jax.random.normal(key, (len(x), generator.latent)), y
+        return x, jax.random.normal(key, (x.shape[0], generator.latent)), y
 
     def init(key, batch):
         x, z, y = inputs(batch, key)
@@ -163,7 +163,7 @@ def task(players: Players, game: Game, *, penalty: float = 0.0) -> Task:
             critic = critic + penalty * gradient_penalty(
                 lambda x, i: apply.plain(discriminator, "discriminator", x)[0, i],
                 mixed,
-                jnp.zeros(len(x), int) if y is None else y,
+                jnp.zeros(x.shape[0], int) if y is None else y,
             )
         maker = game.generator(judge(fake, frozen=True))
         values = {
@@ -196,7 +196,7 @@ def semi_supervised(players: Players, *, noise: float = 0.5) -> Task:
 
     def init(key, batch):
         keys = jax.random.split(key)
-        z = jnp.zeros((len(batch["x"]), generator.latent))
+        z = jnp.zeros((batch["x"].shape[0], generator.latent))
         return _parted(
             {
                 "generator": generator.init(keys[0], z, train=False),
@@ -220,7 +220,7 @@ def semi_supervised(players: Players, *, noise: float = 0.5) -> Task:
             metrics = means(values, batch.get("mask"))
             return metrics["loss"].value(), Aux(metrics, state)
 
-        z = jax.random.normal(keys[1], (len(logits), generator.latent))
+        z = jax.random.normal(keys[1], (logits.shape[0], generator.latent))
         fake = apply(generator, "generator", z)
         real = jax.nn.logsumexp(judge(batch["x"], keys[2]), -1)
         false = jax.nn.logsumexp(judge(stop_gradient(fake), keys[3]), -1)
@@ -241,7 +241,7 @@ def semi_supervised(players: Players, *, noise: float = 0.5) -> Task:
 
 def mix(real: jax.Array, fake: jax.Array, key: jax.Array) -> jax.Array:
     """A point between each real and its generated example, [B, ...]."""
-    share = jax.random.uniform(key, (len(real), *(1,) * (real.ndim - 1)))
+    share = jax.random.uniform(key, (real.shape[0], *(1,) * (real.ndim - 1)))
     return share * real + (1 - share) * fake
 
 

@@ -129,7 +129,7 @@ def search(
     beginnings at each step, best first; 1 beam is the greedy choice. After `stop` a row
     is `stop` and its log p, in nats and without a bonus for length, stands still.
     """
-    batch = len(start)
+    batch = start.shape[0]
     if beams < 1 or length < 1:
         raise UsageError(f"expected 1 beam, 1 token or more, found {beams}, {length}")
 

@@ -285,14 +285,14 @@ def _phases(x, kernel, window, strides, spread):
             pads.append((left, q + len(range(first, k, s)) - 1 - left - n))
         some = kernel[tuple(taps)]
         empty = 0 in some.shape  # a stride longer than the kernel
-        part = jnp.zeros((len(x), *rows, some.shape[-1]), x.dtype)
+        part = jnp.zeros((x.shape[0], *rows, some.shape[-1]), x.dtype)
         parts.append(part if empty else conv(x, some, padding=pads))
     y = jnp.stack(parts).reshape(*strides, *parts[0].shape)
     rank = len(strides)
     pairs = [axis for i in range(rank) for axis in (rank + 1 + i, i)]
     y = y.transpose(rank, *pairs, y.ndim - 1)
     sizes = [q * s for q, s in zip(rows, strides, strict=True)]
-    y = y.reshape(len(x), *sizes, kernel.shape[-1])
+    y = y.reshape(x.shape[0], *sizes, kernel.shape[-1])
     return y[(slice(None), *map(slice, lengths))]
 
 

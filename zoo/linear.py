@@ -20,7 +20,7 @@ class Linear(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         """[B, ...] -> [B, outputs]; the same in training and evaluation."""
-        x = check_inputs(x).reshape(len(x), -1)
+        x = check_inputs(x).reshape(x.shape[0], -1)
         zeros = nn.initializers.zeros_init()
         return nn.Dense(self.outputs, kernel_init=zeros, name="dense")(x)
 

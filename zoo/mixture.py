@@ -21,7 +21,7 @@ class BernoulliMixture(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[B, ...] in [0, 1] -> log p(x) [B], nats (equation 9.47)."""
-        x = x.reshape(len(x), -1)
+        x = x.reshape(x.shape[0], -1)
 
         def spread(key, shape):
             # dark, and a little apart: components that are alike stay alike, and of

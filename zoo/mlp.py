@@ -50,7 +50,7 @@ class MLP(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         """[B, ...] -> [B, K]."""
-        x = check_inputs(x).reshape(len(x), -1)
+        x = check_inputs(x).reshape(x.shape[0], -1)
         for width in self.widths:
             x = nn.Dense(width, dtype=self.dtype)(x)
             if self.batch_norm:

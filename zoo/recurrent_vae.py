@@ -62,7 +62,7 @@ class RecurrentVAE(nn.Module):
         if x.ndim != 2 or not jnp.issubdtype(x.dtype, jnp.integer):
             raise UsageError(f"expected tokens [B, T], found {x.dtype} {x.shape}")
         if not self.latent:
-            nothing = jnp.zeros((len(x), 0))
+            nothing = jnp.zeros((x.shape[0], 0))
             return nothing, nothing
         carries, _ = self.reader(self.embed(x))
         mean, logvar = jnp.split(self.statistics(carries[0][0]), 2, -1)
@@ -70,7 +70,7 @@ class RecurrentVAE(nn.Module):
 
     def log_likelihood(self, x: jax.Array, z: jax.Array, y: None = None) -> jax.Array:
         """log p(x|z), the sum over the tokens: [B, T], [B, Z] -> [B], nats."""
-        first = jnp.full((len(x), 1), self.vocabulary + 1)
+        first = jnp.full((x.shape[0], 1), self.vocabulary + 1)
         seen = jnp.concatenate([first, x[:, :-1]], 1)
         hidden = jax.random.bernoulli(self._key(), self.word_dropout, x.shape)
         _, logits = self._write(seen, hidden, z, self._carry(z))
@@ -87,7 +87,7 @@ class RecurrentVAE(nn.Module):
             token = jax.random.categorical(keys[1], logits[:, 0])[:, None]
             return (token, state), token[:, 0]
 
-        first = jnp.full((len(z), 1), self.vocabulary + 1)
+        first = jnp.full((z.shape[0], 1), self.vocabulary + 1)
         scan = nn.scan(step, variable_broadcast="params", out_axes=1)
         return scan(self, (first, self._carry(z)), keys)[1]
 
@@ -101,7 +101,7 @@ class RecurrentVAE(nn.Module):
 
     def _carry(self, z):
         if not self.latent:
-            zero = jnp.zeros((len(z), self.features))
+            zero = jnp.zeros((z.shape[0], self.features))
             return [(zero, zero)]
         return [tuple(jnp.split(nn.tanh(self.begin(z)), 2, -1))]
 

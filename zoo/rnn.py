@@ -118,7 +118,7 @@ class Layer(nn.Module):
         values = promote_dtype(x, *weights.values(), dtype=self.dtype)
         x, weights = values[0], dict(zip(weights, values[1:], strict=True))
         if carry is None:
-            zero = jnp.zeros((len(x), self.features), x.dtype)
+            zero = jnp.zeros((x.shape[0], self.features), x.dtype)
             carry = (zero,) * self.cell.carries
 
         def step(carry, x):

@@ -88,7 +88,7 @@ class Recurrent(nn.Module):
         carries, memory = self.encoder(x, length, train=train)
         last = jnp.concatenate([a for carry in carries for a in carry], -1)
         begin = jnp.tanh(self.bridge(last))
-        shape = (len(last), self.layers, self.cell.carries, self.features)
+        shape = (last.shape[0], self.layers, self.cell.carries, self.features)
         begin = begin.reshape(shape)
         carry = [
             tuple(begin[:, i, j] for j in range(self.cell.carries))
@@ -154,6 +154,6 @@ def translate(
     def extend(tokens, cache):
         return model.apply(variables, tokens, cache, method="extend")
 
-    start = jnp.full(len(source), START, source.dtype)
+    start = jnp.full(source.shape[0], START, source.dtype)
     found = language.search(extend, cache, start, length, beams=beams, stop=END)
     return found[0][:, 0], found[1][:, 0]

@@ -302,7 +302,7 @@ class EncoderDecoder(nn.Module):
 
     def empty(self, memory: Memory, length: int) -> Cache:
         """The cache before the first token, with room for `length` tokens."""
-        return Cache(_room(self, len(memory.real), length), jnp.int32(0), memory)
+        return Cache(_room(self, memory.real.shape[0], length), jnp.int32(0), memory)
 
     def extend(self, tokens: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
         """The next tokens [B, t] -> (logits [B, t, V], cache); raises as above."""

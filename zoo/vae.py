@@ -100,7 +100,7 @@ class VAE(nn.Module):
             log_scale = self.log_scale.reshape((1,) * x.ndim)
             square = jnp.square((x - outputs) * jnp.exp(-log_scale))
             values = -0.5 * (square + math.log(2 * math.pi)) - log_scale
-        return values.reshape(len(x), -1).sum(-1)
+        return values.reshape(x.shape[0], -1).sum(-1)
 
     def mean(self, z: jax.Array, y: jax.Array | None = None) -> jax.Array:
         """[B, Z] -> the mean of p(x|z) [B, ...]."""
@@ -158,14 +158,14 @@ def task(model: Any, *, beta: float = 1.0, anneal: int = 0) -> Task:
         return batch["x"], noise, batch["y"] if model.classes else None
 
     def init(key, batch):
-        noise = jnp.zeros((len(batch["x"]), model.latent))
+        noise = jnp.zeros((batch["x"].shape[0], model.latent))
         variables = model.init(key, *arguments(batch, noise), train=False)
         return variables["params"], {"steps": jnp.float32(0)} if anneal else {}
 
     def loss(params, state, batch, key, *, train):
         key = key if train else jax.random.key(0)
         noise_key, dropout_key = jax.random.split(key)
-        noise = jax.random.normal(noise_key, (len(batch["x"]), model.latent))
+        noise = jax.random.normal(noise_key, (batch["x"].shape[0], model.latent))
         likelihood, mean, logvar = model.apply(
             {"params": params},
             *arguments(batch, noise),
@@ -207,7 +207,7 @@ def bound(
         return jnp.logaddexp(total, likelihood + ratio), None
 
     keys = jax.random.split(key, samples)
-    total, _ = jax.lax.scan(add, jnp.full(len(x), -jnp.inf), keys)
+    total, _ = jax.lax.scan(add, jnp.full(x.shape[0], -jnp.inf), keys)
     return total - math.log(samples)
 
 
