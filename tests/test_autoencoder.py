@@ -14,6 +14,7 @@ from train import loop
 from train.optim import optimizer, schedule
 from zoo import autoencoder
 from zoo.base import UsageError
+from zoo.mlp import MLP
 
 
 def normal(seed, *shape):
@@ -113,13 +114,42 @@ def test_a_denoising_loss_is_of_the_clean_image():
 
     assert loss(clean, 0, True) == 0
     assert loss(noisy, 0, True) == pytest.approx(0.09, rel=0.03)
-    assert loss(noisy, 0, True) != loss(noisy, 1, True)
-    assert loss(noisy, 0, False) == loss(noisy, 1, False) > 0
+    for train in (True, False):
+        assert loss(noisy, 0, train) == loss(noisy, 0, train)
+        assert loss(noisy, 0, train) != loss(noisy, 1, train)
+    # what the model saw can be made again: of one example and its key, too
+    key = jax.random.key(3)
+    seen = autoencoder.corrupt(x[:1], jax.random.split(key)[0], 0.3)
+    found, _ = noisy.loss({}, {}, {"x": x[:1]}, key, train=False)
+    np.testing.assert_allclose(found, jnp.square(seen - x[:1]).mean(), rtol=1e-6)
 
 
 class _Identity:
-    def apply(self, variables, x, train, mutable):
+    def apply(self, variables, x, **how):
         return x, {}
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.3])
+def test_any_halves_with_dropout_and_batch_norm_are_trained(noise):
+    fields = {"dropout": 0.5, "batch_norm": True}
+    halves = MLP(2, (5,), **fields), MLP(6, (5,), **fields)
+    model, x = autoencoder.Autoencoder(*halves), normal(0, 8, 6)
+    task = autoencoder.task(model, noise=noise)
+    params, state = task.init(jax.random.key(0), {"x": x})
+
+    def loss(seed, train):
+        run = jax.jit(functools.partial(task.loss, train=train))
+        return run(params, state, {"x": x}, jax.random.key(seed))
+
+    (a, aux), (b, _), (again, _) = (loss(seed, True) for seed in (0, 1, 0))
+    assert a == again != b
+    moved = jax.tree.map(lambda p, q: bool((p != q).any()), aux.state, state)
+    assert jax.tree.all(moved)
+    value, aux = loss(0, False)
+    jax.tree.map(np.testing.assert_array_equal, aux.state, state)
+    seen = autoencoder.corrupt(x, jax.random.split(jax.random.key(0))[0], noise)
+    exact = jnp.square(model.apply({"params": params, **state}, seen) - x).mean()
+    np.testing.assert_allclose(value, exact, rtol=1e-6)
 
 
 def test_masked_examples_do_not_count():

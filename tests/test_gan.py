@@ -232,12 +232,65 @@ def test_statistics_are_of_the_real_then_of_the_generated_batch(images):
     jax.tree.map(np.testing.assert_array_equal, aux.state, state)
 
 
-def test_evaluation_always_draws_the_same(images):
+def test_noise_is_drawn_from_the_key(images):
     players, batch, params, state = images
     for train in (False, True):
         loss = jitted(gan.task(players, gan.GAMES["hinge"]), train=train)
-        found = [loss(params, state, batch, jax.random.key(seed))[0] for seed in (0, 1)]
-        assert (found[0] == found[1]) == (not train)
+        found = [loss(params, state, batch, jax.random.key(s))[0] for s in (0, 1, 0)]
+        assert found[0] == found[2] != found[1]
+
+
+class Masks(nn.Module):
+    """Logits that say which of its units a discriminator dropped, of any image."""
+
+    @nn.compact
+    def __call__(self, x, *, train=False):
+        one = self.param("one", nn.initializers.ones, (1,))
+        units = jnp.arange(1.0, x.shape[0] + 1).reshape(-1, 1) * one[None]
+        return nn.Dropout(0.5, deterministic=not train)(units)
+
+
+def test_each_application_of_a_player_draws_its_own_dropout():
+    generator = gan.dense(SHAPE, LATENT, ()).generator
+    task = gan.task(gan.Players(generator, Masks()), gan.GAMES["wasserstein"])
+    batch = {"x": normal(0, 32, *SHAPE)}
+    params, _ = task.init(jax.random.key(0), batch)
+
+    def run(seed, train=True):
+        return values(jitted(task, train)(params, {}, batch, jax.random.key(seed))[1])
+
+    found = run(0)
+    masks = {found["real"], found["fake"], -found["generator"]}
+    assert len(masks) == 3 and found == run(0) != run(1)
+    assert run(0, False)["real"] == run(0, False)["fake"] == 16.5
+
+
+@pytest.mark.parametrize("semi", [False, True])
+def test_any_players_with_dropout_and_batch_norm_are_trained(semi):
+    fields = {"dropout": 0.5, "batch_norm": True}
+    generator = gan.Generator(MLP(6, (5,), **fields), LATENT)
+    discriminator = MLP(CLASSES if semi else 1, (5,), **fields)
+    players = gan.Players(generator, discriminator)
+    batch = {"x": normal(0, 8, 6)}
+    if semi:
+        task = gan.semi_supervised(players)
+        batch |= {"labelled": normal(1, 8, 6), "y": jnp.arange(8) % CLASSES}
+    else:
+        task = gan.task(players, gan.GAMES["hinge"], penalty=1.0)
+    params, state = task.init(jax.random.key(0), batch)
+
+    def run(seed, train=True):
+        return jitted(task, train)(params, state, batch, jax.random.key(seed))
+
+    (a, aux), (b, _), (again, _) = (run(seed) for seed in (0, 1, 0))
+    assert a == again != b
+    moved = jax.tree.map(lambda p, q: bool((p != q).any()), aux.state, state)
+    assert jax.tree.all(moved)
+    value, aux = run(0, False)
+    jax.tree.map(np.testing.assert_array_equal, aux.state, state)
+    assert jnp.isfinite(value)
+    made = gan.generate(generator, params, state, jax.random.key(0), 3)
+    assert made.shape == (3, 6)
 
 
 def test_masked_examples_do_not_count():

@@ -41,10 +41,11 @@ def every(length):
     return jnp.array(list(itertools.product(range(VOCABULARY), repeat=length)))
 
 
-def log_likelihood(model, x, z, **how):
+def log_likelihood(model, x, z, seed=0):
     """Of many x [N, T] for one z [Z], in a given model."""
     z = jnp.tile(z[None], (len(x), 1))
-    run = functools.partial(model.apply, method="log_likelihood", **how)
+    rngs = {"dropout": jax.random.key(seed)}
+    run = functools.partial(model.apply, method="log_likelihood", rngs=rngs)
     return jax.jit(run)(variables(), x, z)
 
 
@@ -106,14 +107,13 @@ def test_a_decoder_that_sees_nothing_has_independent_tokens():
     assert excess(0.0) > 1e-2
 
 
-def test_what_is_hidden_is_drawn_and_by_default_the_same():
+def test_what_is_hidden_is_drawn_from_the_key():
     x, z = every(TIME), normal(1, LATENT)
 
-    def run(word_dropout, *seed):
-        rngs = {"dropout": jax.random.key(seed[0])} if seed else {}
-        return np.asarray(log_likelihood(fixed(word_dropout), x, z, rngs=rngs))
+    def run(word_dropout, seed):
+        return np.asarray(log_likelihood(fixed(word_dropout), x, z, seed))
 
-    np.testing.assert_array_equal(run(0.5), run(0.5))
+    np.testing.assert_array_equal(run(0.5, 0), run(0.5, 0))
     assert (run(0.5, 0) != run(0.5, 1)).any()
     for share in (0.0, 1.0):
         np.testing.assert_array_equal(run(share, 0), run(share, 1))
@@ -207,3 +207,23 @@ def test_what_is_no_sequence_of_tokens_is_refused():
     for x in (jnp.zeros((2, 3)), jnp.zeros((2, 3, 1), int)):
         with pytest.raises(UsageError, match=r"expected tokens \[B, T\], found"):
             fixed(0.0).apply(variables(), x, method="encode")
+
+
+def test_the_bound_hides_other_tokens_with_another_key():
+    """What is hidden is a part of p(x|z): each draw of z comes with one of it."""
+    x = every(TIME)[20:24]
+    # a posterior without width: z is the same for every key
+    params = variables()["params"]
+    narrow = jax.tree.map(jnp.zeros_like, params["statistics"])
+    narrow["bias"] = jnp.repeat(jnp.array([0.0, -60.0]), LATENT)
+    known = {"params": params | {"statistics": narrow}}
+
+    def likelihoods(word_dropout, seed):
+        model = fixed(word_dropout)
+        found = vae.bound(model, known, x, jax.random.key(seed), 1)
+        # the noise cancels but for its square
+        noise = jax.random.normal(jax.random.split(jax.random.key(seed))[0], (4, 2))
+        return found - 0.5 * jnp.square(noise).sum(-1)
+
+    np.testing.assert_allclose(likelihoods(0.0, 0), likelihoods(0.0, 1), rtol=1e-5)
+    assert (abs(likelihoods(0.5, 0) - likelihoods(0.5, 1)) > 1e-3).any()

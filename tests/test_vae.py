@@ -10,6 +10,7 @@ from scipy import stats
 
 from zoo import vae
 from zoo.base import UsageError
+from zoo.mlp import MLP
 
 SIZE, LATENT, CLASSES = 6, 2, 3
 
@@ -168,16 +169,50 @@ def test_beta_grows_with_the_steps_in_the_state():
         assert weight(steps, False) == pytest.approx(2.0, abs=1e-4)
 
 
-def test_evaluation_always_draws_the_same():
+@pytest.mark.parametrize("train", [True, False])
+def test_noise_is_drawn_from_the_key(train):
     model, variables, x, _ = fixed()
     task = vae.task(model)
 
-    def loss(seed, train):
+    def loss(seed):
         key = jax.random.key(seed)
         return task.loss(variables["params"], {}, {"x": x}, key, train=train)[0]
 
-    assert loss(0, False) == loss(1, False)
-    assert loss(0, True) != loss(1, True)
+    assert loss(0) == loss(0) != loss(1)
+
+
+@pytest.mark.parametrize("anneal", [0, 10])
+def test_any_halves_with_dropout_and_batch_norm_are_trained(anneal):
+    fields = {"dropout": 0.5, "batch_norm": True}
+    halves = MLP(2 * LATENT, (5,), **fields), MLP(SIZE, (5,), **fields)
+    model, x = vae.VAE(*halves, LATENT), abs(normal(1, 8, SIZE)) % 1
+    task, key = vae.task(model, anneal=anneal), jax.random.key(0)
+    params, state = task.init(key, {"x": x})
+    assert sorted(state) == ["batch_stats", *["steps"] * bool(anneal)]
+
+    def loss(state, key, train):
+        run = jax.jit(functools.partial(task.loss, train=train))
+        return run(params, state, {"x": x}, key)
+
+    value, aux = loss(state, key, True)
+    assert value != loss(state, jax.random.key(1), True)[0]
+    moved = jax.tree.map(lambda p, q: bool((p != q).any()), aux.state, state)
+    assert jax.tree.all(moved)
+    value, after = loss(aux.state, key, False)
+    jax.tree.map(np.testing.assert_array_equal, after.state, aux.state)
+    # in evaluation nothing is dropped, and the averages stand for the batch
+    variables = vae.variables_of(params, aux.state)
+    noise = jax.random.normal(jax.random.split(key)[0], (8, LATENT))
+    exact = -elbo(model, variables, x, noise).mean()
+    np.testing.assert_allclose(value, exact, rtol=1e-5)
+    assert vae.generate(model, variables, key, 3).shape == (3, SIZE)
+    assert vae.interpolate(model, variables, x, x, 2).shape == (8, 2, SIZE)
+    alone = vae.bound(model, variables, x[:1], key, 5)
+    np.testing.assert_allclose(vae.bound(model, variables, x, key, 5).shape, (8,))
+    assert jnp.isfinite(alone).all()
+    ones = [vae.reconstruct(model, variables, x[i : i + 1]) for i in range(2)]
+    both = vae.reconstruct(model, variables, x[:2])
+    np.testing.assert_allclose(jnp.concatenate(ones), both, rtol=1e-5)
 
 
 def test_labels_move_both_halves_of_a_conditional_model():

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from zoo.base import Aux, Mean, Task, UsageError, is_weight, known
+from zoo.base import Aux, Mean, Task, UsageError, concrete, is_weight
 
 Name = Literal[
     "sgd", "momentum", "nesterov", "rmsprop", "adam", "adamw", "lion", "lbfgs"
@@ -52,12 +52,12 @@ def optimizer(
     _check_rate(name, learning_rate)
     if weight_decay is None:
         weight_decay = 1e-4 if name == "adamw" else 0.0
-    if known(weight_decay) and not 0 <= weight_decay < math.inf:
+    if concrete(weight_decay) and not 0 <= weight_decay < math.inf:
         raise UsageError(f"expected a weight decay >= 0, found {weight_decay}")
-    if clip is not None and known(clip) and not clip > 0:
+    if clip is not None and concrete(clip) and not clip > 0:
         raise UsageError(f"expected a clipping norm > 0, found {clip}")
     if name == "lbfgs":
-        if clip is not None or not known(weight_decay) or weight_decay:
+        if clip is not None or not concrete(weight_decay) or weight_decay:
             raise UsageError(
                 "lbfgs searches along the gradient itself: expected no clipping "
                 "or weight decay (use an l2 penalty)"
@@ -86,7 +86,7 @@ def schedule(
     _check_rate("schedule", peak)
     if steps < 1:
         raise UsageError(f"expected 1 or more steps, found {steps}")
-    if known(warmup) and not 0 <= warmup <= 1:
+    if concrete(warmup) and not 0 <= warmup <= 1:
         raise UsageError(f"expected a share of warmup in [0, 1], found {warmup}")
 
     def warmup_cosine(step):
@@ -139,7 +139,7 @@ def adversaries(
     The generator moves at each `critic_steps`-th step. Raises UsageError for a rate
     not in (0, 1) or other numbers out of range.
     """
-    if known(learning_rate) and not 0 < learning_rate < 1:
+    if concrete(learning_rate) and not 0 < learning_rate < 1:
         raise UsageError(f"expected a learning rate in (0, 1), found {learning_rate}")
     first, second = (optax.adam(learning_rate, *betas) for _ in range(2))
     return players(
@@ -216,6 +216,6 @@ def _check_rate(name, rate):
         raise UsageError(f"expected a learning rate for {name}, found none")
     number = isinstance(rate, float | int | np.ndarray | np.generic | jax.Array)
     if isinstance(rate, str | bool) or (
-        number and known(rate) and not 0 < rate < math.inf
+        number and concrete(rate) and not 0 < rate < math.inf
     ):
         raise UsageError(f"expected a learning rate > 0, found {rate!r}")

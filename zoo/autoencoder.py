@@ -184,8 +184,8 @@ def corrupt(x: jax.Array, key: jax.Array, noise: float) -> jax.Array:
 def task(model: nn.Module, *, noise: float = 0.0) -> Task:
     """Gives batch["x"] back: mean squared error over the entries of an example.
 
-    With `noise`, the model sees `corrupt(x)` and is to give the clean x. In evaluation
-    the noise is drawn too, always the same.
+    With `noise`, the model sees corrupt(x, split(key)[0], noise) and is to give the
+    clean x. In evaluation the noise is drawn too, from the key given.
     """
 
     def init(key, batch):
@@ -194,11 +194,13 @@ def task(model: nn.Module, *, noise: float = 0.0) -> Task:
 
     def loss(params, state, batch, key, *, train):
         x = batch["x"]
-        seen = corrupt(x, key if train else jax.random.key(0), noise) if noise else x
+        noise_key, dropout_key = jax.random.split(key)
+        seen = corrupt(x, noise_key, noise) if noise else x
         outputs, new = model.apply(
             {"params": params, **state},
             seen,
             train=train,
+            rngs={"dropout": dropout_key},
             mutable=list(state) if train else [],
         )
         error = jnp.square(outputs - x).reshape(x.shape[0], -1).mean(-1)

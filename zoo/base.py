@@ -112,9 +112,9 @@ def is_weight(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(weighs, params)
 
 
-def known(number: Any) -> bool:
-    """Whether a number can be looked at: not while JAX traces it, as in a sweep."""
-    return not isinstance(number, jax.core.Tracer)
+def concrete(value: Any) -> bool:
+    """Whether Python may look at a number: inside `jit` or `vmap` it may be traced."""
+    return not isinstance(value, jax.core.Tracer)
 
 
 def count_parameters(params: Any) -> int:

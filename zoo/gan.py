@@ -129,7 +129,7 @@ def task(players: Players, game: Game, *, penalty: float = 0.0) -> Task:
     (a projection onto the label's own weights: Miyato & Koyama 2018). `penalty` is the
     weight of the critic's `gradient_penalty`, in training alone. Metrics: "loss", the
     sum; "discriminator", "generator"; "real" and "fake", the discriminator's mean
-    logits. In evaluation the noise is drawn too, always the same.
+    logits. In evaluation the noise is drawn too, from the key given.
     """
     generator, discriminator = players
 
@@ -138,8 +138,8 @@ def task(players: Players, game: Game, *, penalty: float = 0.0) -> Task:
         return x, jax.random.normal(key, (x.shape[0], generator.latent)), y
 
     def init(key, batch):
-        x, z, y = inputs(batch, key)
-        keys = jax.random.split(key)
+        keys = jax.random.split(key, 3)
+        x, z, y = inputs(batch, keys[2])
         return _parted(
             {
                 "generator": generator.init(keys[0], z, y, train=False),
@@ -148,15 +148,17 @@ def task(players: Players, game: Game, *, penalty: float = 0.0) -> Task:
         )
 
     def loss(params, state, batch, key, *, train):
-        noise_key, mix_key = jax.random.split(key if train else jax.random.key(0))
+        noise_key, mix_key, *keys = jax.random.split(key, 6)
         x, z, y = inputs(batch, noise_key)
         apply = _Apply(params, state, train)
-        fake = apply(generator, "generator", z, y)
+        fake = apply(generator, "generator", z, y, key=keys[0])
 
-        def judge(x, **how):
-            return _of_class(apply(discriminator, "discriminator", x, **how), y)
+        def judge(x, key, **how):
+            logits = apply(discriminator, "discriminator", x, key=key, **how)
+            return _of_class(logits, y)
 
-        real_logit, fake_logit = judge(x), judge(stop_gradient(fake))
+        real_logit = judge(x, keys[1])
+        fake_logit = judge(stop_gradient(fake), keys[2])
         critic = game.real(real_logit) + game.fake(fake_logit)
         if penalty and train:
             mixed = mix(x, stop_gradient(fake), mix_key)
@@ -165,7 +167,7 @@ def task(players: Players, game: Game, *, penalty: float = 0.0) -> Task:
                 mixed,
                 jnp.zeros(x.shape[0], int) if y is None else y,
             )
-        maker = game.generator(judge(fake, frozen=True))
+        maker = game.generator(judge(fake, keys[3], frozen=True))
         values = {
             "loss": critic + maker,
             "discriminator": critic,
@@ -206,13 +208,13 @@ def semi_supervised(players: Players, *, noise: float = 0.5) -> Task:
 
     def loss(params, state, batch, key, *, train):
         apply, y = _Apply(params, state, train), batch["y"]
-        keys = jax.random.split(key, 4)
+        keys = jax.random.split(key, 9)  # the last five for dropout
 
-        def judge(x, key, **how):
-            seen = corrupt(x, key, noise) if train else x
-            return apply(discriminator, "discriminator", seen, **how)
+        def judge(x, noise_key, key, **how):
+            seen = corrupt(x, noise_key, noise) if train else x
+            return apply(discriminator, "discriminator", seen, key=key, **how)
 
-        logits = judge(_with_labels(batch), keys[0])
+        logits = judge(_with_labels(batch), keys[0], keys[4])
         error = losses.softmax_cross_entropy_with_integer_labels(logits, y)
         right = (logits.argmax(-1) == y).astype(logits.dtype)
         values = {"loss": error, "accuracy": right}
@@ -221,11 +223,11 @@ def semi_supervised(players: Players, *, noise: float = 0.5) -> Task:
             return metrics["loss"].value(), Aux(metrics, state)
 
         z = jax.random.normal(keys[1], (logits.shape[0], generator.latent))
-        fake = apply(generator, "generator", z)
-        real = jax.nn.logsumexp(judge(batch["x"], keys[2]), -1)
-        false = jax.nn.logsumexp(judge(stop_gradient(fake), keys[3]), -1)
+        fake = apply(generator, "generator", z, key=keys[5])
+        real = jax.nn.logsumexp(judge(batch["x"], keys[2], keys[6]), -1)
+        false = jax.nn.logsumexp(judge(stop_gradient(fake), keys[3], keys[7]), -1)
         critic = 0.5 * (game.real(real) + game.fake(false))
-        fooled = jax.nn.logsumexp(judge(fake, keys[3], frozen=True), -1)
+        fooled = jax.nn.logsumexp(judge(fake, keys[3], keys[8], frozen=True), -1)
         maker = game.generator(fooled)
         values |= {"discriminator": critic, "generator": maker}
         values["loss"] = error + critic + maker
@@ -281,8 +283,11 @@ class _Apply:
     def __init__(self, params, state, train):
         self.params, self.state, self.train = params, dict(state), train
 
-    def __call__(self, module, name, *inputs, frozen=False, **how):
-        """The module's outputs. `frozen`: no gradient for it, no statistics from it."""
+    def __call__(self, module, name, *inputs, key=None, frozen=False):
+        """The module's outputs, with dropout from a key of its own.
+
+        `frozen`: no gradient for it, no statistics from it.
+        """
         params = self.params[name]
         params = stop_gradient(params) if frozen else params
         kept = self.state.get(name, {})
@@ -291,7 +296,7 @@ class _Apply:
             *inputs,
             train=self.train,
             mutable=list(kept) if self.train else [],
-            **how,
+            rngs={} if key is None else {"dropout": key},
         )
         if kept and self.train and not frozen:
             self.state[name] = new

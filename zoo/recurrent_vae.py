@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from optax import losses
 
-from zoo.base import UsageError
+from zoo.base import UsageError, concrete
 from zoo.rnn import LSTM, RNN
 
 
@@ -51,7 +51,7 @@ class RecurrentVAE(nn.Module):
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Tokens [B, T], noise [B, Z] -> (log p(x|z) [B], mean, logvar [B, Z]).
 
-        Draws from "dropout" what is hidden; without that, always the same.
+        Draws what is hidden from the key "dropout".
         """
         mean, logvar = self.encode(x)
         z = mean + jnp.exp(0.5 * logvar) * noise
@@ -72,7 +72,10 @@ class RecurrentVAE(nn.Module):
         """log p(x|z), the sum over the tokens: [B, T], [B, Z] -> [B], nats."""
         first = jnp.full((x.shape[0], 1), self.vocabulary + 1)
         seen = jnp.concatenate([first, x[:, :-1]], 1)
-        hidden = jax.random.bernoulli(self._key(), self.word_dropout, x.shape)
+        hidden = jnp.zeros(x.shape, bool)
+        if not (concrete(self.word_dropout) and self.word_dropout == 0):
+            key = self.make_rng("dropout")
+            hidden = jax.random.bernoulli(key, self.word_dropout, x.shape)
         _, logits = self._write(seen, hidden, z, self._carry(z))
         return -losses.softmax_cross_entropy_with_integer_labels(logits, x).sum(-1)
 
@@ -104,11 +107,6 @@ class RecurrentVAE(nn.Module):
             zero = jnp.zeros((z.shape[0], self.features))
             return [(zero, zero)]
         return [tuple(jnp.split(nn.tanh(self.begin(z)), 2, -1))]
-
-    def _key(self):
-        if self.has_rng("dropout"):
-            return self.make_rng("dropout")
-        return jax.random.key(0)
 
 
 def generate(

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from optax import losses
 
-from zoo.base import Aux, Mean, Task, UsageError, is_weight, known, masked, means
+from zoo.base import Aux, Mean, Task, UsageError, concrete, is_weight, masked, means
 
 
 class Measure(NamedTuple):
@@ -45,7 +45,7 @@ def task(
     `zoo.base.is_weight`: no bias, no scale of a norm). The penalty is part of the loss
     in training alone; the metric "loss" never has it.
     """
-    penalised = not all(known(strength) and strength == 0 for strength in (l1, l2))
+    penalised = not all(concrete(strength) and strength == 0 for strength in (l1, l2))
 
     def arguments(batch):
         return [batch[name] for name in inputs]

@@ -150,8 +150,8 @@ def task(model: Any, *, beta: float = 1.0, anneal: int = 0) -> Task:
 
     `model(x, noise, y, train=...)` gives (log p(x|z), mean, logvar), as a `VAE` does.
     With `anneal`, beta grows linearly from 0 over that many steps of training, counted
-    in the state. Metrics in nats per example: "loss", "nll", "kl" and "elbo" =
-    -nll - kl. In evaluation the noise is drawn too, always the same.
+    in the state as "steps". Metrics in nats per example: "loss", "nll", "kl" and
+    "elbo" = -nll - kl. In evaluation the noise is drawn too, from the key given.
     """
 
     def arguments(batch, noise):
@@ -159,28 +159,36 @@ def task(model: Any, *, beta: float = 1.0, anneal: int = 0) -> Task:
 
     def init(key, batch):
         noise = jnp.zeros((batch["x"].shape[0], model.latent))
-        variables = model.init(key, *arguments(batch, noise), train=False)
-        return variables["params"], {"steps": jnp.float32(0)} if anneal else {}
+        state = dict(model.init(key, *arguments(batch, noise), train=False))
+        steps = {"steps": jnp.float32(0)} if anneal else {}
+        return state.pop("params"), state | steps
 
     def loss(params, state, batch, key, *, train):
-        key = key if train else jax.random.key(0)
         noise_key, dropout_key = jax.random.split(key)
         noise = jax.random.normal(noise_key, (batch["x"].shape[0], model.latent))
-        likelihood, mean, logvar = model.apply(
-            {"params": params},
+        variables = variables_of(params, state)
+        (likelihood, mean, logvar), new = model.apply(
+            variables,
             *arguments(batch, noise),
             train=train,
             rngs={"dropout": dropout_key},
+            mutable=[name for name in variables if name != "params"] if train else [],
         )
+        state = {**state, **new}
         kl, weight = divergence(mean, logvar), jnp.asarray(beta, mean.dtype)
         if anneal and train:
             weight = beta * jnp.minimum(1, state["steps"] / anneal)
-            state = {"steps": state["steps"] + 1}
+            state |= {"steps": state["steps"] + 1}
         values = {"loss": weight * kl - likelihood, "nll": -likelihood, "kl": kl}
         metrics = means(values | {"elbo": likelihood - kl}, batch.get("mask"))
         return metrics["loss"].value(), Aux(metrics, state)
 
     return Task(init, loss)
+
+
+def variables_of(params: Any, state: Any) -> dict[str, Any]:
+    """The variables that the functions below want, of a task's params and state."""
+    return {"params": params, **{k: v for k, v in state.items() if k != "steps"}}
 
 
 def bound(
@@ -198,15 +206,17 @@ def bound(
     """
     mean, logvar = model.apply(variables, x, y, method="encode")
 
-    def add(total, key):
-        noise = jax.random.normal(key, mean.shape)
+    def add(total, keys):
+        noise = jax.random.normal(keys[0], mean.shape)
         z = mean + jnp.exp(0.5 * logvar) * noise
-        likelihood = model.apply(variables, x, z, y, method="log_likelihood")
+        likelihood = model.apply(
+            variables, x, z, y, method="log_likelihood", rngs={"dropout": keys[1]}
+        )
         # log p(z) - log q(z|x): the constants of the two normals cancel
         ratio = 0.5 * jnp.sum(jnp.square(noise) - jnp.square(z) + logvar, -1)
         return jnp.logaddexp(total, likelihood + ratio), None
 
-    keys = jax.random.split(key, samples)
+    keys = jax.random.split(key, 2 * samples).reshape(2, samples).T
     total, _ = jax.lax.scan(add, jnp.full(x.shape[0], -jnp.inf), keys)
     return total - math.log(samples)
 

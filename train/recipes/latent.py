@@ -126,7 +126,7 @@ def _vae(name, model, beta, step, rows, steps, size, goal):
         """Nats per test image: the ELBO, and the bound of 500 samples."""
         test = recipe.data.train if recipe.data.test is None else recipe.data.test
         scores: dict[str, Any] = evaluate(recipe.task, trained, test)
-        variables = {"params": trained.params}
+        variables = vaes.variables_of(trained.params, trained.model)
         labels = test["y"] if model.classes else None
         scores[f"iwae_{IWAE}"] = _bound(model, variables, test["x"][:1000], labels)
         if model.classes:
@@ -142,7 +142,8 @@ def _vae(name, model, beta, step, rows, steps, size, goal):
 
     def draw(recipe: Recipe, trained: Trained, seed: int, n: int, label: int | None):
         labels = labels_for(model.classes, n, label)
-        return _decoded(model, {"params": trained.params}, seed, n, labels).clip(0, 1)
+        variables = vaes.variables_of(trained.params, trained.model)
+        return _decoded(model, variables, seed, n, labels).clip(0, 1)
 
     return Recipe(
         f"VAE {name}, {model.latent}",
