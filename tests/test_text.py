@@ -123,6 +123,36 @@ def test_pairs_share_no_source_and_targets_end(name):
     np.testing.assert_array_equal(again.test["x"], rows.test["x"])
 
 
+@pytest.mark.parametrize("name, share", [("ui_en_fr", 1 / 10), ("cmudict", 1 / 20)])
+def test_no_source_to_test_on_is_trained_on_with_other_case_or_marks(name, share):
+    rows = pairs(name)
+    train, test = (
+        ["".join(rows.schema.tokens[i] for i in row if i) for row in part["x"]]
+        for part in (rows.train, rows.test)
+    )
+    plain = {_plain(source) for source in train}
+    assert [source for source in test if _plain(source) in plain] == []
+    assert len(test) / (len(train) + len(test)) == pytest.approx(share, rel=0.1)
+
+
+def _plain(source):
+    return "".join(filter(str.isalnum, source.casefold())) or source
+
+
+def test_a_users_sources_that_differ_in_case_or_marks_stay_together(file):
+    lines = "".join(f"{w}\tb\n{w.upper()}!\tb\n" for w in map("w{}".format, range(99)))
+    marks = "".join(f"{'?' * i}\tb\n" for i in range(1, 60))  # told by themselves
+    rows = text.load_pairs(file(lines + marks, "my.tsv"))
+    sources = [
+        text.decode(rows.schema.tokens, row[row > 0].tolist()) for row in rows.test["x"]
+    ]
+    words = [source for source in sources if source.strip("?")]
+    assert words and sorted(words) == sorted(
+        {w for word in words for w in (_plain(word), _plain(word).upper() + "!")}
+    )
+    assert 0 < len(sources) - len(words) < 30
+
+
 def test_words_become_phonemes():
     rows = pairs("cmudict")
     schema = rows.schema

@@ -146,10 +146,11 @@ def load_pairs(
     word in twenty is for testing, whatever its pronunciations. "ui_en_fr": sentences of
     user interfaces in English and French, by characters. "copy", "reverse": strings of
     1 to 12 of ten letters, made here, those of the test part none of training. Or a
-    .tsv file of the user's: two columns, by characters. Pairs with a side of no
-    token or more than `longest` are left out, and so are those to test on whose source
-    has a character unknown in training; of the user's, a warning says how many. Raises
-    UsageError.
+    .tsv file of the user's: two columns, by characters. One sentence in ten, of the
+    user's too, is for testing; sources that differ in case, blanks or punctuation alone
+    are in one part. Pairs with a side of no token or more than `longest` are left out,
+    and so are those to test on whose source has a character unknown in training; of the
+    user's, a warning says how many. Raises UsageError.
     """
     if isinstance(source, Data):
         return source
@@ -209,8 +210,17 @@ def _rows(schema, pairs):
 
 
 def _hashed(share: int) -> Callable[[Pair], bool]:
-    """One source in `share` is for testing, the same on every computer."""
-    return lambda pair: zlib.crc32("\t".join(pair[0]).encode()) % share == 0
+    """One source in `share` is for testing, the same on every computer.
+
+    What differs in case, blanks or punctuation alone falls into the same part.
+    """
+    return lambda pair: zlib.crc32("\t".join(_plain(pair[0])).encode()) % share == 0
+
+
+def _plain(source: tuple[str, ...]) -> str:
+    """The letters and digits of a source, case folded; where it has none, all of it."""
+    whole = "".join(source)
+    return "".join(filter(str.isalnum, whole.casefold())) or whole
 
 
 def pronunciations() -> dict[str, tuple[tuple[str, ...], ...]]:
