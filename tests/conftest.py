@@ -49,11 +49,7 @@ def forget():
 
 def first(data: Data, n: int) -> Data:
     """A data set's first n rows of each part."""
-
-    def cut(rows):
-        return None if rows is None else {k: v[:n] for k, v in rows.items()}
-
-    return Data(data.schema, cut(data.train), cut(data.test))
+    return sets.change(data, lambda rows: {k: v[:n] for k, v in rows.items()})
 
 
 SMALL = {

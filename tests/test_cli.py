@@ -151,12 +151,10 @@ def test_early_stopping_restores_the_best(here, capsys):
     assert result["ended"] == "early" and result["steps"] < 4000
     assert min(losses) == losses[-3]  # two evaluations without a better one
     # the restored parameters are those of the best evaluation, not the last
-    from train import data as sets
     from train.evaluate import evaluate
 
     recipe, state, _ = restore(Path("run"), rows=True)
-    watched = sets.split(recipe.data.train, 0.1)[1]
-    best = evaluate(recipe.task, state, watched)["loss"]
+    best = evaluate(recipe.task, state, recipe.data.watched)["loss"]
     assert best == pytest.approx(min(losses), rel=1e-5)
 
 

@@ -38,7 +38,7 @@ def original(schema, x):
 @pytest.mark.parametrize("name", TABLES)
 def test_built_in_tables_are_split_and_standardised(name):
     count, shape, classes = TABLES[name]
-    schema, train, test = data.load(name)
+    schema, train, test, *_ = data.load(name)
     assert schema.name == name and schema.shape == shape
     assert schema.image == (name == "digits")
     assert schema.regression == (name == "diabetes")
@@ -63,7 +63,7 @@ def test_the_split_is_the_stratified_one_of_the_reference_scores():
         random_state=0,
         stratify=found.target,
     )
-    schema, train, test = data.load("breast_cancer")
+    schema, train, test, *_ = data.load("breast_cancer")
     np.testing.assert_allclose(original(schema, train["x"]), x, 1e-4, 1e-6)
     np.testing.assert_allclose(schema.mean, x.mean(0))
     np.testing.assert_allclose(schema.scale, x.std(0))
@@ -71,7 +71,7 @@ def test_the_split_is_the_stratified_one_of_the_reference_scores():
 
 
 def test_regression_targets_are_standardised_and_restored():
-    schema, train, test = data.load("diabetes")
+    schema, train, test, *_ = data.load("diabetes")
     found = datasets.load_diabetes(scaled=False)
     _, _, y, y_test = train_test_split(
         found.data, found.target, test_size=0.2, random_state=0
@@ -83,7 +83,7 @@ def test_regression_targets_are_standardised_and_restored():
 
 
 def test_images_keep_their_units_in_the_schema():
-    schema, train, test = data.load("mnist5k")
+    schema, train, test, *_ = data.load("mnist5k")
     assert schema.shape == (28, 28, 1) and schema.classes == tuple("0123456789")
     assert len(train["x"]) == 4000 and len(test["x"]) == 1000
     assert (np.bincount(train["y"]) == 400).all()
@@ -98,7 +98,7 @@ def test_images_keep_their_units_in_the_schema():
     "name, rule", [("and", operator.and_), ("or", operator.or_), ("xor", operator.xor)]
 )
 def test_truth_tables_are_as_they_stand(name, rule):
-    schema, train, test = data.load(name)
+    schema, train, test, *_ = data.load(name)
     assert schema.classes == ("0", "1") and test is None
     assert train["x"].tolist() == [[0, 0], [0, 1], [1, 0], [1, 1]]
     assert train["y"].tolist() == [rule(*map(int, row)) for row in train["x"]]
@@ -147,7 +147,7 @@ def test_schema_survives_json(name):
 
 def test_blank_has_the_shapes_and_types_of_an_example():
     for name in "diabetes", "digits":
-        schema, train, _ = data.load(name)
+        schema, train, *_ = data.load(name)
         found = data.blank(schema)
         assert found.schema == schema and found.test is None
         for key in "x", "y":
@@ -230,7 +230,7 @@ def test_split_of_pairs_is_random_rows():
 
 
 def test_japanese_vowels_are_standardised_without_their_padding():
-    schema, train, test = data.load("japanese_vowels")
+    schema, train, test, *_ = data.load("japanese_vowels")
     assert schema.shape == (29, 12) and schema.lengths
     assert schema.classes == tuple("123456789")
     assert (np.bincount(train["y"]) == 30).all() and len(test["y"]) == 370
@@ -252,7 +252,7 @@ def test_japanese_vowels_are_standardised_without_their_padding():
 
 
 def test_sequences_to_predict_have_lengths(tmp_path):
-    schema, _, test = data.load("japanese_vowels")
+    schema, _, test, *_ = data.load("japanese_vowels")
     x, path = original(schema, test["x"][:5]), tmp_path / "some.npz"
     np.savez(path, x=x, length=test["length"][:5])
     found = inputs.read_examples(schema, [path, path])
@@ -318,7 +318,7 @@ def test_shapes_of_x(npz, x, shape):
     ],
 )
 def test_what_y_means(npz, y, kind, names):
-    schema, train, _ = data.load(npz(y_train=y), kind=kind, holdout=0.0)
+    schema, train, *_ = data.load(npz(y_train=y), kind=kind, holdout=0.0)
     assert schema.classes == names and schema.regression == (names == ())
     if names:
         shown = data.labels(schema, train["y"])
@@ -348,7 +348,7 @@ def test_the_test_part_is_standardised_as_the_training_part(npz):
         x_test=np.array([[5.0, 0.3]]),
         y_test=np.array(["a"]),
     )
-    schema, train, test = data.load(path)
+    schema, train, test, *_ = data.load(path)
     assert schema.mean == (2.0, 0.1) and schema.scale == (1.0, 1.0)
     assert train["x"].tolist() == [[-1.0, 0.0], [1.0, 0.0]]
     np.testing.assert_allclose(test["x"], [[3.0, 0.2]], rtol=1e-6)
@@ -359,7 +359,7 @@ def test_the_test_part_is_standardised_as_the_training_part(npz):
 
 def test_a_constant_feature_has_scale_one_however_it_rounds(npz):
     x = np.stack([np.full(20, 0.1), np.full(20, 1e9), np.arange(20) * 1e-12], 1)
-    schema, train, _ = data.load(npz(x_train=x), holdout=0.0)
+    schema, train, *_ = data.load(npz(x_train=x), holdout=0.0)
     assert schema.scale[:2] == (1.0, 1.0) and schema.mean[:2] == (0.1, 1e9)
     assert (train["x"][:, :2] == 0).all()
     np.testing.assert_allclose(train["x"][:, 2].std(), 1, rtol=1e-5)
@@ -367,7 +367,7 @@ def test_a_constant_feature_has_scale_one_however_it_rounds(npz):
 
 def test_statistics_of_large_values_with_a_small_spread(npz):
     x = 1e9 + np.arange(20.0)  # float32 could not tell these apart
-    schema, train, _ = data.load(npz(x_train=x), holdout=0.0)
+    schema, train, *_ = data.load(npz(x_train=x), holdout=0.0)
     np.testing.assert_allclose(schema.scale, [np.arange(20).std()])
     assert len(np.unique(train["x"])) == 20
 
@@ -482,7 +482,7 @@ TOWNS = """size,town,price
 
 def test_columns_become_features(csv):
     path = csv("\ufeff" + TOWNS.replace("\n", "\r\n"))
-    schema, train, test = data.load(path, target="price", holdout=0.0)
+    schema, train, test, *_ = data.load(path, target="price", holdout=0.0)
     assert schema.columns == (("size", ()), ("town", ("Bern", "Oslo, N", "Rome")))
     assert schema.shape == (4,) and schema.target_name == "price"
     assert schema.regression and test is None
@@ -514,7 +514,7 @@ def test_a_rare_category_may_fall_into_the_test_part(csv):
     for rare in range(10):
         rows = [f"{'rare' if i == rare else 'often'},{i / 8}" for i in range(10)]
         path = csv("\n".join(["a,b", *rows]))
-        schema, _, test = data.load(path, target="b", holdout=0.5)
+        schema, _, test, *_ = data.load(path, target="b", holdout=0.5)
         assert schema.columns == (("a", ("often", "rare")),)
         if original(schema, test["x"])[:, 1].max() > 0.5:
             tested += 1  # the feature is a constant 0 in training
@@ -582,7 +582,7 @@ def test_a_column_of_names_is_no_category(csv):
 
 
 def test_inputs_of_a_csv_find_their_columns_by_name(csv):
-    schema, train, _ = data.load(csv(TOWNS), target="price", holdout=0.0)
+    schema, train, *_ = data.load(csv(TOWNS), target="price", holdout=0.0)
     other = csv("extra,town,size\nx,Rome,4.5\n,Bern,2.5\n", "other.csv")
     x = inputs.read_inputs(schema, [other, other])
     assert x.dtype == np.float32
@@ -601,7 +601,7 @@ def test_inputs_of_a_csv_find_their_columns_by_name(csv):
 
 
 def test_inputs_of_an_npz(npz, tmp_path):
-    schema, train, _ = data.load("digits", holdout=0.0)
+    schema, train, *_ = data.load("digits", holdout=0.0)
     images = datasets.load_digits().images
     for key, x in ("x", images), ("x_test", images[..., None]), ("x_train", images):
         path = tmp_path / "inputs.npz"
@@ -623,7 +623,7 @@ def test_pictures_become_examples(npz, tmp_path, channels, mode):
 
     draw = np.random.default_rng(0)
     x = draw.integers(0, 256, (20, 6, 5, channels), dtype=np.uint8)
-    schema, train, _ = data.load(npz(x_train=x), holdout=0.0)
+    schema, train, *_ = data.load(npz(x_train=x), holdout=0.0)
     paths = [tmp_path / f"{i}.png" for i in range(3)]
     for path, pixels in zip(paths, x, strict=False):
         Image.fromarray(pixels.squeeze()).save(path)

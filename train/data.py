@@ -6,7 +6,7 @@ Shapes: N examples, D features, L length, H height, W width, C channels.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -59,13 +59,46 @@ class Schema(NamedTuple):
 class Data(NamedTuple):
     """A data set ready to train on: "x" [N, *shape] float32, "y" [N] int32 or float32.
 
-    Both parts are standardised with the statistics of the training part. Sequences may
+    All parts are standardised with the statistics of the training part. Sequences may
     have a "length" [N] int32, past which x is zero; tokens are int32.
     """
 
     schema: Schema
     train: Arrays
     test: Arrays | None
+    watched: Arrays | None = None  # what stopping may look at, not trained on
+
+
+class Split(NamedTuple):
+    """A request for a data set: its name or path, and how its rows are parted."""
+
+    source: str | os.PathLike[str] | Data
+    watched: float = 0.0  # share of the training rows that is only watched
+    seed: int = 0  # draws the holdout, the watched part, the few labels
+
+
+def request(source: str | os.PathLike[str] | Data | Split) -> Split:
+    """A source as the request that it stands for."""
+    return source if isinstance(source, Split) else Split(source)
+
+
+def given(data: Data, wanted: Split) -> Data:
+    """A data set at hand, with a watched part if one is wanted that it lacks."""
+    if not wanted.watched or data.watched is not None:
+        return data
+    train, watched = split(data.train, wanted.watched, wanted.seed)
+    return data._replace(train=train, watched=watched)
+
+
+def change(
+    data: Data, each: Callable[[Arrays], Arrays], schema: Schema | None = None
+) -> Data:
+    """The data with all parts changed in one way, and perhaps the schema."""
+    parts = (data.train, data.test, data.watched)
+    train, test, watched = (None if rows is None else each(rows) for rows in parts)
+    assert train is not None
+    schema = data.schema if schema is None else schema
+    return data._replace(schema=schema, train=train, test=test, watched=watched)
 
 
 def to_json(schema: Schema) -> dict[str, Any]:
@@ -165,7 +198,7 @@ def schema_of(name: str) -> Schema:
 
 
 def load(
-    source: str | os.PathLike[str] | Data,
+    source: str | os.PathLike[str] | Data | Split,
     *,
     target: str | None = None,
     kind: Kind | None = None,
@@ -173,14 +206,17 @@ def load(
 ) -> Data:
     """A data set by its name in NAMES or its path (.npz, .csv); a `Data` as it is.
 
+    A `Split` names one of these, and parts its rows before anything is made of them.
+
     `target` is the column of a .csv to predict. `kind` decides where numbers may be
     classes or a quantity. `holdout` is the fraction of the rows that becomes the test
     part, where the data set has none of its own: 0.2 unless given (but a truth table
     is all for training), 0 for none. Raises UsageError.
     """
-    if isinstance(source, Data):
-        return source
-    name = os.fspath(source)
+    wanted = request(source)
+    if isinstance(wanted.source, Data):
+        return given(wanted.source, wanted)
+    name = os.fspath(wanted.source)
     if kind not in (None, "classes", "regression"):
         raise UsageError(f'expected the kind "classes" or "regression", found "{kind}"')
     if holdout is not None and not 0 <= holdout < 1:
@@ -198,7 +234,10 @@ def load(
         part["length"] = length  # type: ignore[index]
     fraction = (0.0 if rows.plain else 0.2) if holdout is None else holdout
     if test is None and fraction:
-        train, test = split(train, fraction)
+        train, test = split(train, fraction, wanted.seed)
+    watched = None
+    if wanted.watched:
+        train, watched = split(train, wanted.watched, wanted.seed)
     mean, scale = (tuple(v.tolist()) for v in moments(_real(train)))
     if rows.plain:
         mean, scale = (0.0,) * len(mean), (1.0,) * len(scale)
@@ -216,9 +255,7 @@ def load(
         rows.target_name,
         lengths=bool(rows.lengths),
     )
-    return Data(
-        schema, ready(schema, train), None if test is None else ready(schema, test)
-    )
+    return change(Data(schema, train, test, watched), lambda part: ready(schema, part))
 
 
 def read_rows(name: str, target: str | None, kind: Kind | None) -> Rows:
@@ -286,20 +323,16 @@ def as_sequence(data: Data) -> Data:
             f"in {schema.name}"
         )
     width = schema.shape[1]
-    changed = schema._replace(
+    rowwise = schema._replace(
         shape=schema.shape[:2], mean=schema.mean * width, scale=schema.scale * width
     )
-
-    def cut(rows):
-        return rows and rows | {"x": rows["x"][..., 0]}
-
-    return Data(changed, cut(data.train), cut(data.test))
+    return change(data, lambda rows: rows | {"x": rows["x"][..., 0]}, rowwise)
 
 
 def between(data: Data, low: float, high: float) -> Data:
     """The data with the whole range of the training part's x mapped to [low, high].
 
-    Its own units are kept in the schema. What of the test part lies outside is clipped.
+    Its own units are kept in the schema. What of other parts lies outside is clipped.
     Raises UsageError for tokens and where x is constant.
     """
     schema, x = data.schema, data.train["x"]
@@ -319,12 +352,10 @@ def between(data: Data, low: float, high: float) -> Data:
     changed = schema._replace(mean=(origin,) * channels, scale=(unit,) * channels)
 
     def map_rows(rows):
-        if rows is None:
-            return None
         x = (rows["x"] * scale + mean - origin) / unit
         return rows | {"x": x.clip(low, high).astype(np.float32)}
 
-    return Data(changed, map_rows(data.train), map_rows(data.test))
+    return change(data, map_rows, changed)
 
 
 def _windows_of_text(arrays):

@@ -41,7 +41,9 @@ HELP = {
     "resume": "go on with the run in the directory",
     "seed": "of the initial weights, the order of the examples, dropout, augmentation",
     "patience": "stop after so many evaluations without a lower loss on a tenth of the "
-    "training data, and restore the best",
+    "training data, which is watched instead, and restore the best",
+    "data_seed": "of the holdout, the watched part and the few labels; follows --seed "
+    "unless given",
     "devices": "split each batch over that many devices",
 }
 

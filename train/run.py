@@ -10,6 +10,7 @@ DIR/samples/         what a generative model draws at each evaluation; in progre
 """
 
 import importlib.metadata
+import inspect
 import json
 import os
 import platform
@@ -38,6 +39,7 @@ class Options(NamedTuple):
     seed: int = 0
     patience: int | None = None
     devices: int = 1
+    data_seed: int | None = None  # that of the run for None
 
 
 class Run(NamedTuple):
@@ -56,18 +58,18 @@ def train(
     Raises UsageError for what cannot be right, or where the directory is taken.
     """
     arguments = _absolute(arguments)
+    if options.data_seed is None:
+        options = options._replace(data_seed=options.seed)
     config = _claim(out, name, arguments, options, resume)
     if (out / "result.json").exists():
         result = read_json(out / "result.json")
         return Run(out, result, result["steps"])
-    recipe = RECIPES[name](**arguments)
+    recipe = RECIPES[name](**_parted(name, arguments, options))
     if config is not None and sets.from_json(config["schema"]) != recipe.data.schema:
         raise UsageError(f"the data have changed since the run in {out} began")
-    rows, test = recipe.data.train, recipe.data.test
-    watched = test
-    if options.patience is not None:
-        # the test set chooses nothing: stopping watches a part of the training set
-        rows, watched = sets.split(rows, 0.1)
+    data = recipe.data
+    # the test set chooses nothing: stopping watches a part of the training set
+    watched = data.test if options.patience is None else data.watched
     log = _Log(out / "metrics.jsonl")
 
     def on_start(step: int) -> None:
@@ -86,7 +88,7 @@ def train(
         fit = loop.fit(
             recipe.task,
             recipe.optimizer,
-            rows,
+            data.train,
             steps=recipe.steps,
             batch_size=recipe.batch_size,
             accumulate=recipe.accumulate,
@@ -111,7 +113,7 @@ def train(
             "recipe": name,
             "failure": failure,
             "metrics": scores,
-            "measured_on": "training data" if test is None else "test data",
+            "measured_on": "training data" if data.test is None else "test data",
             "steps": done,
             "seconds": records[-1]["seconds"],
             "examples_per_second": _speed(records),
@@ -219,7 +221,9 @@ def restore(directory: Path, *, rows: bool = False) -> tuple[Recipe, Trained, di
     )
     trained = loop.trained(*saved.restore(like))
     saved.close()
-    return build(**arguments) if rows else recipe, trained, config
+    if rows:
+        recipe = build(**_parted(config["recipe"], arguments, options))
+    return recipe, trained, config
 
 
 def resumed(directory: Path) -> tuple[str, dict[str, Any]]:
@@ -331,6 +335,14 @@ def _absolute(arguments):
     if isinstance(source, str) and Path(source).is_file():
         return arguments | {"data": str(Path(source).resolve())}
     return arguments
+
+
+def _parted(name, arguments, options):
+    """The arguments, with the data as a request for the parts that the options want."""
+    default = inspect.signature(RECIPES[name]).parameters["data"].default
+    source = arguments.get("data", default)
+    watched = 0.0 if options.patience is None else 0.1
+    return arguments | {"data": sets.Split(source, watched, options.data_seed or 0)}
 
 
 def _versions():

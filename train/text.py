@@ -12,12 +12,13 @@ import re
 import warnings
 import zlib
 from collections.abc import Callable, Iterable
+from functools import partial
 from importlib.resources import as_file, files
 from pathlib import Path
 
 import numpy as np
 
-from train.data import OVERLAP, Data, Schema
+from train.data import OVERLAP, Data, Schema, Split, given, request
 from train.tables import nearest
 from zoo.base import UsageError
 
@@ -25,14 +26,15 @@ UNKNOWN = "\ufffd"
 SPECIAL = ("<pad>", "<start>", "<end>")
 PAD, START, END = 0, 1, 2
 TEXTS = ("pride_and_prejudice",)
-Pair = tuple[tuple[str, ...], tuple[str, ...]]
+Source = tuple[str, ...]
+Pair = tuple[Source, tuple[str, ...]]
 
 
 # One text ---------------------------------------------------------------------------
 
 
 def load_text(
-    source: str | os.PathLike[str] | Data = "pride_and_prejudice",
+    source: str | os.PathLike[str] | Data | Split = "pride_and_prejudice",
     *,
     length: int = 128,
     holdout: float = 0.1,
@@ -42,11 +44,13 @@ def load_text(
     Bundled, or a UTF-8 file of the user's (.txt, .txt.gz). Training windows begin every
     T / 8 characters. The last `holdout` of the text is the test part: its windows
     overlap by half, and "mask" [N, T] counts every character (but the first) once,
-    with at least half a window before it where there is so much. Raises UsageError.
+    with at least half a window before it where there is so much. The watched part, if
+    a `Split` asks for one, is the end of the rest, in such windows. Raises UsageError.
     """
-    if isinstance(source, Data):
-        return source
-    source = os.fspath(source)
+    wanted = request(source)
+    if isinstance(wanted.source, Data):
+        return given(wanted.source, wanted)
+    source = os.fspath(wanted.source)
     if not 0 < holdout < 1:
         raise UsageError(f"expected a holdout between 0 and 1, found {holdout}")
     if length < 2:
@@ -55,19 +59,21 @@ def load_text(
     if len(text) < 20:
         raise UsageError(f"expected a text in {source}, found {len(text)} characters")
     cut = round(len(text) * (1 - holdout))
-    short = min(cut, len(text) - cut)
+    end = round(cut * (1 - wanted.watched))  # of what is trained on
+    short = min(end, cut - end or end, len(text) - cut)
     if short <= length:
         raise UsageError(
             f"expected more than {length} characters (length) in each part of "
             f"{source}, found {short} of {len(text)}"
         )
-    names = (UNKNOWN, *sorted(set(text[:cut]) - {UNKNOWN}))
+    names = (UNKNOWN, *sorted(set(text[:end]) - {UNKNOWN}))
     shape = (length,)
     schema = Schema(source, shape, (), (), (), (0.0, 1.0), (), "y", names, names, shape)
     tokens = _tokens(names, text)
-    starts = np.arange(0, cut - length, -(-length // OVERLAP))
-    train = _windows(tokens[:cut], length, starts)
-    return Data(schema, train, _test_windows(tokens[cut:], length))
+    starts = np.arange(0, end - length, -(-length // OVERLAP))
+    train = _windows(tokens[:end], length, starts)
+    watched = _test_windows(tokens[end:cut], length) if end < cut else None
+    return Data(schema, train, _test_windows(tokens[cut:], length), watched)
 
 
 def _test_windows(tokens, length):
@@ -138,7 +144,7 @@ def decode(names: tuple[str, ...], tokens: Iterable[int]) -> str:
 
 
 def load_pairs(
-    source: str | os.PathLike[str] | Data = "cmudict", *, longest: int = 60
+    source: str | os.PathLike[str] | Data | Split = "cmudict", *, longest: int = 60
 ) -> Data:
     """Sources "x" [N, S] and targets "y" [N, T], each of the latter with its end.
 
@@ -149,26 +155,32 @@ def load_pairs(
     .tsv file of the user's: two columns, by characters. One sentence in ten, of the
     user's too, is for testing; sources that differ in case, blanks or punctuation alone
     are in one part. Pairs with a side of no token or more than `longest` are left out,
-    and so are those to test on whose source has a character unknown in training; of the
-    user's, a warning says how many. Raises UsageError.
+    and so are those not trained on whose source has a character unknown in training; of
+    the user's, a warning says how many. Raises UsageError.
     """
-    if isinstance(source, Data):
-        return source
-    source = os.fspath(source)
-    found, split = PAIRS[source]() if source in PAIRS else _own(source)
+    wanted = request(source)
+    if isinstance(wanted.source, Data):
+        return given(wanted.source, wanted)
+    source = os.fspath(wanted.source)
+    found, held = PAIRS.get(source, partial(_own, source))(wanted.seed)
     pairs = [p for p in found if 0 < len(p[0]) <= longest and 0 < len(p[1]) <= longest]
-    parts: tuple[list[Pair], list[Pair]] = [], []
+    parts: tuple[list[Pair], ...] = [], [], []
     for pair in pairs:
-        parts[split(pair)].append(pair)
-    train, test = parts
+        watch = _hash(pair[0], wanted.seed) // 1000 % 1000 < 1000 * wanted.watched
+        parts[2 if held(pair[0]) else watch].append(pair)
+    train = parts[0]
     readable = {token for pair in train for token in pair[0]}
-    test = [pair for pair in test if readable.issuperset(pair[0])]
-    if not train or not test:
+    watched, test = (
+        [pair for pair in part if readable.issuperset(pair[0])] for part in parts[1:]
+    )
+    kept = (train, test, watched) if wanted.watched else (train, test)
+    if not all(kept):
         raise UsageError(
-            f"expected pairs of at most {longest} tokens to train and to test on in "
-            f"{source}, found {len(train)} and {len(test)}"
+            f"expected pairs of at most {longest} tokens to train and to test on"
+            f"{' and to watch' if wanted.watched else ''} in {source}, found "
+            + " and ".join(str(len(part)) for part in kept)
         )
-    left = len(found) - len(train) - len(test)
+    left = len(found) - len(train) - len(watched) - len(test)
     if left and source not in PAIRS:
         warnings.warn(
             f"{left} of {len(found)} pairs in {source} are left out: empty, longer "
@@ -190,7 +202,7 @@ def load_pairs(
         target_tokens=names[1],
         target_shape=(sizes[1],),
     )
-    return Data(schema, _rows(schema, train), _rows(schema, test))
+    return Data(schema, *(_rows(schema, part) for part in kept))
 
 
 def _rows(schema, pairs):
@@ -209,18 +221,19 @@ def _rows(schema, pairs):
     return arrays
 
 
-def _hashed(share: int) -> Callable[[Pair], bool]:
-    """One source in `share` is for testing, the same on every computer.
+def _hashed(share: int, seed: int) -> Callable[[Source], bool]:
+    """One source in `share` is for testing, the same on every computer."""
+    return lambda source: _hash(source, seed) % share == 0
 
-    What differs in case, blanks or punctuation alone falls into the same part.
+
+def _hash(source: Source, seed: int) -> int:
+    """A number of a source's letters and digits, case folded; of all, if it has none.
+
+    So what differs in case, blanks or punctuation alone falls into the same part.
     """
-    return lambda pair: zlib.crc32("\t".join(_plain(pair[0])).encode()) % share == 0
-
-
-def _plain(source: tuple[str, ...]) -> str:
-    """The letters and digits of a source, case folded; where it has none, all of it."""
     whole = "".join(source)
-    return "".join(filter(str.isalnum, whole.casefold())) or whole
+    plain = "".join(filter(str.isalnum, whole.casefold())) or whole
+    return zlib.crc32("\t".join(plain).encode(), seed)
 
 
 def pronunciations() -> dict[str, tuple[tuple[str, ...], ...]]:
@@ -238,12 +251,12 @@ def pronunciations() -> dict[str, tuple[tuple[str, ...], ...]]:
     return found
 
 
-def _cmudict():
+def _cmudict(seed):
     pairs = [(tuple(word), all[0]) for word, all in pronunciations().items()]
-    return pairs, _hashed(20)
+    return pairs, _hashed(20, seed)
 
 
-def _sentences(path):
+def _sentences(path, seed):
     # splitlines would also break at a character such as U+2028 within a sentence
     lines = path.read_text(encoding="utf-8-sig").split("\n")
     rows = []
@@ -255,15 +268,15 @@ def _sentences(path):
                     f"expected two columns in {path}, found {len(rows[-1])} in line "
                     f"{number}"
                 )
-    return [(tuple(a), tuple(b)) for a, b in dict(rows).items()], _hashed(10)
+    return [(tuple(a), tuple(b)) for a, b in dict(rows).items()], _hashed(10, seed)
 
 
-def _ui_en_fr():
+def _ui_en_fr(seed):
     with as_file(files("train.files") / "ui_en_fr.tsv") as path:
-        return _sentences(path)
+        return _sentences(path, seed)
 
 
-def _own(source):
+def _own(source, seed):
     path = Path(source)
     if path.suffix.lower() != ".tsv" or not path.is_file():
         raise UsageError(
@@ -272,7 +285,7 @@ def _own(source):
             + nearest(source, list(PAIRS))
         )
     try:
-        return _sentences(path)
+        return _sentences(path, seed)
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"expected text in UTF-8, found {path} ({error})") from None
 
@@ -288,12 +301,11 @@ def strings(count: int, shortest: int, longest: int, seed: int) -> list[str]:
 
 
 def _synthetic(change):
-    def pairs():
-        made = strings(8500, 1, 12, seed=0)
+    def pairs(seed):
+        made = [tuple(s) for s in strings(8500, 1, 12, seed)]
         # there are too few shorter strings to keep some from training
         held = set([s for s in made if len(s) >= 3][-500:])
-        rows = [(tuple(s), change(tuple(s))) for s in made]
-        return rows, lambda pair: "".join(pair[0]) in held
+        return [(s, change(s)) for s in made], held.__contains__
 
     return pairs
 

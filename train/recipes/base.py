@@ -14,12 +14,12 @@ from flax import linen as nn
 from train import data as sets
 from train import optim
 from train.augment import Augment
-from train.data import Data
+from train.data import Data, Split
 from train.step import Trained
 from zoo import supervised
 from zoo.base import Task, UsageError
 
-Source = str | Data
+Source = str | Data | Split
 
 
 class Goal(NamedTuple):

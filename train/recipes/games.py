@@ -157,7 +157,8 @@ def semi_supervised_gan(
     """
     if not noise >= 0:
         raise UsageError(f"expected noise >= 0, found {noise}")
-    rows = _few_labels(sets.between(images_of(data, holdout), -1, 1), labels)
+    rows = sets.between(images_of(data, holdout), -1, 1)
+    rows = _few_labels(rows, labels, sets.request(data).seed)
     classes = len(rows.schema.classes)
     players = gans.dcgan(
         rows.schema.shape, latent, channels, outputs=classes, batch_norm=False
@@ -201,10 +202,10 @@ def _noisy(noise: float) -> Augment:
     return change
 
 
-def _few_labels(rows: Data, count: int) -> Data:
+def _few_labels(rows: Data, count: int, seed: int) -> Data:
     """Beside each training image another, "labelled", one of `count`, and its label.
 
-    Of each class as many, the first ones.
+    Of each class as many, drawn by the seed.
     """
     schema, train = rows.schema, rows.train
     classes = len(schema.classes)
@@ -219,7 +220,8 @@ def _few_labels(rows: Data, count: int) -> Data:
         )
     if not train["x"].any():  # blank
         return rows._replace(train=train | {"labelled": train["x"]})
-    at = [np.flatnonzero(train["y"] == k)[: count // classes] for k in range(classes)]
+    order = np.random.default_rng(seed).permutation(len(train["y"]))
+    at = [order[train["y"][order] == k][: count // classes] for k in range(classes)]
     if min(map(len, at)) < count // classes:
         raise UsageError(
             f"expected {count // classes} examples of each class in {schema.name}, "

@@ -283,20 +283,19 @@ def _pixels(data: Source, holdout: float | None, likelihood: str) -> Data:
     if likelihood == "gaussian":
         return rows
 
-    def black_or_white(part):
-        return part and part | {"x": (part["x"] > 0.5).astype(np.float32)}
-
-    return Data(rows.schema, black_or_white(rows.train), black_or_white(rows.test))
+    return sets.change(
+        rows, lambda part: part | {"x": (part["x"] > 0.5).astype(np.float32)}
+    )
 
 
 def _apart(data: Data) -> Data:
-    """The windows of a text; those to test on overlap by half, so every second one."""
+    """The windows of a text; those with a mask overlap by half: every second one."""
 
-    def plain(rows, every):
-        return rows and {name: rows[name][::every] for name in ("x", "y")}
+    def plain(rows):
+        every = 2 if "mask" in rows else 1
+        return {name: rows[name][::every] for name in ("x", "y")}
 
-    every = 2 if data.test and "mask" in data.test else 1
-    return Data(data.schema, plain(data.train, 1), plain(data.test, every))
+    return sets.change(data, plain)
 
 
 def _decoded(model, variables, seed, n, labels) -> np.ndarray:
