@@ -1,6 +1,8 @@
 """Runs of generative models: their optimizers, their judge, their pictures."""
 
 import json
+import signal
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +12,10 @@ import pytest
 from scipy.linalg import sqrtm
 
 from train import data as sets
-from train import judge, metrics, optim, plot
+from train import judge, loop, metrics, optim, plot
 from train.cli import main
-from train.recipes import RECIPES
+from train.recipes import RECIPES, latent
+from zoo import vae
 from zoo.base import UsageError
 
 RNG = np.random.default_rng(0)
@@ -109,6 +112,81 @@ def test_images_of_one_class_are_a_failure(digits):
     scores = judge.verdict(one, data, threes)
     assert "collapsed" in scores["failure"] and "'3'" in scores["failure"]
     assert scores["rarest"] == 0
+
+
+class Normals:
+    """A judge whose features are the pixels themselves."""
+
+    accuracy = 1.0
+
+    def look(self, x):
+        return x.reshape(len(x), -1), np.tile(np.eye(2), (len(x), 1))[: len(x)]
+
+
+@pytest.mark.parametrize("images, test", [(3000, 200), (120, 900)])
+def test_the_scale_of_the_distance_is_of_as_many_images(images, test):
+    def part(n):
+        x = np.random.default_rng(n).normal(size=(n, 8, 8, 1)).astype(np.float32)
+        return {"x": x, "y": np.arange(n) % 2}
+
+    schema = sets.Schema("normals", (8, 8, 1), ("0", "1"), (0.0,), (1.0,))
+    data = sets.Data(schema, part(1000), part(test))
+    scores = judge.verdict(Normals(), data, part(images)["x"])
+    # between samples of one normal only their sizes tell; 3,000 for 200 is 40 % less
+    assert scores["frechet"] == pytest.approx(scores["frechet_real"], rel=0.1)
+
+
+def interrupted(monkeypatch):
+    """Ctrl-C at the first line that the judge's training logs."""
+    fit = judge.loop.fit
+
+    def stopped(*args, **options):
+        def stop(record):
+            signal.raise_signal(signal.SIGINT)
+
+        return fit(*args, on_record=stop, **options)
+
+    monkeypatch.setattr(judge, "loop", SimpleNamespace(fit=stopped))
+
+
+def test_a_judge_that_is_interrupted_judges_nothing(digits, tmp_path, monkeypatch):
+    monkeypatch.setattr("train.cli._cache", lambda: None)
+    command = f"train gan --data digits --latent 4 --steps 1 --out {tmp_path}/run"
+    result = tmp_path / "run" / "result.json"
+    with monkeypatch.context() as patch:
+        interrupted(patch)
+        with pytest.raises(KeyboardInterrupt):
+            judge.train(digits[0])
+        assert main(command.split()) == 130 and not result.exists()
+    assert main([*command.split(), "--resume"]) == 1  # one step taught nothing
+    assert json.loads(result.read_text())["metrics"]["judge_accuracy"] > 0.9
+
+
+def test_the_bound_of_a_row_is_the_same_in_any_batch():
+    x = RNG.integers(0, 2, (11, 4, 4, 1)).astype(np.float32)
+    model = vae.dense((4, 4, 1), 2, (8,))
+    variables = {"params": vae.task(model).init(jax.random.key(0), {"x": x})[0]}
+    whole = latent.bounds(model, variables, x, samples=20)
+    for size in (1, 4):
+        some = latent.bounds(model, variables, x, samples=20, batch_size=size)
+        np.testing.assert_allclose(some, whole, rtol=1e-5)  # sums in another order
+    key = jax.random.fold_in(jax.random.key(0), 7)
+    alone = vae.bound(model, variables, x[7:8], key, 20)
+    np.testing.assert_allclose(whole[7:8], alone, rtol=1e-5)
+    assert (latent.bounds(model, variables, x, samples=20, seed=1) != whole).any()
+
+
+def test_elbo_and_bound_are_of_the_same_images():
+    x = RNG.integers(0, 2, (1400, 4, 4, 1)).astype(np.float32)
+    x[1000:] = 1  # unlike the first thousand
+    schema = sets.Schema("bits", (4, 4, 1), (), (0.0,), (1.0,))
+    rows = {"x": x, "y": np.zeros(len(x), np.float32)}
+    recipe = RECIPES["vae"](data=sets.Data(schema, rows, rows), latent=1, widths=(2,))
+    state = loop.start(recipe.task, recipe.optimizer, rows)[0]
+    scores = recipe.measure(recipe, state, None)
+    model, variables = recipe.network, {"params": state.params}
+    mean = np.mean(latent.bounds(model, variables, recipe.data.test["x"]))
+    assert scores["iwae_500"] == pytest.approx(mean, rel=1e-6)
 
 
 def test_the_judge_wants_images_of_classes():

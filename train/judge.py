@@ -41,7 +41,8 @@ class Judge(NamedTuple):
 def train(data: Data, seed: int = 0) -> Judge:
     """`cnn.two_conv`, for small images `cnn.one_conv`: twenty times through the images.
 
-    Raises UsageError for data that are no images of classes.
+    Raises UsageError for data that are no images of classes, and KeyboardInterrupt
+    where the training was ended: half a judge would judge wrongly.
     """
     schema, rows = data.schema, data.train
     if not schema.image or not schema.classes:
@@ -61,6 +62,8 @@ def train(data: Data, seed: int = 0) -> Judge:
         seed=seed,
         progress=False,
     )
+    if fit.ended == "interrupted":
+        raise KeyboardInterrupt
     test = rows if data.test is None else data.test
     accuracy = evaluate(task, fit.trained, {name: test[name] for name in ("x", "y")})
     return Judge(network, {"params": fit.trained.params}, accuracy["accuracy"])
@@ -72,10 +75,11 @@ def verdict(
     """What the judge says of generated images [N, H, W, C], beside real ones.
 
     "frechet": their distance from the test images in the space of the judge's features;
-    "frechet_real", that of as many training images, and "frechet_noise", that of noise,
-    are the ends of the scale. "confident": the share that it knows with p > 0.9;
-    "rarest": the share of the rarest class; "agreement": the share of `labels` [N] that
-    it finds, where given. "failure", in a sentence: all of one class, or no better than
+    "frechet_real", that of training images, and "frechet_noise", that of noise, are the
+    ends of the scale. All three are of as many images, the most that there are of each:
+    fewer are farther away. "confident": the share that it knows with p > 0.9; "rarest":
+    the share of the rarest class; "agreement": the share of `labels` [N] that it finds,
+    where given. "failure", in a sentence: all of one class, or no better than
     noise.
     """
     schema = data.schema
@@ -90,7 +94,7 @@ def verdict(
     found = p.argmax(-1)
     shares = np.bincount(found, minlength=len(schema.classes)) / len(found)
     scores: dict[str, Any] = {
-        "frechet": metrics.frechet(features, wanted),
+        "frechet": metrics.frechet(features[:n], wanted),
         "frechet_real": metrics.frechet(judge.look(real)[0], wanted),
         "frechet_noise": metrics.frechet(judge.look(noise)[0], wanted),
         "confident": float((p.max(-1) > 0.9).mean()),

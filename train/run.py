@@ -107,7 +107,10 @@ def train(
         done = records[-1]["step"] if records else 0
         if fit.ended == "interrupted":
             return Run(out, None, int(done))
-        scores = measure(recipe, fit.trained, out)
+        try:
+            scores = measure(recipe, fit.trained, out)
+        except KeyboardInterrupt:  # what was trained is saved
+            return Run(out, None, int(done))
         failure = scores.pop("failure", None)
         result = {
             "recipe": name,

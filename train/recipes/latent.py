@@ -1,5 +1,6 @@
 """Models of hidden causes: variational autoencoders, and a mixture to compare."""
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +20,7 @@ from zoo import recurrent_vae as recurrent
 from zoo import vae as vaes
 from zoo.base import UsageError
 
-IWAE = 500  # samples of the bound, for the first thousand test images
+IWAE = 500  # samples of the bound
 
 
 def vae(
@@ -128,7 +129,8 @@ def _vae(name, model, beta, step, rows, steps, size, goal):
         scores: dict[str, Any] = evaluate(recipe.task, trained, test)
         variables = vaes.variables_of(trained.params, trained.model)
         labels = test["y"] if model.classes else None
-        scores[f"iwae_{IWAE}"] = _bound(model, variables, test["x"][:1000], labels)
+        bound = bounds(model, variables, test["x"], labels, samples=IWAE)
+        scores[f"iwae_{IWAE}"] = float(bound.mean(dtype=np.float64))
         if model.classes:
             asked = labels_for(model.classes, 1000, None)
             images = _decoded(model, variables, 0, 1000, asked)
@@ -304,8 +306,34 @@ def _decoded(model, variables, seed, n, labels) -> np.ndarray:
     return np.asarray(run(model, variables, jax.random.key(seed), n, y))
 
 
-def _bound(model, variables, x, labels) -> float:
-    """The mean bound of IWAE samples."""
-    y = None if labels is None else jnp.asarray(labels[: len(x)])
-    run: Callable = jax.jit(vaes.bound, static_argnums=(0, 4))
-    return float(run(model, variables, x, jax.random.key(0), IWAE, y).mean())
+def bounds(
+    model: Any,
+    variables: Any,
+    x: np.ndarray,
+    y: np.ndarray | None = None,
+    *,
+    samples: int = IWAE,
+    seed: int = 0,
+    batch_size: int = 500,
+) -> np.ndarray:
+    """The importance-weighted bound of each row: x [N, ...] -> [N], nats.
+
+    A row's noise is a function of the seed and its number: batches change nothing.
+    """
+    size = min(batch_size, len(x))
+    parts = []
+    for start in range(0, len(x), size):
+        at = np.minimum(np.arange(start, start + size), len(x) - 1)
+        some = x[at], None if y is None else y[at]
+        parts.append(_bounds(model, samples, variables, seed, at, *some))
+    return np.concatenate(parts)[: len(x)]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _bounds(model, samples, variables, seed, at, x, y):
+    def one(row, *given):
+        key = jax.random.fold_in(jax.random.key(seed), row)
+        x, y = jax.tree.map(lambda a: a[None], given)
+        return vaes.bound(model, variables, x, key, samples, y)[0]
+
+    return jax.vmap(one)(at, x, y)
