@@ -50,6 +50,14 @@ def test_between_maps_the_training_range_and_keeps_the_units():
     assert sets.between(blank, -1, 1) == blank
 
 
+@pytest.mark.parametrize("name", ["vae", "gan", "semi_supervised_gan", "autoencoder"])
+def test_images_that_are_all_alike_are_refused(name, tmp_path):
+    x, y = np.full((60, 8, 8), 7, np.uint8), np.arange(60) % 2
+    np.savez(tmp_path / "grey.npz", x_train=x, y_train=y)
+    with pytest.raises(UsageError, match="that differ, found one value 7"):
+        RECIPES[name](data=str(tmp_path / "grey.npz"))
+
+
 PARAMS = {"generator": jnp.ones(3), "discriminator": jnp.ones(2)}
 
 

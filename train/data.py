@@ -67,6 +67,7 @@ class Data(NamedTuple):
     train: Arrays
     test: Arrays | None
     watched: Arrays | None = None  # what stopping may look at, not trained on
+    blank: bool = False  # one example that stands for rows that are not at hand
 
 
 class Split(NamedTuple):
@@ -122,7 +123,7 @@ def blank(schema: Schema) -> Data:
     rows = {"x": x, "y": np.zeros((1, *schema.target_shape), kind)}
     if schema.lengths:
         rows["length"] = np.full(1, schema.shape[0], np.int32)
-    return Data(schema, rows, None)
+    return Data(schema, rows, None, blank=True)
 
 
 # Standardisation ----------------------------------------------------------------------
@@ -338,7 +339,7 @@ def between(data: Data, low: float, high: float) -> Data:
     schema, x = data.schema, data.train["x"]
     if schema.tokens:
         raise UsageError(f"expected numbers, found the tokens of {schema.name}")
-    if not x.any():  # blank: its schema has the range already
+    if data.blank:  # its schema has the range already
         return data
     mean, scale = np.array(schema.mean, "f4"), np.array(schema.scale, "f4")
     axes = tuple(range(x.ndim - 1))

@@ -218,7 +218,7 @@ def _few_labels(rows: Data, count: int, seed: int) -> Data:
             f"expected a multiple of the {classes} classes as the number of labels, "
             f"found {count}"
         )
-    if not train["x"].any():  # blank
+    if rows.blank:
         return rows._replace(train=train | {"labelled": train["x"]})
     order = np.random.default_rng(seed).permutation(len(train["y"]))
     at = [order[train["y"][order] == k][: count // classes] for k in range(classes)]
