@@ -187,3 +187,12 @@ def test_the_seed_reaches_the_holdout_and_data_seed_parts_it_from_the_rest(runs)
     scores = [json.loads(Path(f"{d}/result.json").read_text()) for d in "ac"]
     assert scores[0]["metrics"] == scores[1]["metrics"]  # it begins at zero
     assert main("train softmax --data iris --out c --resume --seed 2".split()) == 2
+
+
+@pytest.mark.parametrize("name", ["gan", "dcgan", "wgan_gp", "conditional_gan"])
+def test_a_game_has_no_loss_to_stop_by(runs, capsys, name):
+    command = f"train {name} --data digits --steps 1 --patience 2 --out run"
+    assert main(command.split()) == 2
+    said = capsys.readouterr().err
+    assert "expected no patience" in said and said.count("\n") == 1
+    assert not Path("run").exists()

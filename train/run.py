@@ -67,6 +67,11 @@ def train(
     recipe = RECIPES[name](**_parted(name, arguments, options))
     if config is not None and sets.from_json(config["schema"]) != recipe.data.schema:
         raise UsageError(f"the data have changed since the run in {out} began")
+    if options.patience is not None and not recipe.stoppable:
+        raise UsageError(
+            f"expected no patience for {name}, whose losses do not say how good its "
+            f"images are, found {options.patience}"
+        )
     data = recipe.data
     # the test set chooses nothing: stopping watches a part of the training set
     watched = data.test if options.patience is None else data.watched

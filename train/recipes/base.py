@@ -62,6 +62,7 @@ class Recipe(NamedTuple):
     draws_rows: bool = False  # what becomes of test examples: the data must be there
     accumulate: int = 1  # batches that a step reads, for one update by all
     ema: float | None = None  # decay of a moving average to predict with
+    stoppable: bool = True  # its loss on rows not trained on says how good it is
 
 
 def scheduled(

@@ -247,6 +247,7 @@ def _game(name, players, game, step, rows, steps, size, goal, penalty=0.0):
         measure=_measure,
         network=players.generator,
         draw=_draw,
+        stoppable=False,
     )
 
 
