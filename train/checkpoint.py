@@ -4,8 +4,13 @@ Orbax commits a step by a rename, so a killed save leaves the step before it. No
 random lives outside the saved tree: what continues from it is bit-equal.
 """
 
+import contextlib
 import logging
+import os
+import re
+import threading
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,86 +19,140 @@ from orbax.checkpoint import v1 as ocp
 
 from zoo.base import UsageError
 
-# orbax reports each save at INFO and warns of settings that are its own
-logging.getLogger("absl").setLevel(logging.ERROR)
+# orbax reports each save at INFO, warns of settings that are its own, and prints the
+# traces of errors that it raises as well
+logging.getLogger("absl").setLevel(logging.CRITICAL)
+
+# orbax deletes what it takes for old steps: never a folder named "3"
+NAMES = ocp.path.step.standard_name_format(
+    step_prefix="step", step_format_fixed_length=9
+)
+
+# orbax numbers its operations by one counter of the process: a load in one thread while
+# a save begins in another makes that save wait for ever for itself
+ONE_AT_A_TIME = threading.RLock()
+
+
+def latest(directory: Path | str) -> int | None:
+    """The newest saved step in a directory; None without one, or without a directory.
+
+    Looks at names alone: what is half saved, or half deleted, has another.
+    """
+    names = os.listdir(directory) if os.path.isdir(directory) else []
+    found = [re.fullmatch(r"step_(\d{9,})", name) for name in names]
+    return max((int(match[1]) for match in found if match), default=None)
+
+
+def read(directory: Path | str, like: Any) -> Any:
+    """The newest saved tree, in the structure and shapes of `like`; writes nothing.
+
+    Raises UsageError where none is saved, or where it does not fit: another model,
+    optimizer or option.
+    """
+    directory = Path(directory).resolve()
+    abstract = jax.tree.map(
+        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding), like
+    )
+    while True:
+        step = latest(directory)
+        if step is None:
+            raise UsageError(f"no state is saved in {directory}")
+        try:
+            with ONE_AT_A_TIME:
+                return ocp.load(directory / NAMES.build_name(step), abstract)
+        except Exception as error:  # orbax raises many kinds, for one cause
+            if latest(directory) == step:
+                raise UsageError(
+                    f"the checkpoint in {directory} does not fit this model and "
+                    f"optimizer, or is damaged: {_line(error)}"
+                ) from error
+            # a run that trains here saved newer states meanwhile, and deleted this one
 
 
 class Checkpoints:
-    """The newest two saved states in a directory of their own.
+    """The newest two saved states in a directory of their own, for the run that saves.
 
-    Saves run in the background. One that fails (a full disk) is a warning, the next is
-    tried afresh, and only the last one raises.
+    Saves run in the background. Where they fail (a full disk) the first is a warning,
+    each tries afresh, and only the last one raises. Deletes what a killed save left:
+    one process at a time, which holds the run's lock.
     """
 
     def __init__(self, directory: Path | str):
         self._directory = Path(directory).resolve()
-        self._open()
+        self._step, self._response, self._failing = 0, None, False
+        self._saver = self._open()
 
     def _open(self):
-        training = ocp.training
-        self._saver = training.Checkpointer(
+        return ocp.training.Checkpointer(
             self._directory,
-            # orbax deletes what it takes for old steps: never a folder named "3"
-            step_name_format=ocp.path.step.standard_name_format(
-                step_prefix="step", step_format_fixed_length=9
-            ),
-            preservation_policy=training.preservation_policies.LatestN(2),
+            step_name_format=NAMES,
+            preservation_policy=ocp.training.preservation_policies.LatestN(2),
             cleanup_tmp_directories=True,
         )
 
     def latest(self) -> int | None:
         """The step saved last, None before the first."""
-        return None if self._saver.latest is None else self._saver.latest.step
+        return latest(self._directory)
 
     def restore(self, like: Any) -> Any:
-        """The newest saved tree, in the structure and shapes of `like`.
-
-        Raises UsageError where it does not fit: another model, optimizer or option.
-        """
-        abstract = jax.tree.map(
-            lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding), like
-        )
-        try:
-            return self._saver.load(None, abstract)
-        except Exception as error:  # orbax raises many kinds, for one cause
-            raise UsageError(
-                f"the checkpoint in {self._directory} does not fit this model and "
-                f"optimizer, or is damaged: {str(error).splitlines()[0][:200]}"
-            ) from error
+        """The newest saved tree, in the structure and shapes of `like`, as `read`."""
+        return read(self._directory, like)
 
     def save(self, step: int, tree: Any, *, last: bool = False) -> None:
         """Start saving, or with `last` save now; a step that is saved stays as it is.
 
         Raises UsageError where the last save fails.
         """
-        try:
-            self._saver.wait()
-        except Exception as error:
-            self._failed("a state was not saved", error)
-        if self.latest() == step:
+        with self._trying():
+            self._finish()
+        saved = self.latest()
+        if saved == step:
             return
-        try:
+        with self._trying(last):
+            self._step = step
+            if saved is not None and saved > step:
+                raise ValueError(f"step {saved} is saved already")
+            self._saver = self._saver or self._open()
+            with ONE_AT_A_TIME:
+                self._response = self._saver.save_async(step, tree, force=True)
             if last:
-                self._saver.save(step, tree, force=True)
-            else:
-                self._saver.save_async(step, tree, force=True)
-        except Exception as error:
-            if last:
-                raise UsageError(f"step {step} was not saved: {error}") from error
-            self._failed(f"step {step} was not saved", error)
+                self._finish()
 
     def close(self) -> None:
         """Wait for a save under way."""
-        try:
-            self._saver.close()
-        except Exception as error:
-            warnings.warn(f"a state was not saved: {error}", stacklevel=2)
+        with self._trying():
+            self._finish()
+        self._drop()
 
-    def _failed(self, what, error):
-        """Warn, and begin anew: orbax raises a failed save's error again and again."""
-        warnings.warn(f"{what}: {error}", stacklevel=3)
+    def _finish(self):
+        """Wait for the save under way: unasked, it keeps a thread and three files."""
+        response, self._response = self._response, None
+        if response is not None:
+            response.result()
+            self._failing = False
+
+    @contextlib.contextmanager
+    def _trying(self, last: bool = False) -> Iterator[None]:
+        """What fails here is one warning until a save succeeds, or raises if `last`."""
         try:
-            self._saver.close()
-        except Exception:
-            pass  # the same error
-        self._open()
+            yield
+        except Exception as error:
+            self._drop()
+            with contextlib.suppress(Exception):
+                self._saver = self._open()  # deletes what the failed save left
+            failed = f"step {self._step} was not saved: {_line(error)}"
+            if last:
+                raise UsageError(failed) from error
+            if not self._failing:
+                warnings.warn(f"{failed}; training goes on", stacklevel=2)
+            self._failing = True
+
+    def _drop(self):
+        saver, self._saver = self._saver, None
+        if saver is not None:
+            with contextlib.suppress(Exception):
+                saver.close()  # orbax raises a failed save's error again and again
+
+
+def _line(error):
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
