@@ -14,7 +14,7 @@ from train.evaluate import evaluate, row_key
 from train.recipes.base import Goal, Recipe, Source, images_of, labels_for, scheduled
 from train.step import Trained
 from zoo import autoencoder as autoencoders
-from zoo.base import UsageError
+from zoo.base import UsageError, concrete
 
 
 def autoencoder(
@@ -64,7 +64,7 @@ def denoising_autoencoder(
     Against as many principal components of the clean images, given the same noisy
     ones: "of_pca" <= 0.6. Half a minute.
     """
-    if not noise > 0:
+    if concrete(noise) and not noise > 0:
         raise UsageError(f"expected noise > 0, found {noise}")
     step = scheduled(
         optimizer, schedule, learning_rate, steps, weight_decay=weight_decay

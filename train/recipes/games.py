@@ -16,7 +16,7 @@ from train.step import Trained
 from zoo import gan as gans
 from zoo import supervised
 from zoo.autoencoder import corrupt
-from zoo.base import UsageError
+from zoo.base import UsageError, concrete
 
 GameName = Literal["minimax", "non_saturating", "least_squares", "hinge", "wasserstein"]
 SAMPLES = 2000  # generated images that are judged
@@ -89,7 +89,7 @@ def wgan_gp(
 
     4,000 MNIST digits: all ten classes, the rarest >= 3 % of the images. Ten minutes.
     """
-    if not penalty > 0:
+    if concrete(penalty) and not penalty > 0:
         raise UsageError(f"expected a penalty > 0, found {penalty}")
     rows = sets.between(images_of(data, holdout), -1, 1)
     players = gans.dcgan(rows.schema.shape, latent, channels, batch_norm=False)
@@ -155,7 +155,7 @@ def semi_supervised_gan(
     MNIST, 100 labels and 4,000 images: accuracy >= 0.88; with `--no-unlabelled`, the
     same discriminator trained on the labels alone. Two minutes.
     """
-    if not noise >= 0:
+    if concrete(noise) and not noise >= 0:
         raise UsageError(f"expected noise >= 0, found {noise}")
     rows = sets.between(images_of(data, holdout), -1, 1)
     rows = _few_labels(rows, labels, sets.request(data).seed)

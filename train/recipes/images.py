@@ -8,7 +8,7 @@ from train import optim
 from train.recipes.base import Goal, Recipe, Source, fitted, scheduled
 from zoo import cnn as cnns
 from zoo import mlp as mlps
-from zoo.base import UsageError
+from zoo.base import UsageError, concrete
 
 Activation = Literal["sigmoid", "tanh", "relu", "leaky_relu", "prelu", "gelu"]
 
@@ -36,7 +36,7 @@ def mlp(
 
     4,000 MNIST digits: accuracy >= 0.94 (scikit-learn's MLP: 0.944). Ten seconds.
     """
-    if not 0 <= dropout < 1:
+    if concrete(dropout) and not 0 <= dropout < 1:
         raise UsageError(f"expected dropout in [0, 1), found {dropout}")
     if not all(width > 0 for width in widths):
         raise UsageError(f"expected widths of 1 or more, found {widths}")

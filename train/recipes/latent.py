@@ -18,7 +18,7 @@ from train.step import Trained
 from zoo import mixture
 from zoo import recurrent_vae as recurrent
 from zoo import vae as vaes
-from zoo.base import UsageError
+from zoo.base import UsageError, concrete
 
 IWAE = 500  # samples of the bound
 
@@ -231,7 +231,7 @@ def recurrent_vae(
     """
     if latent < 0:
         raise UsageError(f"expected 0 or more latent dimensions, found {latent}")
-    if not 0 <= word_dropout <= 1:
+    if concrete(word_dropout) and not 0 <= word_dropout <= 1:
         raise UsageError(f"expected word_dropout in [0, 1], found {word_dropout}")
     rows = _apart(text.load_text(data, length=length))
     model = recurrent.RecurrentVAE(

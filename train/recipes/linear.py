@@ -4,7 +4,7 @@ from train import data as sets
 from train import optim
 from train.recipes.base import Goal, Recipe, Source
 from zoo import linear as linears
-from zoo.base import UsageError
+from zoo.base import UsageError, concrete
 
 
 def linear(
@@ -157,5 +157,5 @@ def _two_classes(recipe, data, target, holdout):
 
 
 def _at_least_zero(name, value):
-    if not value >= 0:
+    if concrete(value) and not value >= 0:
         raise UsageError(f"expected {name} >= 0, found {value}")

@@ -1,0 +1,69 @@
+"""Every numeric hyperparameter of every recipe may be traced, as a sweep does."""
+
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.conftest import MARKS, SMALL, small
+from train import optim
+from train import step as one
+from train.recipes import RECIPES
+
+# where the default is None, or would be off
+GIVEN = {"weight_decay": 1e-2, "clip": 0.5, "ema": 0.9, "dropout": 0.2, "anneal": 4.0}
+# a share of rows; and what lbfgs does without
+NOT = ("holdout",)
+
+
+def numbers(name):
+    """The numeric hyperparameters of a recipe, by name, with a value for each."""
+    found = {}
+    for key, parameter in inspect.signature(RECIPES[name]).parameters.items():
+        kind = parameter.annotation
+        if key not in NOT and ("float" in str(kind) or key == "anneal"):
+            found[key] = GIVEN.get(key, parameter.default)
+    searched = inspect.signature(RECIPES[name]).parameters
+    if "optimizer" in searched and searched["optimizer"].default == "lbfgs":
+        found["learning_rate"] = 0.05
+    return found
+
+
+CASES = [pytest.param(name, marks=MARKS.get(name, ())) for name in RECIPES]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_number_may_be_traced(name):
+    given = numbers(name)
+    assert all(isinstance(value, float) for value in given.values()), given
+    flags = dict(SMALL.get(name, {}))
+    if "optimizer" in inspect.signature(RECIPES[name]).parameters:
+        flags["optimizer"] = "adam"
+    rows = small(name, 16).data
+    batch = {key: jnp.asarray(array[:8]) for key, array in rows.train.items()}
+
+    def train(given):
+        recipe = RECIPES[name](**flags | given | {"data": rows})
+        update = one.make_step(recipe.task, recipe.optimizer, ema=recipe.ema)
+        state = one.init(
+            recipe.task, recipe.optimizer, 0, batch, average=recipe.ema is not None
+        )
+        for _ in range(2):
+            state, _ = update(state, batch)
+        return state
+
+    traced = jax.jit(train)({key: jnp.float32(v) for key, v in given.items()})
+    plain = jax.jit(lambda: train(given))()
+    for a, b in zip(*map(jax.tree.leaves, (traced, plain)), strict=True):
+        if jnp.issubdtype(a.dtype, jnp.inexact):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["constant", "cosine", "warmup_cosine", "exponential"])
+def test_rates_may_be_traced(name):
+    def rates(peak):
+        return jax.vmap(optim.schedule(name, peak, 20))(jnp.arange(21))
+
+    np.testing.assert_allclose(jax.jit(rates)(0.3), rates(0.3), rtol=1e-6, atol=1e-7)
