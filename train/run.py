@@ -11,20 +11,16 @@ DIR/samples/         what a generative model draws at each evaluation; in progre
 
 import importlib.metadata
 import inspect
-import json
-import os
 import platform
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from train import checkpoint, loop, mesh, metrics
 from train import data as sets
-from train import loop, mesh, metrics
-from train.checkpoint import Checkpoints
+from train.disk import FullDisk, Log, locked, read_json, whole, write_json
 from train.evaluate import predict
 from train.recipes import RECIPES, Recipe
 from train.step import Trained
@@ -60,10 +56,18 @@ def train(
     arguments = _absolute(arguments)
     if options.data_seed is None:
         options = options._replace(data_seed=options.seed)
-    config = _claim(out, name, arguments, options, resume)
-    if (out / "result.json").exists():
-        result = read_json(out / "result.json")
-        return Run(out, result, result["steps"])
+    _claim(out, name, arguments, options, resume)  # a stranger's folder gets no lock
+    with locked(out):
+        # another run may have begun here before the lock was ours
+        config = _claim(out, name, arguments, options, resume)
+        if (out / "result.json").exists():
+            result = read_json(out / "result.json")
+            return Run(out, result, result["steps"])
+        return _train(name, arguments, options, out, config)
+
+
+def _train(name, arguments, options, out, config):
+    """Run a recipe, from the beginning or, where `config` is a run's, on with it."""
     recipe = RECIPES[name](**_parted(name, arguments, options))
     if config is not None and sets.from_json(config["schema"]) != recipe.data.schema:
         raise UsageError(f"the data have changed since the run in {out} began")
@@ -75,7 +79,7 @@ def train(
     data = recipe.data
     # the test set chooses nothing: stopping watches a part of the training set
     watched = data.test if options.patience is None else data.watched
-    log = _Log(out / "metrics.jsonl")
+    log, drawing = Log(out / "metrics.jsonl"), FullDisk("a picture was not written")
 
     def on_start(step: int) -> None:
         if config is None:
@@ -87,57 +91,61 @@ def train(
         if recipe.draw is not None:
             drawn = recipe.draw(recipe, trained, options.seed, SHOWN, None)
             frame = out / "samples" / f"{step:06d}"
-            show(drawn, frame, columns(recipe), film=True)
+            with drawing:
+                show(drawn, frame, columns(recipe), film=True)
 
-    with _locked(out):
-        fit = loop.fit(
-            recipe.task,
-            recipe.optimizer,
-            data.train,
-            steps=recipe.steps,
-            batch_size=recipe.batch_size,
-            accumulate=recipe.accumulate,
-            ema=recipe.ema,
-            seed=options.seed,
-            augment=recipe.augment,
-            evaluation=watched,
-            patience=options.patience,
-            checkpoints=out / "checkpoints",
-            on_start=on_start,
-            on_record=log,
-            on_evaluation=on_evaluation,
-            mesh=mesh.data_parallel(options.devices) if options.devices != 1 else None,
-        )
-        records = log.records
-        done = records[-1]["step"] if records else 0
-        if fit.ended == "interrupted":
-            return Run(out, None, int(done))
-        try:
-            scores = measure(recipe, fit.trained, out)
-        except KeyboardInterrupt:  # what was trained is saved
-            return Run(out, None, int(done))
-        failure = scores.pop("failure", None)
-        result = {
-            "recipe": name,
-            "failure": failure,
-            "metrics": scores,
-            "measured_on": "training data" if data.test is None else "test data",
-            "steps": done,
-            "seconds": records[-1]["seconds"],
-            "examples_per_second": _speed(records),
-            "parameters": count_parameters(fit.trained.params),
-            "ended": fit.ended,
-        }
-        # matplotlib takes half a second: not before the training
-        from train import plot
+    fit = loop.fit(
+        recipe.task,
+        recipe.optimizer,
+        data.train,
+        steps=recipe.steps,
+        batch_size=recipe.batch_size,
+        accumulate=recipe.accumulate,
+        ema=recipe.ema,
+        seed=options.seed,
+        augment=recipe.augment,
+        evaluation=watched,
+        patience=options.patience,
+        checkpoints=out / "checkpoints",
+        on_start=on_start,
+        on_record=log,
+        on_evaluation=on_evaluation,
+        mesh=mesh.data_parallel(options.devices) if options.devices != 1 else None,
+    )
+    done = int(log.records[-1]["step"]) if log.records else 0
+    if fit.ended == "interrupted":
+        return Run(out, None, done)
+    if not log.records:
+        raise UsageError(f"{log.path} has lost the lines of this run")
+    try:
+        result = {"recipe": name, **_report(recipe, fit, log.records, options, out)}
+    except KeyboardInterrupt:  # what was trained is saved
+        return Run(out, None, done)
+    write_json(out / "result.json", result)  # the last: it says that all is done
+    return Run(out, result, done)
 
-        plot.save(plot.curves(records), out / "curves.png")
-        if recipe.draw is not None:
-            drawn = recipe.draw(recipe, fit.trained, options.seed, SHOWN, None)
-            show(drawn, out / "samples", columns(recipe))
-            _film(out / "samples", columns(recipe))
-        write_json(out / "result.json", result)  # the last: it says that all is done
-    return Run(out, result, int(done))
+
+def _report(recipe, fit, records, options, out):
+    """What result.json says of a run, with its pictures drawn beside it."""
+    # matplotlib takes half a second: not before the training
+    from train import plot
+
+    scores = measure(recipe, fit.trained, out)
+    plot.save(plot.curves(records), out / "curves.png")
+    if recipe.draw is not None:
+        drawn = recipe.draw(recipe, fit.trained, options.seed, SHOWN, None)
+        show(drawn, out / "samples", columns(recipe))
+        _film(out / "samples", columns(recipe))
+    return {
+        "failure": scores.pop("failure", None),
+        "metrics": scores,
+        "measured_on": "training data" if recipe.data.test is None else "test data",
+        "steps": int(records[-1]["step"]),
+        "seconds": records[-1]["seconds"],
+        "examples_per_second": _speed(records),
+        "parameters": count_parameters(fit.trained.params),
+        "ended": fit.ended,
+    }
 
 
 def measure(
@@ -187,7 +195,11 @@ def show(
     from train import plot
 
     if film:
-        np.save(path.with_name(path.name + ".npy"), np.uint8(255 * drawn[:columns]))
+        with (
+            whole(path.with_name(path.name + ".npy")) as part,
+            part.open("wb") as file,
+        ):
+            np.save(file, np.uint8(255 * drawn[:columns]))
     path = path.with_name(path.name + ".png")
     plot.save(plot.tiles(drawn, columns), path)
     return path
@@ -208,7 +220,8 @@ def restore(directory: Path, *, rows: bool = False) -> tuple[Recipe, Trained, di
     """A run's recipe, what it trained, and its config.
 
     With `rows` the data are loaded again; without, the recipe's data are blank and the
-    file they came from may be gone. Raises UsageError where there is no trained run.
+    file they came from may be gone. Writes nothing: the run may be one that trains.
+    Raises UsageError where there is no trained run.
     """
     config = _config(directory)
     arguments, options = config["arguments"], Options(**config["options"])
@@ -216,8 +229,7 @@ def restore(directory: Path, *, rows: bool = False) -> tuple[Recipe, Trained, di
     data = sets.blank(sets.from_json(config["schema"]))
     recipe = build(**arguments | {"data": data})
     folder = directory / "checkpoints"
-    saved = Checkpoints(folder) if folder.is_dir() else None
-    if saved is None or saved.latest() is None:
+    if checkpoint.latest(folder) is None:
         raise UsageError(f"the run in {directory} has saved no state yet")
     like = loop.start(
         recipe.task,
@@ -227,8 +239,7 @@ def restore(directory: Path, *, rows: bool = False) -> tuple[Recipe, Trained, di
         average=recipe.ema is not None,
         watch=options.patience is not None,
     )
-    trained = loop.trained(*saved.restore(like))
-    saved.close()
+    trained = loop.trained(*checkpoint.read(folder, like))
     if rows:
         recipe = build(**_parted(config["recipe"], arguments, options))
     return recipe, trained, config
@@ -238,55 +249,6 @@ def resumed(directory: Path) -> tuple[str, dict[str, Any]]:
     """The recipe's name, and the flags by name, of the run in a directory."""
     config = _config(directory)
     return config["recipe"], config["arguments"] | config["options"]
-
-
-def read_json(path: Path) -> Any:
-    """A JSON file's content, lists as tuples. Raises UsageError if it is damaged."""
-
-    def freeze(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {name: freeze(v) for name, v in value.items()}
-        return tuple(map(freeze, value)) if isinstance(value, list) else value
-
-    try:
-        return freeze(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, OSError) as error:
-        raise UsageError(f"{path} cannot be read as JSON: {error}") from error
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a file that is whole or not there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-    os.replace(part, path)
-
-
-class _Log:
-    """metrics.jsonl: appended to, and cut back to the step that a run resumes from."""
-
-    def __init__(self, path: Path):
-        self.path, self._before = path, 0.0
-        self.records: list[dict[str, float]] = []
-
-    def open(self, step: int) -> None:
-        lines = self.path.read_text().splitlines() if self.path.exists() else []
-        for line in lines:
-            try:
-                record = json.loads(line)
-            except ValueError:
-                break  # a kill in the middle of a line; nothing stands after it
-            if record["step"] <= step:
-                self.records.append(record)
-        self._before = self.records[-1]["seconds"] if self.records else 0.0
-        text = "".join(json.dumps(record) + "\n" for record in self.records)
-        self.path.write_text(text, encoding="utf-8")
-
-    def __call__(self, record: dict[str, float]) -> None:
-        record = record | {"seconds": record["seconds"] + self._before}
-        self.records.append(record)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
 
 
 def _describe(name, arguments, options, recipe):
@@ -322,9 +284,14 @@ def _claim(out, name, arguments, options, resume):
         return config
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file; --out wants a directory")
-    others = [p.name for p in out.iterdir()] if out.is_dir() else []
-    if set(others) - {"checkpoints", ".lock"}:
+    others = {p.name for p in out.iterdir()} if out.is_dir() else set()
+    if others - {"checkpoints", "config.json.part", ".lock"}:  # of a killed start
         raise UsageError(f"{out} has other files in it; choose another --out")
+    if "checkpoints" in others and any((out / "checkpoints").iterdir()):
+        raise UsageError(
+            f"{out} holds states of a run whose config.json is gone: they are not "
+            "continued; choose another --out"
+        )
     return None
 
 
@@ -362,20 +329,3 @@ def _versions():
 def _speed(records):
     """Examples per second, the median over the log lines."""
     return float(np.median([record["examples_per_second"] for record in records]))
-
-
-@contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    """Hold the directory: two runs in one would overwrite each other's states."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        yield
-        return
-    out.mkdir(parents=True, exist_ok=True)
-    with (out / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise UsageError(f"another process is running in {out}") from error
-        yield

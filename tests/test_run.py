@@ -1,0 +1,212 @@
+"""A run's directory: who may have it, what a reader and a full disk leave of it."""
+
+import fcntl
+import functools
+import json
+import warnings
+
+import jax
+import numpy as np
+import pytest
+
+from tests.test_checkpoint import listing, no_file_above
+from train import loop, run
+from train.disk import Log
+from train.recipes import RECIPES
+from zoo.base import UsageError
+
+GOOD = {"loss": 0.5, "examples_per_second": 10.0, "seconds": 1.0}
+
+
+def train(out, name="ridge", resume=False, seed=0, **arguments):
+    arguments = {"steps": 12, **arguments}
+    options = run.Options(seed=seed)
+    return run.train(name, arguments, options, out, resume)
+
+
+def steps(path):
+    return [json.loads(line)["step"] for line in path.read_text().splitlines()]
+
+
+def test_restore_touches_nothing(tmp_path):
+    out = tmp_path / "run"
+    train(out)
+    half = out / "checkpoints" / "step_000000013.orbax-checkpoint-tmp"
+    half.mkdir()  # another process trains here, and saves
+    (half / "data").write_text("half")
+    before = listing(out)
+    with (out / ".lock").open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        run.restore(out, rows=True)
+    assert listing(out) == before
+
+
+def test_restore_of_a_run_without_states_makes_no_folder(tmp_path):
+    out = tmp_path / "run"
+    train(out)
+    (out / "checkpoints").rename(tmp_path / "elsewhere")
+    before = listing(out)
+    with pytest.raises(UsageError, match="saved no state yet"):
+        run.restore(out)
+    assert listing(out) == before
+
+
+def test_a_run_that_begins_while_another_prepares_is_refused(tmp_path, monkeypatch):
+    out, refused = tmp_path / "run", []
+    prepare = RECIPES["ridge"]
+
+    @functools.wraps(prepare)
+    def slow(**arguments):
+        # the data load: another process starts in the same directory
+        with pytest.raises(UsageError, match="another process") as error:
+            train(out, "lasso")
+        refused.append(error)
+        return prepare(**arguments)
+
+    monkeypatch.setitem(RECIPES, "ridge", slow)
+    train(out)
+    assert len(refused) == 1
+    assert json.loads((out / "config.json").read_text())["recipe"] == "ridge"
+    assert json.loads((out / "result.json").read_text())["recipe"] == "ridge"
+
+
+def test_a_directory_that_another_process_holds_is_left_alone(tmp_path):
+    out = tmp_path / "run"
+    train(out)
+    (out / "result.json").unlink()
+    with (out / ".lock").open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        before = listing(out)
+        with pytest.raises(UsageError, match="another process is running in"):
+            train(out, resume=True)
+        # opening the lock does not change it
+        assert listing(out) == before
+
+
+def test_a_run_that_began_before_the_lock_was_ours_is_seen(tmp_path, monkeypatch):
+    out, lock = tmp_path / "run", run.locked
+
+    def late(directory):
+        monkeypatch.setattr(run, "locked", lock)
+        train(directory, "lasso")
+        return lock(directory)
+
+    monkeypatch.setattr(run, "locked", late)
+    with pytest.raises(UsageError, match="already holds a run"):
+        train(out)
+    assert json.loads((out / "config.json").read_text())["recipe"] == "lasso"
+
+
+def test_a_refused_directory_gets_no_lock(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    before = listing(tmp_path)
+    with pytest.raises(UsageError, match="other files"):
+        train(tmp_path)
+    assert listing(tmp_path) == before
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_states_without_a_config_are_not_continued(tmp_path, resume):
+    out = tmp_path / "run"
+    train(out)
+    for path in list(out.iterdir()):
+        if path.is_file():
+            path.unlink()
+    with pytest.raises(UsageError, match="config.json is gone"):
+        train(out, resume=resume, steps=20)
+
+
+def test_what_a_killed_start_left_is_no_obstacle(tmp_path):
+    out = tmp_path / "run"
+    (out / "checkpoints").mkdir(parents=True)
+    (out / ".lock").touch()
+    (out / "config.json.part").write_text('{"recipe"')
+    assert train(out).result is not None
+    assert not (out / "config.json.part").exists()
+
+
+def test_damaged_lines_of_the_log_are_skipped(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    good = [json.dumps({"step": step, **GOOD}) for step in (1, 2, 3, 4, 9)]
+    bad = ["3", "{}", '{"step": 2}', '{"step": "2", "loss', "null", "\0\0", '["step"]']
+    bad.append(json.dumps({"step": 3, **GOOD, "loss": "nan"}))
+    lines = [good[0], *bad[:4], good[1], good[2], *bad[4:], good[3], good[4]]
+    path.write_bytes("\n".join(lines).encode() + b"\n\xff\xfe")
+    log = Log(path)
+    log.open(5)  # what came after step 5 is done again
+    log({"step": 6, **GOOD})
+    assert [record["step"] for record in log.records] == [1, 2, 3, 4, 6]
+    assert steps(path) == [1, 2, 3, 4, 6]
+    assert log.records[-1]["seconds"] == 2.0
+
+
+def test_a_log_that_was_damaged_does_not_stop_a_run(tmp_path):
+    out = tmp_path / "run"
+    train(out)
+    (out / "result.json").unlink()
+    lines = (out / "metrics.jsonl").read_text().splitlines()
+    (out / "metrics.jsonl").write_text("\n".join([*lines[:4], "3", "{}", *lines[5:]]))
+    assert train(out, resume=True).steps == 12
+    assert steps(out / "metrics.jsonl") == [1, 2, 3, 4, *range(6, 13)]
+    (out / "result.json").unlink()
+    (out / "metrics.jsonl").unlink()
+    with pytest.raises(UsageError, match="lost the lines"):
+        train(out, resume=True)
+
+
+def test_a_full_disk_is_one_warning_of_the_log_and_loses_none(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    log = Log(path)
+    log.open(0)
+    with (
+        no_file_above(1000),
+        pytest.warns(UserWarning, match="metrics.jsonl.*File too large") as seen,
+    ):
+        for step in range(1, 50):
+            log({"step": step, **GOOD})
+    assert len(seen) == 1
+    assert len(log.records) == 49
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        log({"step": 50, **GOOD})
+        log({"step": 51, **GOOD})
+    assert steps(path) == list(range(1, 52))
+
+
+def test_pictures_that_cannot_be_written_do_not_end_a_run(tmp_path, monkeypatch):
+    from tests.conftest import SMALL
+
+    show, failed = run.show, []
+
+    def full(drawn, path, columns, *, film=False):
+        if film and len(failed) < 3:
+            failed.append(path)
+            raise OSError("No space left on device")
+        return show(drawn, path, columns, film=film)
+
+    monkeypatch.setattr(run, "show", full)
+    out = tmp_path / "run"
+    with pytest.warns(UserWarning, match="a picture was not written.*No space") as seen:
+        train(out, "bernoulli_mixture", **{**SMALL["bernoulli_mixture"], "steps": 6})
+    assert len(seen) == 1 and len(failed) == 3
+    assert len(list((out / "samples").glob("*.npy"))) == 3
+
+
+def test_reading_beside_a_run_that_trains(tmp_path, monkeypatch):
+    out, fit, seen = tmp_path / "run", loop.fit, []
+
+    class Reading(Log):
+        def __call__(self, record):
+            super().__call__(record)
+            if record["step"] > 6:
+                seen.append(run.restore(out)[1].params)
+
+    def frequent(*args, **options):
+        return fit(*args, **options, save_seconds=0.0)
+
+    monkeypatch.setattr(run, "Log", Reading)
+    monkeypatch.setattr(loop, "fit", frequent)
+    train(out)
+    assert len(seen) == 6
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(seen))

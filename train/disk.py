@@ -1,0 +1,127 @@
+"""The files of a run on a disk that may be full, shared, or cut off by a kill."""
+
+import json
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from zoo.base import UsageError
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file's content, lists as tuples. Raises UsageError if it is damaged."""
+
+    def freeze(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: freeze(v) for name, v in value.items()}
+        return tuple(map(freeze, value)) if isinstance(value, list) else value
+
+    try:
+        return freeze(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, OSError) as error:
+        raise UsageError(f"{path} cannot be read as JSON: {error}") from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a file that is whole or not there."""
+    with whole(path) as part:
+        part.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A file to write, which becomes `path` if nothing failed and is gone if it did."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    try:
+        yield part
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+class FullDisk:
+    """What cannot be written inside is one warning, until a writing succeeds."""
+
+    def __init__(self, lost: str):
+        self.failing, self._lost = False, lost
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:
+        if not isinstance(error, OSError):
+            self.failing = self.failing and kind is not None
+            return False
+        if not self.failing:
+            warnings.warn(f"{self._lost}: {error}; training goes on", stacklevel=2)
+        self.failing = True
+        return True
+
+
+class Log:
+    """metrics.jsonl: appended to, and cut back to the step that a run resumes from.
+
+    Where it cannot be written, the records are kept and written once it can.
+    """
+
+    def __init__(self, path: Path):
+        self.path, self._before = path, 0.0
+        self._disk = FullDisk("lines of metrics.jsonl are not written yet")
+        self.records: list[dict[str, float]] = []
+
+    def open(self, step: int) -> None:
+        if self.path.exists():
+            lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
+            found = [record for record in map(_record, lines) if record is not None]
+            self.records = [record for record in found if record["step"] <= step]
+        self._before = self.records[-1]["seconds"] if self.records else 0.0
+        with self._disk:
+            self._write()
+
+    def __call__(self, record: dict[str, float]) -> None:
+        record = record | {"seconds": record["seconds"] + self._before}
+        self.records.append(record)
+        failed = self._disk.failing
+        with self._disk:
+            if failed:
+                return self._write()
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+
+    def _write(self) -> None:
+        with whole(self.path) as part, part.open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(record) + "\n" for record in self.records)
+
+
+def _record(line):
+    """A line of metrics.jsonl; None if a kill or a full disk damaged it."""
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    wanted = {"step", "seconds", "examples_per_second"}
+    if not isinstance(record, dict) or not wanted <= record.keys():
+        return None
+    numbers = all(isinstance(value, int | float) for value in record.values())
+    return record if numbers else None
+
+
+@contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """Hold the directory: two runs in one would overwrite each other's states."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / ".lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UsageError(f"another process is running in {out}") from error
+        yield
