@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import threading
 import time
 import warnings
@@ -195,3 +196,15 @@ def test_an_older_state_replaces_no_newer_one(tmp_path):
         saver.save(2, tree(2), last=True)
     saver.close()
     assert checkpoint.latest(tmp_path) == 4
+
+
+def test_a_disk_without_room_is_seen_before_it_is_written(tmp_path, monkeypatch):
+    saver = Checkpoints(tmp_path)
+    room = shutil.disk_usage(tmp_path)._replace(free=10_000)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda path: room)
+        with pytest.warns(UserWarning, match="step 1 was not saved: 10,000 bytes are"):
+            saver.save(1, tree(1))
+    saver.save(2, tree(2))
+    saver.close()
+    assert checkpoint.latest(tmp_path) == 2

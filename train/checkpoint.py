@@ -8,6 +8,7 @@ import contextlib
 import logging
 import os
 import re
+import shutil
 import threading
 import warnings
 from collections.abc import Iterator
@@ -113,6 +114,7 @@ class Checkpoints:
             if saved is not None and saved > step:
                 raise ValueError(f"step {saved} is saved already")
             self._saver = self._saver or self._open()
+            self._check_space(tree)
             with ONE_AT_A_TIME:
                 self._response = self._saver.save_async(step, tree, force=True)
             if last:
@@ -123,6 +125,13 @@ class Checkpoints:
         with self._trying():
             self._finish()
         self._drop()
+
+    def _check_space(self, tree):
+        """Raise OSError on a full disk: orbax finds it halfway, and prints of it."""
+        needed = sum(leaf.nbytes for leaf in jax.tree.leaves(tree)) + 2**20
+        free = shutil.disk_usage(self._directory).free
+        if free < needed:
+            raise OSError(f"{free:,} bytes are free, and {needed:,} are needed")
 
     def _finish(self):
         """Wait for the save under way: unasked, it keeps a thread and three files."""
