@@ -39,10 +39,11 @@ def arrays(data: dict[str, Any], what: str = "data") -> int:
 
 
 def labels(task: Task, params: Any, state: Any, data: dict[str, Any]) -> None:
-    """Raise UsageError where an integer label is none of the model's classes.
+    """Raise UsageError where an integer label is none of the task's classes.
 
-    Also traces the loss once without running it, so that shapes that do not fit are
-    reported before anything is compiled.
+    What a mask drops is not looked at, and nothing past a sequence's length. Also
+    traces the loss once without running it, so that shapes that do not fit are reported
+    before anything is compiled.
     """
     one = {
         name: jax.ShapeDtypeStruct((1, *np.shape(a)[1:]), a.dtype)
@@ -51,18 +52,26 @@ def labels(task: Task, params: Any, state: Any, data: dict[str, Any]) -> None:
     key = jax.eval_shape(lambda: jax.random.key(0))
     jax.eval_shape(lambda *a: task.loss(*a, train=False), params, state, one, key)
     y = np.asarray(data["y"]) if "y" in data else None
-    if task.predict is None or y is None or not np.issubdtype(y.dtype, np.integer):
+    if task.classes is None or y is None or not np.issubdtype(y.dtype, np.integer):
         return
-    predicted = jax.eval_shape(task.predict, params, state, one)
-    if jnp.issubdtype(predicted.dtype, jnp.integer):
-        return  # what is predicted are tokens, not a probability of each
-    classes = predicted.shape[-1]
-    if y.min() < 0 or y.max() >= classes:
-        at = int(np.argmax((y < 0) | (y >= classes)))
+    classes = task.classes(params, state, one)
+    if classes is None or (0 <= y.min() and y.max() < classes):
+        return
+    wrong = np.argwhere(((y < 0) | (y >= classes)) & _counts(data, y))
+    if len(wrong):
         raise UsageError(
             f"expected labels 0 to {classes - 1} for a model with {classes} classes, "
-            f"found {y.flat[at]} in example {at}"
+            f"found {y[tuple(wrong[0])]} in example {wrong[0][0]}"
         )
+
+
+def _counts(data, y):
+    """Which labels [N] or [N, T] a loss counts."""
+    mask = np.asarray(data.get("mask", np.ones(len(y)))) != 0
+    if y.ndim > 1 and "length" in data:
+        length = np.asarray(data["length"]).reshape(-1, 1)
+        mask = mask.reshape(len(y), -1) & (np.arange(y.shape[1]) < length)
+    return mask.reshape(mask.shape + (1,) * (y.ndim - mask.ndim))
 
 
 def tokens(task: Task, params: Any, state: Any, data: dict[str, Any]) -> None:

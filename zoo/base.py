@@ -91,11 +91,14 @@ class Task(NamedTuple):
     `state` what the model itself changes (batch statistics), {} if nothing.
     loss(params, state, batch, key, *, train) -> (scalar, Aux). `key` is consumed.
     predict(params, state, batch) -> predictions, without randomness; "y" is not read.
+    classes(params, state, batch) -> how many classes "y" has, from shapes alone; None
+    where "y" is no label.
     """
 
     init: Callable[..., tuple[Any, Any]]
     loss: Callable[..., tuple[jax.Array, Aux]]
     predict: Callable[..., jax.Array] | None = None
+    classes: Callable[..., int | None] | None = None
 
 
 def is_weight(params: Any) -> Any:

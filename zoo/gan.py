@@ -178,7 +178,10 @@ def task(players: Players, game: Game, *, penalty: float = 0.0) -> Task:
         metrics = means(values, batch.get("mask"))
         return metrics["loss"].value(), Aux(metrics, apply.state)
 
-    return Task(init, loss)
+    def classes(params, state, batch):
+        return generator.classes
+
+    return Task(init, loss, classes=classes if generator.classes else None)
 
 
 def semi_supervised(players: Players, *, noise: float = 0.5) -> Task:
@@ -238,7 +241,10 @@ def semi_supervised(players: Players, *, noise: float = 0.5) -> Task:
         apply, x = _Apply(params, state, False), _with_labels(batch)
         return nn.softmax(apply(discriminator, "discriminator", x))
 
-    return Task(init, loss, predict)
+    def classes(params, state, batch):
+        return jax.eval_shape(predict, params, state, batch).shape[-1]
+
+    return Task(init, loss, predict, classes)
 
 
 def mix(real: jax.Array, fake: jax.Array, key: jax.Array) -> jax.Array:

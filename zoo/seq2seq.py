@@ -107,7 +107,7 @@ class Recurrent(nn.Module):
         return logits, (carry, memory, real), weights
 
 
-def task(model: nn.Module) -> Task:
+def task(model: Any) -> Task:
     """Next-token cross-entropy, in nats per target token, end included, padding not.
 
     Batches {"x": source [B, S], "y": target [B, T]}. `predict` is greedy: [B, T'] with
@@ -134,7 +134,10 @@ def task(model: nn.Module) -> Task:
         length = 2 * source.shape[1] + 10
         return translate(model, {"params": params, **state}, source, length)[0]
 
-    return Task(init, loss, predict)
+    def vocabulary(params, state, batch):
+        return model.target_vocabulary
+
+    return Task(init, loss, predict, vocabulary)
 
 
 def translate(

@@ -20,11 +20,13 @@ class Measure(NamedTuple):
 
     values(outputs, y) -> {"loss": [B], ...} per example, or [B, T] per entry of a
     sequence; mean(outputs) -> prediction, the mean function of a generalised linear
-    model (McCullagh & Nelder, 1989).
+    model (McCullagh & Nelder, 1989); classes(shape of outputs) -> how many labels there
+    are, None where y is no label.
     """
 
     values: Callable[[jax.Array, jax.Array], dict[str, jax.Array]]
     mean: Callable[[jax.Array], jax.Array]
+    classes: Callable[[tuple[int, ...]], int | None] = lambda shape: None
 
 
 def task(
@@ -72,12 +74,17 @@ def task(
             value = metrics["objective"].value()
         return value, Aux(metrics, {**state, **new})
 
-    def predict(params, state, batch):
+    def outputs(params, state, batch) -> Any:
         variables = {"params": params, **state}
-        outputs = model.apply(variables, *arguments(batch), train=False)
-        return measure.mean(outputs)  # type: ignore[arg-type]
+        return model.apply(variables, *arguments(batch), train=False)
 
-    return Task(init, loss, predict)
+    def predict(params, state, batch):
+        return measure.mean(outputs(params, state, batch))
+
+    def count(params, state, batch):
+        return measure.classes(jax.eval_shape(outputs, params, state, batch).shape)
+
+    return Task(init, loss, predict, count)
 
 
 def _mask(batch, values):
@@ -155,14 +162,18 @@ def _two_columns(logits):
     return jnp.stack([1 - p, p], axis=-1)
 
 
-classes = Measure(_classes, nn.softmax)
+def _two(shape):
+    return 2
+
+
+classes = Measure(_classes, nn.softmax, lambda shape: shape[-1])
 """Cross-entropy of logits [B, K] and labels y [B] in nats, accuracy; softmax [B, K].
 Also of logits [B, T, V] and tokens y [B, T]: a language model's, in nats per token."""
 
-binary = Measure(_binary, _two_columns)
+binary = Measure(_binary, _two_columns, _two)
 """Cross-entropy of one logit [B, 1] and y [B] in {0, 1}, nats; probabilities [B, 2]."""
 
-neuron = Measure(_neuron, _two_columns)
+neuron = Measure(_neuron, _two_columns, _two)
 """Squared error of sigmoid(logit [B, 1]) and y [B] in {0, 1}; probabilities [B, 2]."""
 
 regression = Measure(_regression, lambda outputs: outputs)

@@ -183,7 +183,10 @@ def task(model: Any, *, beta: float = 1.0, anneal: int = 0) -> Task:
         metrics = means(values | {"elbo": likelihood - kl}, batch.get("mask"))
         return metrics["loss"].value(), Aux(metrics, state)
 
-    return Task(init, loss)
+    def classes(params, state, batch):
+        return model.classes
+
+    return Task(init, loss, classes=classes if model.classes else None)
 
 
 def variables_of(params: Any, state: Any) -> dict[str, Any]:
