@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.scipy.ndimage import map_coordinates
 
 from train import check
-from zoo.base import Batch, UsageError, check_inputs
+from zoo.base import Batch, Number, UsageError, check_inputs, concrete
 
 Augment = Callable[[jax.Array, Batch], Batch]
 
@@ -66,12 +66,12 @@ def flip() -> Augment:
     return augment
 
 
-def rotate(degrees: float) -> Augment:
+def rotate(degrees: Number) -> Augment:
     """Turn by an angle uniform in [-degrees, degrees]: x [B, H, W, C].
 
     Raises UsageError for other shapes and degrees outside (0, 180].
     """
-    if not 0 < degrees <= 180:
+    if concrete(degrees) and not 0 < degrees <= 180:
         raise UsageError(f"expected degrees above 0, at most 180, found {degrees}")
 
     def augment(key, batch):
@@ -100,17 +100,18 @@ def rotated(image: jax.Array, degrees: jax.typing.ArrayLike) -> jax.Array:
     return jax.vmap(channel, in_axes=-1, out_axes=-1)(image)
 
 
-def noise(scale: float) -> Augment:
+def noise(scale: Number) -> Augment:
     """Add normal noise of standard deviation `scale`: x [B, ...], floating.
 
     Raises UsageError for integers and a scale that is negative or not finite.
     """
-    if not 0 <= scale < math.inf:
+    if concrete(scale) and not 0 <= scale < math.inf:
         raise UsageError(f"expected a finite scale of at least 0, found {scale}")
 
     def augment(key, batch):
         x = check_inputs(batch["x"])
-        return batch | {"x": x + scale * jax.random.normal(key, x.shape, x.dtype)}
+        deviation = jnp.asarray(scale, x.dtype)
+        return batch | {"x": x + deviation * jax.random.normal(key, x.shape, x.dtype)}
 
     return augment
 

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from zoo.base import Aux, Task, check_inputs, means
+from zoo.base import Aux, Number, Task, check_inputs, is_zero, means
 from zoo.layers import Conv, ConvTranspose
 from zoo.mlp import MLP
 
@@ -176,12 +176,13 @@ def conv(
     return Autoencoder(ConvEncoder(latent, channels, **fields), decoder)
 
 
-def corrupt(x: jax.Array, key: jax.Array, noise: float) -> jax.Array:
+def corrupt(x: jax.Array, key: jax.Array, noise: Number) -> jax.Array:
     """x plus normal noise of that standard deviation, in x's units."""
-    return x + noise * jax.random.normal(key, x.shape, x.dtype)
+    deviation = jnp.asarray(noise, x.dtype)
+    return x + deviation * jax.random.normal(key, x.shape, x.dtype)
 
 
-def task(model: nn.Module, *, noise: float = 0.0) -> Task:
+def task(model: nn.Module, *, noise: Number = 0.0) -> Task:
     """Gives batch["x"] back: mean squared error over the entries of an example.
 
     With `noise`, the model sees corrupt(x, split(key)[0], noise) and is to give the
@@ -195,7 +196,7 @@ def task(model: nn.Module, *, noise: float = 0.0) -> Task:
     def loss(params, state, batch, key, *, train):
         x = batch["x"]
         noise_key, dropout_key = jax.random.split(key)
-        seen = corrupt(x, noise_key, noise) if noise else x
+        seen = x if is_zero(noise) else corrupt(x, noise_key, noise)
         outputs, new = model.apply(
             {"params": params, **state},
             seen,

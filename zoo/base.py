@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 
 Batch = dict[str, jax.Array]
+Number = float | jax.Array
+"""A number, or an array [] that may be traced: see `concrete`."""
 
 
 class UsageError(ValueError):
@@ -118,6 +120,11 @@ def is_weight(params: Any) -> Any:
 def concrete(value: Any) -> bool:
     """Whether Python may look at a number: inside `jit` or `vmap` it may be traced."""
     return not isinstance(value, jax.core.Tracer)
+
+
+def is_zero(value: Any) -> bool:
+    """Whether a strength is 0 for certain, so that what it scales may be left out."""
+    return concrete(value) and bool(value == 0)
 
 
 def count_parameters(params: Any) -> int:

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from zoo.base import UsageError, check_inputs
-from zoo.layers import Conv, max_pool
+from zoo.base import Number, UsageError, check_inputs
+from zoo.layers import Conv, Dropout, max_pool
 
 AXES = {1: "B L C", 2: "B H W C"}
 
@@ -29,8 +29,8 @@ class CNN(nn.Module):
     widths: tuple[int, ...] = (64,)
     rank: int = 2
     kernel: int = 3
-    dropout: float = 0.0  # after each block
-    dense_dropout: float = 0.0  # after each dense layer
+    dropout: Number = 0.0  # after each block
+    dense_dropout: Number = 0.0  # after each dense layer
     dtype: jax.typing.DTypeLike | None = None
 
     @nn.compact
@@ -42,11 +42,11 @@ class CNN(nn.Module):
                 channels, (self.kernel,) * self.rank, padding="VALID", dtype=self.dtype
             )(x)
             x = nn.relu(max_pool(x, (2,) * self.rank))
-            x = nn.Dropout(self.dropout, deterministic=not train)(x)
+            x = Dropout(self.dropout)(x, train=train)
         x = x.reshape(x.shape[0], -1)
         for width in self.widths:
             x = nn.relu(nn.Dense(width, dtype=self.dtype)(x))
-            x = nn.Dropout(self.dense_dropout, deterministic=not train)(x)
+            x = Dropout(self.dense_dropout)(x, train=train)
         x = nn.Dense(self.outputs, dtype=self.dtype)(x)
         return x.astype(jnp.promote_types(x.dtype, "float32"))
 

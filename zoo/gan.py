@@ -27,7 +27,7 @@ from jax.lax import stop_gradient
 from optax import losses
 
 from zoo.autoencoder import ConvDecoder, ConvEncoder, DenseDecoder, corrupt, leaky
-from zoo.base import Aux, Task, UsageError, means
+from zoo.base import Aux, Number, Task, UsageError, is_zero, means
 from zoo.mlp import MLP
 
 Value = Callable[[jax.Array], jax.Array]
@@ -122,7 +122,7 @@ def dcgan(
     return Players(Generator(decoder, latent, classes), discriminator)
 
 
-def task(players: Players, game: Game, *, penalty: float = 0.0) -> Task:
+def task(players: Players, game: Game, *, penalty: Number = 0.0) -> Task:
     """Two players of a game on batch["x"] in [-1, 1] (and "y", if conditional).
 
     A conditional discriminator says of an image and a label the logit of that class
@@ -160,7 +160,7 @@ def task(players: Players, game: Game, *, penalty: float = 0.0) -> Task:
         real_logit = judge(x, keys[1])
         fake_logit = judge(stop_gradient(fake), keys[2])
         critic = game.real(real_logit) + game.fake(fake_logit)
-        if penalty and train:
+        if train and not is_zero(penalty):
             mixed = mix(x, stop_gradient(fake), mix_key)
             critic = critic + penalty * gradient_penalty(
                 lambda x, i: apply.plain(discriminator, "discriminator", x)[0, i],
@@ -184,7 +184,7 @@ def task(players: Players, game: Game, *, penalty: float = 0.0) -> Task:
     return Task(init, loss, classes=classes if generator.classes else None)
 
 
-def semi_supervised(players: Players, *, noise: float = 0.5) -> Task:
+def semi_supervised(players: Players, *, noise: Number = 0.5) -> Task:
     """Classifies by few labels and many images without (Salimans et al. 2016, sec. 5).
 
     The discriminator has a logit for each of K classes; an image is real with the odds

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from zoo.base import UsageError
+from zoo.base import Number, UsageError, concrete, is_zero
 
 Extend = Callable[[jax.Array, Any], tuple[jax.Array, Any]]
 
@@ -37,9 +37,9 @@ def sample(
     logits: jax.Array,
     key: jax.Array,
     *,
-    temperature: float = 1.0,
+    temperature: Number = 1.0,
     top_k: int | None = None,
-    top_p: float | None = None,
+    top_p: Number | None = None,
 ) -> jax.Array:
     """Logits [B, V] -> tokens [B], drawn from softmax(logits / temperature).
 
@@ -48,15 +48,17 @@ def sample(
     of range.
     """
     vocabulary = logits.shape[-1]
-    if not temperature >= 0:
+    if concrete(temperature) and not temperature >= 0:
         raise UsageError(f"expected a temperature of at least 0, found {temperature}")
     if top_k is not None and not 1 <= top_k <= vocabulary:
         raise UsageError(f"expected top_k in 1..{vocabulary}, found {top_k}")
-    if top_p is not None and not 0 < top_p <= 1:
+    if top_p is not None and concrete(top_p) and not 0 < top_p <= 1:
         raise UsageError(f"expected top_p in (0, 1], found {top_p}")
-    if temperature == 0:
-        return jnp.argmax(logits, -1)
-    logits = logits / temperature
+    likeliest = jnp.argmax(logits, -1)
+    if is_zero(temperature):
+        return likeliest
+    greedy = jnp.asarray(temperature == 0)
+    logits = logits / jnp.where(greedy, 1, jnp.asarray(temperature, logits.dtype))
     if top_k is not None:
         least = jax.lax.top_k(logits, top_k)[0][:, -1:]
         logits = jnp.where(logits < least, -jnp.inf, logits)
@@ -66,7 +68,7 @@ def sample(
         before = jnp.cumsum(p, -1) - p  # of those that are likelier
         least = jnp.min(jnp.where(before < top_p, down, jnp.inf), -1, keepdims=True)
         logits = jnp.where(logits < least, -jnp.inf, logits)
-    return jax.random.categorical(key, logits)
+    return jnp.where(greedy, likeliest, jax.random.categorical(key, logits))
 
 
 def generate(

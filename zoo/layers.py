@@ -1,4 +1,5 @@
 """Convolution, pooling, recurrence: Linen's parameters and numbers, fast per backend.
+Dropout whose rate may be traced.
 
 On CPU a convolution inside a compiled loop is about twenty times slower than the same
 sum as matrix products, and the gradient of `reduce_window` as slow beside that of
@@ -29,7 +30,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
 
-from zoo.base import UsageError
+from zoo.base import Number, UsageError, concrete, is_zero
 
 Padding = str | int | Sequence[tuple[int, int]]
 
@@ -98,6 +99,30 @@ class ConvTranspose(nn.Module):
             dilation=self.kernel_dilation,
         )
         return x if bias is None else x + bias.reshape((1,) * (x.ndim - 1) + (-1,))
+
+
+class Dropout(nn.Module):
+    """Zeros for a share `rate` of the entries in training, the others / (1 - rate).
+
+    `flax.linen.Dropout`'s masks from the same key "dropout"; the rate may be a traced
+    array []. Raises UsageError for one outside [0, 1].
+    """
+
+    rate: Number
+
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        """[...] -> [...]."""
+        if concrete(self.rate) and not 0 <= self.rate <= 1:
+            raise UsageError(f"expected a dropout in [0, 1], found {self.rate}")
+        if not train or is_zero(self.rate):
+            return x
+        keep = 1 - self.rate
+        mask = jax.random.bernoulli(self.make_rng("dropout"), keep, x.shape)
+        if concrete(keep) and keep != 0:
+            return jnp.where(mask, x / float(keep), 0)
+        # where nothing is kept, x / 0 would make the gradient NaN
+        keep = jnp.where(keep == 0, 1, keep).astype(x.dtype)
+        return jnp.where(mask, x / keep, 0)
 
 
 def _parameters(module, x, inputs):

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from zoo.base import check_inputs
+from zoo.base import Number, check_inputs
+from zoo.layers import Dropout
 
 
 def prelu(x: jax.Array) -> jax.Array:
@@ -43,7 +44,7 @@ class MLP(nn.Module):
     outputs: int
     widths: tuple[int, ...] = (256,)
     activation: Callable[[jax.Array], jax.Array] = nn.relu
-    dropout: float = 0.0
+    dropout: Number = 0.0
     batch_norm: bool = False
     dtype: jax.typing.DTypeLike | None = None
 
@@ -58,6 +59,6 @@ class MLP(nn.Module):
                     use_running_average=not train, momentum=0.9, dtype=self.dtype
                 )(x)
             x = self.activation(x)
-            x = nn.Dropout(self.dropout, deterministic=not train)(x)
+            x = Dropout(self.dropout)(x, train=train)
         x = nn.Dense(self.outputs, dtype=self.dtype)(x)
         return x.astype(jnp.promote_types(x.dtype, "float32"))

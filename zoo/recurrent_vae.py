@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from optax import losses
 
-from zoo.base import UsageError, concrete
+from zoo.base import Number, UsageError, is_zero
 from zoo.rnn import LSTM, RNN
 
 
@@ -27,7 +27,7 @@ class RecurrentVAE(nn.Module):
     latent: int = 16
     features: int = 128
     width: int = 32
-    word_dropout: float = 0.75
+    word_dropout: Number = 0.75
 
     classes = 0  # not conditional: as `vae.task` asks
 
@@ -73,7 +73,7 @@ class RecurrentVAE(nn.Module):
         first = jnp.full((x.shape[0], 1), self.vocabulary + 1)
         seen = jnp.concatenate([first, x[:, :-1]], 1)
         hidden = jnp.zeros(x.shape, bool)
-        if not (concrete(self.word_dropout) and self.word_dropout == 0):
+        if not is_zero(self.word_dropout):
             key = self.make_rng("dropout")
             hidden = jax.random.bernoulli(key, self.word_dropout, x.shape)
         _, logits = self._write(seen, hidden, z, self._carry(z))

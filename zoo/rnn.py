@@ -17,8 +17,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
 
-from zoo.base import UsageError, check_inputs
-from zoo.layers import recur
+from zoo.base import Number, UsageError, check_inputs
+from zoo.layers import Dropout, recur
 
 Weights = dict[str, jax.Array]
 
@@ -157,7 +157,7 @@ class RNN(nn.Module):
     features: int
     layers: int = 1
     bidirectional: bool = False
-    dropout: float = 0.0
+    dropout: Number = 0.0
     dtype: jax.typing.DTypeLike | None = None
 
     @nn.compact
@@ -181,7 +181,7 @@ class RNN(nn.Module):
         directions = ("forward", "backward")[: 1 + self.bidirectional]
         for i in range(self.layers):
             if i:
-                x = nn.Dropout(self.dropout, deterministic=not train)(x)
+                x = Dropout(self.dropout)(x, train=train)
             outputs = []
             for name in directions:
                 layer = Layer(
@@ -209,7 +209,7 @@ class Classifier(nn.Module):
 
     outputs: int
     rnn: RNN
-    dropout: float = 0.0
+    dropout: Number = 0.0
 
     @nn.compact
     def __call__(
@@ -220,7 +220,7 @@ class Classifier(nn.Module):
         carries, _ = self.rnn(x, length, train=train)
         last = carries[-1 - self.rnn.bidirectional :]
         h = jnp.concatenate([carry[0] for carry in last], -1)
-        h = nn.Dropout(self.dropout, deterministic=not train)(h)
+        h = Dropout(self.dropout)(h, train=train)
         return _float32(nn.Dense(self.outputs, dtype=self.rnn.dtype)(h))
 
 
@@ -249,11 +249,11 @@ class LanguageModel(nn.Module):
     vocabulary: int
     rnn: RNN
     width: int = 64  # of the embedding
-    dropout: float = 0.0
+    dropout: Number = 0.0
 
     def setup(self):
         self.embed = nn.Embed(self.vocabulary, self.width, dtype=self.rnn.dtype)
-        self.drop = nn.Dropout(self.dropout)
+        self.drop = Dropout(self.dropout)
         self.dense = nn.Dense(self.vocabulary, dtype=self.rnn.dtype)
 
     def __call__(self, tokens: jax.Array, *, train: bool = False) -> jax.Array:
@@ -273,9 +273,9 @@ class LanguageModel(nn.Module):
             raise UsageError(
                 f"expected integer tokens [B, T], found {tokens.dtype} {tokens.shape}"
             )
-        x = self.drop(self.embed(tokens), deterministic=not train)
+        x = self.drop(self.embed(tokens), train=train)
         carry, h = self.rnn(x, None, carry, train=train)
-        h = self.drop(h, deterministic=not train)
+        h = self.drop(h, train=train)
         return _float32(self.dense(h)), carry
 
 

@@ -20,7 +20,8 @@ from flax import linen as nn
 
 from zoo import language
 from zoo.attention import Attention
-from zoo.base import Aux, Task, UsageError, means
+from zoo.base import Aux, Number, Task, UsageError, means
+from zoo.layers import Dropout
 from zoo.rnn import LSTM, RNN, Cell
 from zoo.supervised import classes
 
@@ -41,7 +42,7 @@ class Recurrent(nn.Module):
     width: int = 64  # of the embeddings
     cell: Cell = LSTM
     score: str = "additive"
-    dropout: float = 0.0
+    dropout: Number = 0.0
     dtype: jax.typing.DTypeLike | None = None
 
     def setup(self):
@@ -56,7 +57,7 @@ class Recurrent(nn.Module):
         self.bridge = nn.Dense(self.layers * self.cell.carries * units, dtype=dtype)
         self.attention = Attention(self.score, units)
         self.mix = nn.Dense(units, dtype=dtype)
-        self.drop = nn.Dropout(self.dropout)
+        self.drop = Dropout(self.dropout)
         self.dense = nn.Dense(self.target_vocabulary, dtype=dtype)
 
     def __call__(
@@ -83,7 +84,7 @@ class Recurrent(nn.Module):
         return self._decode(target, self._encode(source, train=False), train=False)[2]
 
     def _encode(self, source, train):
-        x = self.drop(self.embed_source(source), deterministic=not train)
+        x = self.drop(self.embed_source(source), train=train)
         length = (source != PAD).sum(-1)
         carries, memory = self.encoder(x, length, train=train)
         last = jnp.concatenate([a for carry in carries for a in carry], -1)
@@ -98,11 +99,11 @@ class Recurrent(nn.Module):
 
     def _decode(self, tokens, cache, train):
         carry, memory, real = cache
-        x = self.drop(self.embed_target(tokens), deterministic=not train)
+        x = self.drop(self.embed_target(tokens), train=train)
         carry, h = self.decoder(x, None, carry, train=train)
         context, weights = self.attention(h, memory, memory, real[:, None, :])
         h = jnp.tanh(self.mix(jnp.concatenate([h, context], -1)))
-        logits = self.dense(self.drop(h, deterministic=not train))
+        logits = self.dense(self.drop(h, train=train))
         logits = logits.astype(jnp.promote_types(logits.dtype, "float32"))
         return logits, (carry, memory, real), weights
 

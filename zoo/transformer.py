@@ -24,7 +24,8 @@ from flax.traverse_util import flatten_dict
 
 from zoo import attention
 from zoo.attention import KeyValue, MultiHead, sinusoid
-from zoo.base import UsageError, check_inputs
+from zoo.base import Number, UsageError, check_inputs
+from zoo.layers import Dropout
 
 
 def _norm(dtype):
@@ -45,7 +46,7 @@ class Block(nn.Module):
     causal: bool = False
     cross: bool = False
     activation: Callable[[jax.Array], jax.Array] = nn.gelu  # the tanh approximation
-    dropout: float = 0.0
+    dropout: Number = 0.0
     dtype: jax.typing.DTypeLike | None = None
 
     def setup(self):
@@ -60,7 +61,7 @@ class Block(nn.Module):
             self.cross_norm, self.cross_attention = _norm(self.dtype), heads()
         self.up = nn.Dense(4 * self.width, dtype=self.dtype)
         self.down = nn.Dense(self.width, dtype=self.dtype)
-        self.drop = nn.Dropout(self.dropout)
+        self.drop = Dropout(self.dropout)
 
     def __call__(
         self,
@@ -75,7 +76,7 @@ class Block(nn.Module):
         """[B, T, W] -> ([B, T, W], cache); the arguments as in `MultiHead`."""
 
         def drop(y):
-            return self.drop(y, deterministic=not train)
+            return self.drop(y, train=train)
 
         y, cache = self.attention(
             self.attention_norm(x),
@@ -133,7 +134,7 @@ class Classifier(nn.Module):
     width: int = 64
     layers: int = 2
     heads: int = 4
-    dropout: float = 0.0
+    dropout: Number = 0.0
     vocabulary: int | None = None
     remat: bool = False
     dtype: jax.typing.DTypeLike | None = None
@@ -146,7 +147,7 @@ class Classifier(nn.Module):
         self.encoder = stack(self.layers, **_fields(self))
         self.norm = _norm(self.dtype)
         self.dense = nn.Dense(self.outputs, dtype=self.dtype)
-        self.drop = nn.Dropout(self.dropout)
+        self.drop = Dropout(self.dropout)
 
     def __call__(
         self, x: jax.Array, length: jax.Array | None = None, *, train: bool = False
@@ -195,7 +196,7 @@ class LanguageModel(nn.Module):
     context: int = 256
     positions: str = "rotary"
     tied: bool = True
-    dropout: float = 0.0
+    dropout: Number = 0.0
     remat: bool = False
     dtype: jax.typing.DTypeLike | None = None
 
@@ -218,7 +219,7 @@ class LanguageModel(nn.Module):
         self.norm = _norm(self.dtype)
         if not self.tied:
             self.dense = nn.Dense(self.vocabulary, use_bias=False, dtype=self.dtype)
-        self.drop = nn.Dropout(self.dropout)
+        self.drop = Dropout(self.dropout)
 
     def __call__(self, tokens: jax.Array, *, train: bool = False) -> jax.Array:
         """[B, T] -> logits [B, T, V]."""
@@ -245,7 +246,7 @@ class LanguageModel(nn.Module):
         x = self.embed(tokens)
         if self.positions == "learned":
             x = x + self.places(positions)[None]
-        x = self.drop(x, deterministic=not train)
+        x = self.drop(x, train=train)
         x, layers = self.decoder(x, layers, None, None, None, positions, train)
         x = self.norm(x)
         return _float32(self.embed.attend(x) if self.tied else self.dense(x)), layers
@@ -269,7 +270,7 @@ class EncoderDecoder(nn.Module):
     width: int = 128
     layers: int = 2
     heads: int = 4
-    dropout: float = 0.0
+    dropout: Number = 0.0
     remat: bool = False
     dtype: jax.typing.DTypeLike | None = None
 
@@ -280,7 +281,7 @@ class EncoderDecoder(nn.Module):
         self.encoder_norm = _norm(self.dtype)
         self.decoder = stack(self.layers, **_fields(self), causal=True, cross=True)
         self.decoder_norm = _norm(self.dtype)
-        self.drop = nn.Dropout(self.dropout)
+        self.drop = Dropout(self.dropout)
 
     def __call__(
         self, source: jax.Array, target: jax.Array, *, train: bool = False
@@ -333,7 +334,7 @@ def _place(model, embed, x, positions, train):
     scale = math.sqrt(model.width) if x.ndim == 2 else 1
     x = embed(x) * scale
     x = x + sinusoid(positions, model.width).astype(x.dtype)[None]
-    return model.drop(x, deterministic=not train)
+    return model.drop(x, train=train)
 
 
 def _room(model, batch, length, kv_heads=None):

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from zoo.autoencoder import ConvDecoder, ConvEncoder, DenseDecoder
-from zoo.base import Aux, Task, UsageError, means
+from zoo.base import Aux, Number, Task, UsageError, is_zero, means
 from zoo.mlp import MLP
 
 LIKELIHOODS = ("bernoulli", "gaussian")
@@ -145,7 +145,7 @@ def divergence(mean: jax.Array, logvar: jax.Array) -> jax.Array:
     return 0.5 * jnp.sum(jnp.exp(logvar) + jnp.square(mean) - 1 - logvar, -1)
 
 
-def task(model: Any, *, beta: float = 1.0, anneal: int = 0) -> Task:
+def task(model: Any, *, beta: Number = 1.0, anneal: Number = 0) -> Task:
     """Minimises nll + beta KL of batch["x"] (and "y" for a conditional model).
 
     `model(x, noise, y, train=...)` gives (log p(x|z), mean, logvar), as a `VAE` does.
@@ -154,13 +154,15 @@ def task(model: Any, *, beta: float = 1.0, anneal: int = 0) -> Task:
     "elbo" = -nll - kl. In evaluation the noise is drawn too, from the key given.
     """
 
+    annealed = not is_zero(anneal)
+
     def arguments(batch, noise):
         return batch["x"], noise, batch["y"] if model.classes else None
 
     def init(key, batch):
         noise = jnp.zeros((batch["x"].shape[0], model.latent))
         state = dict(model.init(key, *arguments(batch, noise), train=False))
-        steps = {"steps": jnp.float32(0)} if anneal else {}
+        steps = {"steps": jnp.float32(0)} if annealed else {}
         return state.pop("params"), state | steps
 
     def loss(params, state, batch, key, *, train):
@@ -175,9 +177,12 @@ def task(model: Any, *, beta: float = 1.0, anneal: int = 0) -> Task:
             mutable=[name for name in variables if name != "params"] if train else [],
         )
         state = {**state, **new}
-        kl, weight = divergence(mean, logvar), jnp.asarray(beta, mean.dtype)
-        if anneal and train:
-            weight = beta * jnp.minimum(1, state["steps"] / anneal)
+        kl = divergence(mean, logvar)
+        weight: Any = jnp.asarray(beta, mean.dtype)
+        if annealed and train:
+            # a traced 0 is no annealing, and no division by it
+            share = (state["steps"] + (anneal == 0)) / jnp.maximum(anneal, 1)
+            weight = beta * jnp.minimum(1, share)
             state |= {"steps": state["steps"] + 1}
         values = {"loss": weight * kl - likelihood, "nll": -likelihood, "kl": kl}
         metrics = means(values | {"elbo": likelihood - kl}, batch.get("mask"))
