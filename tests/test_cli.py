@@ -49,6 +49,7 @@ def test_train_leaves_a_whole_run(trained):
     assert {"recipe", "metrics", "steps", "seconds", "parameters"} < set(result)
     assert result["steps"] == 60 and result["parameters"] == 121_930
     assert result["examples_per_second"] > 0
+    assert result["evaluated"] == "test"
     scores = result["metrics"]
     wanted = "accuracy precision recall f1 log_loss roc_auc confusion per_class"
     assert set(wanted.split()) <= set(scores)
@@ -58,7 +59,7 @@ def test_train_leaves_a_whole_run(trained):
         json.loads(x) for x in (trained / "metrics.jsonl").read_text().split("\n")[:-1]
     ]
     assert [line["step"] for line in lines] == list(range(1, 61))
-    assert lines[-1]["eval_accuracy"] == pytest.approx(scores["accuracy"], abs=1e-6)
+    assert lines[-1]["test_accuracy"] == pytest.approx(scores["accuracy"], abs=1e-6)
     with Image.open(trained / "curves.png") as picture:
         assert picture.width > 400
 
@@ -147,8 +148,12 @@ def test_early_stopping_restores_the_best(here, capsys):
     assert main([*command.split(), "--out", "run", "--steps", "4000"]) == 0
     result = json.loads(Path("run/result.json").read_text())
     lines = [json.loads(x) for x in Path("run/metrics.jsonl").read_text().splitlines()]
-    losses = [line["eval_loss"] for line in lines if "eval_loss" in line]
+    losses = [line["watched_loss"] for line in lines if "watched_loss" in line]
     assert result["ended"] == "early" and result["steps"] < 4000
+    # it chose the parameters: nobody should take it for the test data
+    assert result["evaluated"] == "watched" and result["measured_on"] == "test data"
+    assert "watched_loss" in capsys.readouterr().out
+    assert not any(name.startswith("test_") for line in lines for name in line)
     assert min(losses) == losses[-3]  # two evaluations without a better one
     # the restored parameters are those of the best evaluation, not the last
     from train.evaluate import evaluate

@@ -123,6 +123,11 @@ def test_records_hold_what_happened():
     assert losses == sorted(losses, reverse=True)
 
 
+def test_records_name_what_was_evaluated():
+    last = fit(steps=4, evaluation=line(), evaluated="test").records[-1]
+    assert "test_loss" in last and "eval_loss" not in last
+
+
 def test_early_stopping_returns_the_best_parameters():
     noise = line()
     noise["y"] = np.random.default_rng(1).normal(size=24).astype(np.float32)

@@ -49,6 +49,17 @@ def test_curves_have_a_panel_for_each_evaluated_metric(tmp_path):
     written(figure, tmp_path)
 
 
+def test_curves_say_which_part_was_evaluated():
+    for part, label in (("eval", "evaluation"), ("test", "test"), ("watched",) * 2):
+        lines = [
+            {name.replace("eval", part): value for name, value in record.items()}
+            for record in records(10)
+        ]
+        for axes in plot.curves(lines, part).axes:
+            labels = [text.get_text() for text in axes.get_legend().get_texts()]
+            assert [one.split(",")[0] for one in labels] == ["training", label]
+
+
 @pytest.mark.parametrize(
     "rows",
     [

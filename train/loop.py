@@ -68,6 +68,7 @@ def fit(
     seed: int = 0,
     augment: Augment | None = None,
     evaluation: Arrays | None = None,
+    evaluated: str = "eval",
     patience: int | None = None,
     log_every: int | None = None,
     eval_every: int | None = None,
@@ -86,13 +87,14 @@ def fit(
     the other, for one update by all of them. With `ema`, a decay in (0, 1), a moving
     average of parameters and model state is kept to predict with. `augment` changes
     training batches alone. `evaluation` is measured every `eval_every` steps (a
-    twentieth of the run). With `patience`, training ends after that many evaluations
-    without a lower loss and the best parameters are restored. With `checkpoints`, a
-    directory, the newest state in it is continued, and states are saved every
-    `save_seconds` and at the end. Ctrl-C ends the run within about a second and returns
-    what was reached. `on_start` hears of the first step once all checks have passed,
-    `on_record` of each log line, `on_evaluation` of the step and what was evaluated at
-    it. `mesh` (`train.mesh`) splits each batch over devices.
+    twentieth of the run); records name it by the prefix `evaluated`. With `patience`,
+    training ends after that many evaluations without a lower loss and the best
+    parameters are restored. With `checkpoints`, a directory, the newest state in it is
+    continued, and states are saved every `save_seconds` and at the end. Ctrl-C ends the
+    run within about a second and returns what was reached. `on_start` hears of the
+    first step once all checks have passed, `on_record` of each log line,
+    `on_evaluation` of the step and what was evaluated at it. `mesh` (`train.mesh`)
+    splits each batch over devices.
 
     Raises UsageError for data, labels, shapes and numbers that cannot be right, and
     Diverged, one of them, when the loss is no longer finite.
@@ -145,7 +147,7 @@ def fit(
             if evaluation is not None and (now % eval_every == 0 or now == steps):
                 found = trained(state)
                 scores = evaluate(task, found, evaluation)
-                record |= {f"eval_{name}": value for name, value in scores.items()}
+                record |= {f"{evaluated}_{k}": value for k, value in scores.items()}
                 if best is not None and scores["loss"] < float(best.loss):
                     loss, at = place((jnp.float32(scores["loss"]), jnp.int32(now)))
                     best = Best(loss, at, found)

@@ -41,22 +41,24 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> None:
     os.replace(part, path)
 
 
-def curves(records: Sequence[dict[str, Any]]) -> Figure:
+def curves(records: Sequence[dict[str, Any]], evaluated: str = "eval") -> Figure:
     """The loss, and each metric that was evaluated too, against the step.
 
-    Records are log lines: {"step": 10, "loss": 0.3, ...}, with "eval_loss" on some.
-    Raises UsageError where none has a loss.
+    Records are log lines: {"step": 10, "loss": 0.3, ...}, with "eval_loss" on some, or
+    what else `evaluated` says that the rows were: "test", "watched". Raises UsageError
+    where none has a loss.
     """
     found = dict.fromkeys(name for record in records for name in record)
     if "loss" not in found:
         raise UsageError(f"expected log lines with a loss, found {list(found)}")
-    names = ["loss", *(n for n in found if f"eval_{n}" in found and n != "loss")]
+    label = "evaluation" if evaluated == "eval" else evaluated
+    names = ["loss", *(n for n in found if f"{evaluated}_{n}" in found and n != "loss")]
     figure = Picture(figsize=(5.2 * len(names), 3.8), layout="constrained")
     panels = figure.subplots(1, len(names), squeeze=False)[0]
     for axes, name in zip(panels, names, strict=True):
         values = _line(axes, records, name, TRAINING, "training")
-        if f"eval_{name}" in found:
-            scores = _line(axes, records, f"eval_{name}", EVALUATION, "evaluation")
+        if (measured := f"{evaluated}_{name}") in found:
+            scores = _line(axes, records, measured, EVALUATION, label)
             values = np.concatenate([values, scores])
         values = values[np.isfinite(values)]
         if name == "loss" and values.size and values.min() > 0:

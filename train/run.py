@@ -1,7 +1,9 @@
 """A run and the directory it leaves: trained, measured, drawn, resumable.
 
 DIR/config.json      recipe, arguments, data schema (with its statistics), versions
-DIR/metrics.jsonl    a line per log: step, train and eval metrics, seconds, examples/s
+DIR/metrics.jsonl    a line per log: step, metrics of training and, now and then, of the
+                     test data (test_loss) or, with patience, of the rows set aside to
+                     watch (watched_loss); seconds, examples/s
 DIR/checkpoints/     the newest states
 DIR/result.json      final metrics, steps, seconds, examples/s, parameters
 DIR/*.png            curves; a confusion matrix or predictions against targets
@@ -78,7 +80,8 @@ def _train(name, arguments, options, out, config):
         )
     data = recipe.data
     # the test set chooses nothing: stopping watches a part of the training set
-    watched = data.test if options.patience is None else data.watched
+    part = "test" if options.patience is None else "watched"
+    evaluation = {"test": data.test, "watched": data.watched}[part]
     log, drawing = Log(out / "metrics.jsonl"), FullDisk("a picture was not written")
 
     def on_start(step: int) -> None:
@@ -104,7 +107,8 @@ def _train(name, arguments, options, out, config):
         ema=recipe.ema,
         seed=options.seed,
         augment=recipe.augment,
-        evaluation=watched,
+        evaluation=evaluation,
+        evaluated=part,
         patience=options.patience,
         checkpoints=out / "checkpoints",
         on_start=on_start,
@@ -118,20 +122,23 @@ def _train(name, arguments, options, out, config):
     if not log.records:
         raise UsageError(f"{log.path} has lost the lines of this run")
     try:
-        result = {"recipe": name, **_report(recipe, fit, log.records, options, out)}
+        result = {
+            "recipe": name,
+            **_report(recipe, fit, log.records, options, part, out),
+        }
     except KeyboardInterrupt:  # what was trained is saved
         return Run(out, None, done)
     write_json(out / "result.json", result)  # the last: it says that all is done
     return Run(out, result, done)
 
 
-def _report(recipe, fit, records, options, out):
+def _report(recipe, fit, records, options, part, out):
     """What result.json says of a run, with its pictures drawn beside it."""
     # matplotlib takes half a second: not before the training
     from train import plot
 
     scores = measure(recipe, fit.trained, out)
-    plot.save(plot.curves(records), out / "curves.png")
+    plot.save(plot.curves(records, part), out / "curves.png")
     if recipe.draw is not None:
         drawn = recipe.draw(recipe, fit.trained, options.seed, SHOWN, None)
         show(drawn, out / "samples", columns(recipe))
@@ -140,6 +147,7 @@ def _report(recipe, fit, records, options, out):
         "failure": scores.pop("failure", None),
         "metrics": scores,
         "measured_on": "training data" if recipe.data.test is None else "test data",
+        "evaluated": part if part == "watched" or recipe.data.test else None,
         "steps": int(records[-1]["step"]),
         "seconds": records[-1]["seconds"],
         "examples_per_second": _speed(records),
