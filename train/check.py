@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from zoo.base import Task, UsageError
 
@@ -16,7 +17,8 @@ from zoo.base import Task, UsageError
 def arrays(data: dict[str, Any], what: str = "data") -> int:
     """The number of examples in {"x": [N, ...], "y": [N, ...]}.
 
-    Raises UsageError for missing, empty or unequal arrays and for NaN or infinity.
+    Raises UsageError for missing, empty or unequal arrays and for NaN or infinity; but
+    what "mask" [N] or [N, T] leaves out may be anything.
     """
     if not isinstance(data, dict) or "x" not in data:
         found = sorted(data) if isinstance(data, dict) else type(data).__name__
@@ -29,13 +31,41 @@ def arrays(data: dict[str, Any], what: str = "data") -> int:
             raise UsageError(
                 f"expected {n} entries in {name!r} as in 'x', found {np.shape(array)}"
             )
-        bad = np.argwhere(~np.isfinite(np.asarray(array)))
+    for name, array in data.items():
+        wrong = ~np.isfinite(np.asarray(array))
+        if name != "mask" and "mask" in data:
+            wrong &= _counted(np.asarray(data["mask"]) != 0, wrong.shape)
+        bad = np.argwhere(wrong)
         if len(bad):
             raise UsageError(
                 f"the {what} has {len(bad)} NaN or infinite values in {name!r}, the "
                 f"first in example {bad[0][0]}"
             )
     return n
+
+
+def _counted(mask, shape):
+    """Which entries of an array [N, ...] a mask [N, ...] counts, of its rank; where
+    their axes are not the same, all of a row of which it counts one."""
+    if mask.shape != shape[: mask.ndim]:
+        mask = mask.reshape(len(mask), -1).any(1)
+    return mask.reshape(mask.shape + (1,) * (len(shape) - mask.ndim))
+
+
+def full_batch(optimizer_state: Any, size: int, n: int) -> None:
+    """Raise UsageError where lbfgs is to see batches of `size` of the n examples.
+
+    It compares losses and gradients of several steps: they must be of one function.
+    """
+
+    def search(state):
+        return isinstance(state, optax.ScaleByLBFGSState)
+
+    if size < n and any(map(search, jax.tree.leaves(optimizer_state, is_leaf=search))):
+        raise UsageError(
+            f"expected a batch of all {n} examples for lbfgs, which compares the "
+            f"losses of steps, found {size}"
+        )
 
 
 def labels(task: Task, params: Any, state: Any, data: dict[str, Any]) -> None:
