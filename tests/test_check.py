@@ -17,14 +17,14 @@ def test_a_line_search_wants_the_full_batch(wrapped):
     if wrapped:
         optimizer = optax.chain(optax.clip(1.0), optax.masked(optimizer, {"w": True}))
     state = optimizer.init(PARAMS)
-    check.full_batch(state, 9, 9)
+    optim.full_batch(state, 9, 9)
     with pytest.raises(UsageError, match="all 9 examples for lbfgs.*found 8"):
-        check.full_batch(state, 8, 9)
+        optim.full_batch(state, 8, 9)
 
 
 @pytest.mark.parametrize("name", ["sgd", "adam", "lion"])
 def test_other_optimizers_take_any_batch(name):
-    check.full_batch(optim.optimizer(name, 0.1).init(PARAMS), 1, 9)
+    optim.full_batch(optim.optimizer(name, 0.1).init(PARAMS), 1, 9)
 
 
 def rows(**changes):

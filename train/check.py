@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from zoo.base import Task, UsageError
 
@@ -50,22 +49,6 @@ def _counted(mask, shape):
     if mask.shape != shape[: mask.ndim]:
         mask = mask.reshape(len(mask), -1).any(1)
     return mask.reshape(mask.shape + (1,) * (len(shape) - mask.ndim))
-
-
-def full_batch(optimizer_state: Any, size: int, n: int) -> None:
-    """Raise UsageError where lbfgs is to see batches of `size` of the n examples.
-
-    It compares losses and gradients of several steps: they must be of one function.
-    """
-
-    def search(state):
-        return isinstance(state, optax.ScaleByLBFGSState)
-
-    if size < n and any(map(search, jax.tree.leaves(optimizer_state, is_leaf=search))):
-        raise UsageError(
-            f"expected a batch of all {n} examples for lbfgs, which compares the "
-            f"losses of steps, found {size}"
-        )
 
 
 def labels(task: Task, params: Any, state: Any, data: dict[str, Any]) -> None:

@@ -25,7 +25,7 @@ from train import step as one
 from train.augment import Augment
 from train.checkpoint import Checkpoints
 from train.evaluate import evaluate
-from train.optim import accumulated
+from train.optim import accumulated, full_batch
 from train.progress import bar
 from zoo.base import Task, UsageError
 
@@ -107,6 +107,7 @@ def fit(
     place = jax.device_put if mesh is None else lambda t: meshes.replicate(mesh, t)
     average, watch = ema is not None, patience is not None
     carry = place(start(task, optimizer, train, seed, average=average, watch=watch))
+    full_batch(carry[0].optimizer, size, n)
     for part in (train, evaluation):
         if part is not None:
             check.labels(task, carry[0].params, carry[0].model, part)
