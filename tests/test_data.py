@@ -9,7 +9,7 @@ import pytest
 from sklearn import datasets
 from sklearn.model_selection import train_test_split
 
-from train import data, inputs
+from train import data, inputs, parts
 from zoo.base import UsageError
 
 TABLES = {
@@ -185,14 +185,14 @@ def test_apply_refuses_another_shape():
 def test_split_keeps_rows_together_and_classes_even():
     y = np.repeat([0, 1], [90, 10])
     arrays = {"x": np.arange(100)[:, None], "y": y, "length": np.arange(100)}
-    rest, part = data.split(arrays, 0.2)
+    rest, part = parts.split(arrays, 0.2)
     assert np.bincount(part["y"]).tolist() == [18, 2]
     for half in rest, part:
         assert (half["x"][:, 0] == half["length"]).all()
         assert (half["y"] == y[half["length"]]).all()
     assert sorted([*rest["length"], *part["length"]]) == list(range(100))
-    assert (data.split(arrays, 0.2)[1]["x"] == part["x"]).all()
-    assert (data.split(arrays, 0.2, seed=1)[1]["x"] != part["x"]).any()
+    assert (parts.split(arrays, 0.2)[1]["x"] == part["x"]).all()
+    assert (parts.split(arrays, 0.2, seed=1)[1]["x"] != part["x"]).any()
 
 
 @pytest.mark.parametrize("fraction, y", [(0.2, [0, 0, 0, 1]), (0.0, [0.0] * 9)])
@@ -201,27 +201,27 @@ def test_split_says_what_is_too_few(fraction, y):
     with pytest.raises(
         UsageError, match=f"fraction of {fraction:g} aside.*found {len(y)} r"
     ):
-        data.split(arrays, fraction)
+        parts.split(arrays, fraction)
 
 
 @pytest.mark.parametrize("length", [3, 8, 29])
 def test_split_of_a_text_sets_its_end_aside(length):
     text = np.arange(600)
-    starts = np.arange(0, len(text) - length, -(-length // data.OVERLAP))
+    starts = np.arange(0, len(text) - length, -(-length // parts.OVERLAP))
     at = starts[:, None] + np.arange(length)
     arrays = {"x": text[at], "y": text[at + 1]}
-    rest, part = data.split(arrays, 0.25)
+    rest, part = parts.split(arrays, 0.25)
     assert rest["y"].max() < part["y"].min()
     assert len(np.unique(part["y"])) == part["y"].size
-    assert len(part["y"]) == -(-(len(at) - round(0.75 * len(at))) // data.OVERLAP)
+    assert len(part["y"]) == -(-(len(at) - round(0.75 * len(at))) // parts.OVERLAP)
     few = {name: array[:9] for name, array in arrays.items()}
     with pytest.raises(UsageError, match="enough text to .* 0.25 aside, found 9 win"):
-        data.split(few, 0.25)
+        parts.split(few, 0.25)
 
 
 def test_split_of_pairs_is_random_rows():
     x = np.random.default_rng(0).integers(3, 9, (100, 4))
-    rest, part = data.split({"x": x, "y": x * 2}, 0.2)
+    rest, part = parts.split({"x": x, "y": x * 2}, 0.2)
     assert len(part["x"]) == 20 and (rest["y"] == 2 * rest["x"]).all()
     assert (part["x"] != x[-20:]).any()
 

@@ -18,7 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from train.data import OVERLAP, Data, Schema, Split, given, request
+from train.data import Data, Schema, Split, given, request
+from train.parts import OVERLAP
 from train.tables import nearest
 from zoo.base import UsageError
 
