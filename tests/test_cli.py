@@ -105,6 +105,24 @@ def test_own_csv_from_training_to_prediction(here, capsys):
     np.testing.assert_allclose([float(v) for v in values], [13, 6], rtol=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_what_is_named_like_a_built_in_set_does_not_shadow_it(kind, here):
+    for name in ("iris", "reverse"):
+        Path(name).mkdir() if kind == "folder" else Path(name).write_text("nothing")
+    assert main("train softmax --data iris --steps 2 --out run".split()) == 0
+    assert main(["eval", "run"]) == 0
+    flags = "--data reverse --features 8 --width 4 --steps 1 --out pairs"
+    assert main(f"train seq2seq_lstm {flags}".split()) == 0
+    config = json.loads(Path("run/config.json").read_text())
+    assert config["arguments"]["data"] == config["schema"]["name"] == "iris"
+
+
+def test_a_classifier_draws_and_writes_nothing(trained, capsys):
+    for flags in ([], ["--n", "3"], ["--prompt", "The"]):
+        assert main(["sample", "cnn", str(trained), *flags]) == 2
+        assert "draws or writes, found cnn" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("recipe", ["logistic", "softmax", "neuron", "mlp"])
 def test_own_npz_with_every_classifier(recipe, here):
     rng = np.random.default_rng(0)

@@ -279,6 +279,8 @@ def test_sample_writes_texts(zoo):
         ("sample conditional_vae images --prompt The", "--prompt is not for"),
         ("sample recurrent_vae texts --label 1", "not conditional"),
         ("predict images x.npz", "predicts nothing"),
+        ("translate recurrent_vae texts word", "translates, found recurrent_vae"),
+        ("translate conditional_vae images word", "translates, found conditional_vae"),
         ("sample vae images", "is of the recipe conditional_vae"),
     ],
 )

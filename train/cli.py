@@ -209,6 +209,8 @@ def _sample(argv: list[str]) -> int:
     name, directory, seed = (asked.pop(k) for k in ("recipe", "directory", "seed"))
     given = {name: value for name, value in asked.items() if value is not None}
     recipe, trained = _restored(name, directory)
+    if recipe.draw is None and not recipe.writes:
+        raise UsageError(f"expected a recipe that draws or writes, found {name}")
     if recipe.draws_rows:
         recipe, trained = _restored(name, directory, rows=True)
     images = {"n", "label", "out"}
@@ -272,6 +274,8 @@ def _translate(argv: list[str]) -> int:
     from train import plot, samples
 
     recipe, trained = _restored(name, directory)
+    if not recipe.translates:
+        raise UsageError(f"expected a recipe that translates, found {name}")
     schema = recipe.data.schema
     found = samples.translate(
         recipe.network, schema, trained, list(inputs), beams=beams

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from train import checkpoint, loop, mesh, metrics
+from train import checkpoint, loop, mesh, metrics, text
 from train import data as sets
 from train.disk import FullDisk, Log, locked, read_json, whole, write_json
 from train.evaluate import predict
@@ -314,8 +314,8 @@ def _config(directory):
 
 def _absolute(arguments):
     """The arguments with the path of a user's own data made independent of the cwd."""
-    source = arguments.get("data")
-    if isinstance(source, str) and Path(source).is_file():
+    source, built_in = arguments.get("data"), (*sets.NAMES, *text.TEXTS, *text.PAIRS)
+    if isinstance(source, str) and source not in built_in and Path(source).is_file():
         return arguments | {"data": str(Path(source).resolve())}
     return arguments
 

@@ -17,7 +17,7 @@ from zoo.transformer import EncoderDecoder, attention_maps
 
 
 def write(
-    model: nn.Module | None,
+    model: nn.Module,
     schema: Schema,
     trained: Trained,
     prompt: str,
@@ -31,15 +31,9 @@ def write(
     """The `length` characters that a language model puts after a prompt.
 
     A model with a context reads no further back than that: it writes half a context at
-    a time. Raises UsageError for a model that does not write, a prompt that is empty,
-    longer than the context or has unknown characters, and for numbers out of range.
+    a time. Raises UsageError for a prompt that is empty, longer than the context or has
+    unknown characters, and for numbers out of range.
     """
-    if (
-        model is None
-        or not hasattr(model, "extend")
-        or schema.tokens != schema.target_tokens
-    ):
-        raise UsageError(f"a model of {schema.name} does not write text")
     if length < 1:
         raise UsageError(f"expected a length of at least 1, found {length}")
     tokens = text.encode(schema, prompt)
@@ -87,7 +81,7 @@ class Translation(NamedTuple):
 
 
 def translate(
-    model: nn.Module | None,
+    model: nn.Module,
     schema: Schema,
     trained: Trained,
     sources: list[str],
@@ -96,10 +90,8 @@ def translate(
 ) -> list[Translation]:
     """The likeliest target found for each source, and what was read to write it.
 
-    Raises UsageError for a model that does not translate and sources it cannot read.
+    Raises UsageError for sources that the model cannot read.
     """
-    if model is None or not hasattr(model, "encode"):
-        raise UsageError(f"a model of {schema.name} does not translate")
     tokens = [text.encode_source(schema, source) for source in sources]
     width = schema.shape[0]
     padded = np.stack([np.pad(row, (0, width - len(row))) for row in tokens])

@@ -60,6 +60,8 @@ class Recipe(NamedTuple):
     network: Any = None  # the module, where more is done with it than its task knows
     draw: Callable[..., np.ndarray | list[str]] | None = None
     draws_rows: bool = False  # what becomes of test examples: the data must be there
+    writes: bool = False  # text that goes on
+    translates: bool = False  # one sequence into another
     accumulate: int = 1  # batches that a step reads, for one update by all
     ema: float | None = None  # decay of a moving average to predict with
     stoppable: bool = True  # its loss on rows not trained on says how good it is

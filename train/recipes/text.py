@@ -245,6 +245,7 @@ def _writer(name, model, step, rows, steps, batch_size):
         Goal("loss", 1.46, at_most=True),
         measure=_measure_text,
         network=model,
+        writes=True,
     )
 
 
@@ -267,6 +268,7 @@ def _transducer(
         goal,
         measure=_measure_pairs,
         network=model,
+        translates=True,
     )
 
 
