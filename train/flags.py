@@ -24,7 +24,7 @@ HELP = {
     "weight_decay": "decoupled; biases, norms and peepholes are left alone",
     "clip": "bound on the gradient's global norm",
     "accumulate": "batches that a step reads, one after the other, for one update",
-    "ema": "decay of a moving average of parameters and batch statistics, to predict with",
+    "ema": "decay of a moving average, of batch statistics too, to predict with",
     "augment": "change the training images at random",
     "dropout": "share of hidden units dropped in training",
     "widths": "units of each hidden layer",
