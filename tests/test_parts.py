@@ -195,4 +195,4 @@ def test_a_game_has_no_loss_to_stop_by(runs, capsys, name):
     assert main(command.split()) == 2
     said = capsys.readouterr().err
     assert "expected no patience" in said and said.count("\n") == 1
-    assert not Path("run").exists()
+    assert not Path("run/config.json").exists()
