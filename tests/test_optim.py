@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from train import loop, optim
+from train import loop, mesh, optim
 from zoo import mlp, supervised
 from zoo.base import UsageError, masked
 
@@ -181,3 +181,31 @@ def test_warmup_and_peak_may_be_traced():
 def test_mistakes_are_named(call, words):
     with pytest.raises(UsageError, match=words):
         call()
+
+
+def test_parts_of_a_batch_lie_on_their_devices():
+    task, rows = regression_of()
+    ends = [
+        loop.fit(
+            task,
+            optim.optimizer("adam", 0.01),
+            rows,
+            steps=6,
+            batch_size=4,
+            accumulate=3,
+            progress=False,
+            mesh=place,
+        ).trained
+        for place in (None, mesh.data_parallel(2))
+    ]
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), *ends
+    )
+
+
+def test_a_step_wants_no_more_rows_than_there_are():
+    task, rows = regression_of()
+    with pytest.raises(UsageError, match="a step of 32 examples.*24"):
+        loop.fit(
+            task, optim.optimizer("sgd", 0.1), rows, steps=1, batch_size=8, accumulate=4
+        )
