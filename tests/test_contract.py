@@ -313,6 +313,7 @@ def trained(recipe, steps, folder=None):
         ema=recipe.ema,
         seed=7,
         checkpoints=folder,
+        resume=folder is not None,
         progress=False,
     ).state
 

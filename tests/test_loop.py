@@ -10,8 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from train import loop, mesh, optim
-from train.checkpoint import Checkpoints
+from train import chunk, loop, mesh, optim
 from train.evaluate import evaluate, predict
 from zoo import linear, mlp, rnn, supervised
 from zoo.base import Aux, Mean, Task, UsageError
@@ -83,19 +82,19 @@ def test_each_example_is_drawn_once_before_any_is_drawn_again(n, batch_size):
 
 
 def test_order_is_a_permutation_that_changes_with_seed_and_epoch():
-    orders = loop.permutations(jnp.uint32(3), 5, 2, 50).reshape(2, 50)
+    orders = chunk.permutations(jnp.uint32(3), 5, 2, 50).reshape(2, 50)
     for order in orders:
         np.testing.assert_array_equal(np.sort(order), np.arange(50))
-    again = loop.permutations(jnp.uint32(3), 6, 1, 50)
+    again = chunk.permutations(jnp.uint32(3), 6, 1, 50)
     np.testing.assert_array_equal(orders[1], again)  # a function of the epoch alone
     assert (orders[0] != orders[1]).any()
-    assert (loop.permutations(jnp.uint32(4), 5, 1, 50) != orders[0]).any()
+    assert (chunk.permutations(jnp.uint32(4), 5, 1, 50) != orders[0]).any()
 
 
 def test_streams_of_keys_never_collide_with_the_steps():
     # a step's key is fold_in(key, t) with t an int32
-    assert min(loop.ORDER, loop.AUGMENT) > np.iinfo(np.int32).max
-    assert loop.ORDER != loop.AUGMENT and loop.AUGMENT < 2**32
+    assert min(chunk.ORDER, chunk.AUGMENT) > np.iinfo(np.int32).max
+    assert chunk.ORDER != chunk.AUGMENT and chunk.AUGMENT < 2**32
 
 
 def test_evaluation_counts_every_example_once():
@@ -204,9 +203,9 @@ def test_augmentation_changes_training_batches_alone():
     assert result.records[-1]["eval_loss"] == pytest.approx(1.0, abs=1e-3)
 
 
-def test_divergence_raises_and_names_the_steps(tmp_path):
+def test_divergence_raises_and_names_the_steps():
     with pytest.raises(loop.Diverged, match=r"steps \d+ to \d+.*learning rate"):
-        fit(optimizer=optim.optimizer("sgd", 1e6), steps=200, checkpoints=tmp_path)
+        fit(optimizer=optim.optimizer("sgd", 1e6), steps=200)
 
 
 @pytest.mark.parametrize(
@@ -219,6 +218,9 @@ def test_divergence_raises_and_names_the_steps(tmp_path):
         ({"seed": 2**40}, "seed"),
         ({"seed": -1}, "seed"),
         ({"patience": 2}, "patience"),
+        ({"log_every": 0}, "log_every"),
+        ({"eval_every": 0, "evaluation": line()}, "eval_every"),
+        ({"resume": True}, "checkpoints"),
         ({"data": {"x": np.zeros((0, 2), np.float32)}}, "empty"),
         ({"data": {"y": np.zeros(3)}}, '"x"'),
         ({"data": line() | {"y": line()["y"][:5]}}, "24 entries in 'y'"),
@@ -252,53 +254,6 @@ def test_tokens_outside_the_vocabulary_are_found(token):
     with pytest.raises(UsageError, match=f"found {token} in example 3"):
         loop.fit(task, optax.sgd(0.1), {"x": wrong, "y": y}, steps=1, progress=False)
     loop.fit(task, optax.sgd(0.1), {"x": x, "y": y}, steps=1, progress=False)
-
-
-def test_a_checkpoint_of_another_model_is_refused(tmp_path):
-    fit(steps=2, checkpoints=tmp_path)
-    with pytest.raises(UsageError, match="does not fit"):
-        fit(line(), optim.optimizer("adam", 0.1), steps=4, checkpoints=tmp_path)
-    task = supervised.task(mlp.MLP(1, (4,)), supervised.regression)
-    with pytest.raises(UsageError, match="does not fit"):
-        sgd = optim.optimizer("sgd", 0.1)
-        loop.fit(task, sgd, line(), steps=4, checkpoints=tmp_path, progress=False)
-
-
-def test_checkpoints_leave_other_folders_alone(tmp_path):
-    for name in ("0", "1", "2", "cats"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "image.png").write_text("mine")
-    saver = Checkpoints(tmp_path)
-    for step in range(1, 6):
-        saver.save(step, {"w": jnp.full(3, float(step))})
-    saver.close()
-    for name in ("0", "1", "2", "cats"):
-        assert (tmp_path / name / "image.png").read_text() == "mine"
-    again = Checkpoints(tmp_path)
-    assert again.latest() == 5
-    np.testing.assert_array_equal(again.restore({"w": jnp.zeros(3)})["w"], [5.0] * 3)
-    again.close()
-
-
-def test_a_failed_save_is_a_warning_and_training_goes_on(tmp_path, monkeypatch):
-    from orbax.checkpoint import v1 as ocp
-
-    def full(self, *args, **kwargs):
-        raise OSError("No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(ocp.training.Checkpointer, "save_async", full)
-        saver = Checkpoints(tmp_path)
-        with pytest.warns(UserWarning, match="step 1 was not saved.*No space"):
-            saver.save(1, {"w": jnp.zeros(3)})
-        patch.setattr(ocp.training.Checkpointer, "save", full)
-        with pytest.raises(UsageError, match="step 1 was not saved.*No space"):
-            saver.save(1, {"w": jnp.zeros(3)}, last=True)
-    saver.save(2, {"w": jnp.ones(3)})
-    saver.close()
-    again = Checkpoints(tmp_path)
-    assert again.latest() == 2
-    again.close()
 
 
 def test_fit_runs_outside_the_main_thread():

@@ -3,6 +3,7 @@
 import fcntl
 import functools
 import json
+import re
 import warnings
 
 import jax
@@ -210,3 +211,15 @@ def test_reading_beside_a_run_that_trains(tmp_path, monkeypatch):
     train(out)
     assert len(seen) == 6
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(seen))
+
+
+def test_a_run_that_diverges_keeps_its_last_good_state(tmp_path):
+    out = tmp_path / "run"
+    rate = {"optimizer": "sgd", "learning_rate": 30.0, "steps": 400}
+    with pytest.raises(UsageError, match=r"diverged.*that of step \d+ is saved") as e:
+        train(out, "linear", **rate)
+    step = int(re.search(r"that of step (\d+) is saved", str(e.value))[1])
+    assert 0 < step < 400 and steps(out / "metrics.jsonl")[-1] == step
+    leaves = jax.tree.leaves(run.restore(out)[1])
+    assert all(np.isfinite(leaf).all() for leaf in leaves)
+    assert not (out / "result.json").exists()

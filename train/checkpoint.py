@@ -18,7 +18,10 @@ from typing import Any
 import jax
 from orbax.checkpoint import v1 as ocp
 
+from train.disk import read_json, write_json
 from zoo.base import UsageError
+
+ORIGIN = "origin.json"
 
 # orbax reports each save at INFO, warns of settings that are its own, and prints the
 # traces of errors that it raises as well
@@ -70,16 +73,29 @@ def read(directory: Path | str, like: Any) -> Any:
             # a run that trains here saved newer states meanwhile, and deleted this one
 
 
+def origin(directory: Path | str) -> dict[str, Any]:
+    """What the states in a directory belong to (`train.origin`).
+
+    Raises UsageError where the file that says so is not there, or damaged.
+    """
+    path = Path(directory) / ORIGIN
+    found = read_json(path) if path.exists() else None
+    if not isinstance(found, dict):
+        raise UsageError(f"{path} does not say what training its states are of")
+    return found
+
+
 class Checkpoints:
     """The newest two saved states in a directory of their own, for the run that saves.
 
     Saves run in the background. Where they fail (a full disk) the first is a warning,
     each tries afresh, and only the last one raises. Deletes what a killed save left:
-    one process at a time, which holds the run's lock.
+    one process at a time, which holds the run's lock. What the states belong to,
+    `origin`, is written beside them before the first.
     """
 
-    def __init__(self, directory: Path | str):
-        self._directory = Path(directory).resolve()
+    def __init__(self, directory: Path | str, origin: dict[str, Any] | None = None):
+        self._directory, self._origin = Path(directory).resolve(), origin
         self._step, self._response, self._failing = 0, None, False
         self._saver = self._open()
 
@@ -91,14 +107,6 @@ class Checkpoints:
             cleanup_tmp_directories=True,
         )
 
-    def latest(self) -> int | None:
-        """The step saved last, None before the first."""
-        return latest(self._directory)
-
-    def restore(self, like: Any) -> Any:
-        """The newest saved tree, in the structure and shapes of `like`, as `read`."""
-        return read(self._directory, like)
-
     def save(self, step: int, tree: Any, *, last: bool = False) -> None:
         """Start saving, or with `last` save now; a step that is saved stays as it is.
 
@@ -106,7 +114,7 @@ class Checkpoints:
         """
         with self._trying():
             self._finish()
-        saved = self.latest()
+        saved = latest(self._directory)
         if saved == step:
             return
         with self._trying(last):
@@ -115,6 +123,9 @@ class Checkpoints:
                 raise ValueError(f"step {saved} is saved already")
             self._saver = self._saver or self._open()
             self._check_space(tree)
+            if self._origin is not None:
+                write_json(self._directory / ORIGIN, self._origin)
+                self._origin = None
             with ONE_AT_A_TIME:
                 self._response = self._saver.save_async(step, tree, force=True)
             if last:
@@ -150,11 +161,11 @@ class Checkpoints:
             with contextlib.suppress(Exception):
                 self._saver = self._open()  # deletes what the failed save left
             failed = f"step {self._step} was not saved: {_line(error)}"
+            told, self._failing = self._failing, True
             if last:
                 raise UsageError(failed) from error
-            if not self._failing:
+            if not told:
                 warnings.warn(f"{failed}; training goes on", stacklevel=2)
-            self._failing = True
 
     def _drop(self):
         saver, self._saver = self._saver, None

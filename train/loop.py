@@ -1,13 +1,11 @@
-"""The only training loop: compiled chunks of the one step, and what stands between.
+"""The only training loop: what stands between the chunks of the one step.
 
-A chunk is one program that runs any number of steps over data that lies on the device;
-chunked, single-stepped and resumed runs are therefore bit-equal on one device. Between
-chunks the host reads metrics, shows progress, evaluates and saves.
+Between chunks (`train.chunk`) the host reads metrics, shows progress, evaluates and
+saves.
 """
 
 import contextlib
 import math
-import operator
 import signal
 import threading
 import time
@@ -19,24 +17,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from train import check, programs
+from train import check, origin, programs
 from train import mesh as meshes
 from train import step as one
 from train.augment import Augment
 from train.checkpoint import Checkpoints
+from train.chunk import Runner, augmented
 from train.evaluate import evaluate
 from train.optim import accumulated, full_batch
 from train.progress import bar
 from zoo.base import Task, UsageError
 
-# Streams of keys beside the steps' own, which are numbered below 2^31.
-ORDER, AUGMENT = 2**31, 2**31 + 1
-
 Arrays = dict[str, np.ndarray]
 
 
 class Diverged(UsageError):
-    """The loss or its gradient is not finite any more."""
+    """The loss, its gradient or the parameters are not finite any more."""
+
+    fit: "Fit"  # with the last good state
 
 
 class Best(NamedTuple):
@@ -52,7 +50,7 @@ class Fit(NamedTuple):
 
     trained: one.Trained  # to predict with: the best or averaged, if asked for
     records: list[dict[str, float]]  # one per log line
-    ended: Literal["finished", "early", "interrupted"]
+    ended: Literal["finished", "early", "interrupted", "failed"]
     state: one.State  # to go on with
 
 
@@ -73,6 +71,7 @@ def fit(
     log_every: int | None = None,
     eval_every: int | None = None,
     checkpoints: Path | str | None = None,
+    resume: bool = False,
     save_seconds: float = 10.0,
     on_start: Callable[[int], None] | None = None,
     on_record: Callable[[dict[str, float]], None] | None = None,
@@ -89,21 +88,23 @@ def fit(
     training batches alone. `evaluation` is measured every `eval_every` steps (a
     twentieth of the run); records name it by the prefix `evaluated`. With `patience`,
     training ends after that many evaluations without a lower loss and the best
-    parameters are restored. With `checkpoints`, a directory, the newest state in it is
-    continued, and states are saved every `save_seconds` and at the end. Ctrl-C ends the
-    run within about a second and returns what was reached. `on_start` hears of the
-    first step once all checks have passed, `on_record` of each log line,
-    `on_evaluation` of the step and what was evaluated at it. `mesh` (`train.mesh`)
-    splits each batch over devices.
+    parameters are restored. Into `checkpoints`, a directory, states are saved every
+    `save_seconds` and at the end; with `resume` the newest one there is continued, if
+    it is of this same training. Ctrl-C ends the run within about a second and returns
+    what was reached. `on_start` hears of the first step once all checks have passed,
+    `on_record` of each log line, `on_evaluation` of the step and what was evaluated at
+    it. `mesh` (`train.mesh`) splits each batch over devices.
 
-    Raises UsageError for data, labels, shapes and numbers that cannot be right, and
-    Diverged, one of them, when the loss is no longer finite.
+    Raises UsageError for data, labels, shapes and numbers that cannot be right, for
+    states in `checkpoints` without `resume` or of another training, and Diverged, one
+    of them, when loss or parameters are no longer finite. Whatever ends a training,
+    its last good state is saved, and is the error's `fit`.
     """
     n, size = _checked(train, evaluation, steps, batch_size, accumulate, patience, mesh)
     if ema is not None and not 0 < ema < 1:
         raise UsageError(f"expected an averaging decay in (0, 1), found {ema}")
-    log_every = check.whole("log_every", log_every or min(-(-steps // 100), 1000), 1)
-    eval_every = check.whole("eval_every", eval_every or -(-steps // 20), 1)
+    log_every = _every("log_every", log_every, min(-(-steps // 100), 1000))
+    eval_every = _every("eval_every", eval_every, -(-steps // 20))
     place = jax.device_put if mesh is None else lambda t: meshes.replicate(mesh, t)
     average, watch = ema is not None, patience is not None
     carry = place(start(task, optimizer, train, seed, average=average, watch=watch))
@@ -113,59 +114,118 @@ def fit(
             check.labels(task, carry[0].params, carry[0].model, part)
             check.tokens(task, carry[0].params, carry[0].model, part)
 
-    with contextlib.ExitStack() as stack:
-        saved = None
-        if checkpoints is not None:
-            saved = stack.enter_context(contextlib.closing(Checkpoints(checkpoints)))
-            carry = carry if saved.latest() is None else saved.restore(carry)
-        state, best = carry
-        now = int(state.step)
+    step = one.make_step(accumulated(task, accumulate), optimizer, ema=ema)
+    update, about = augmented(step, augment), None
+    if checkpoints is not None:
+        about = origin.describe(update, carry, train, size, accumulate, ema)
+        carry = origin.proceed(checkpoints, about, carry, steps, resume)
+    elif resume:
+        raise UsageError("resume wants checkpoints, the directory of the states")
+    (begin, best), now = carry, int(carry[0].step)
+
+    with (
+        _Keeper(carry, checkpoints, about, save_seconds) as keeper,
+        bar(steps, now, enabled=progress) as show,
+        _interrupts() as interrupted,
+    ):
         if on_start is not None:
             on_start(now)
-        show = stack.enter_context(bar(steps, now, enabled=progress))
-        interrupted = stack.enter_context(_interrupts())
         data = place({name: jnp.asarray(array) for name, array in train.items()})
-        step = one.make_step(accumulated(task, accumulate), optimizer, ema=ema)
-        run = _Runner(step, data, n, size, log_every, augment, mesh, state)
-        records: list[dict[str, float]] = []
-        began = saved_at = time.perf_counter()
+        run = Runner(update, data, n, size, log_every, mesh, begin)
 
         def stale():
             # asked before a step, so that a resumed run stops where it had stopped
             return patience and best and now - int(best.step) >= patience * eval_every
 
-        while now < steps and not interrupted() and not stale():
-            since = now
-            boundary = min(_after(now, log_every), _after(now, eval_every), steps)
-            while now < boundary and not interrupted():
-                state, now = run(state, now, boundary)
-                show(now, None)
-            if now == since:
-                break
-            record = {"step": now, **run.metrics()}
-            _check_finite(record, since)
-            record["seconds"] = time.perf_counter() - began
+        def boundary(now):
+            return min(_after(now, log_every), _after(now, eval_every), steps)
+
+        for state, record in _logged(run, begin, boundary, show, interrupted, stale):
+            now = record["step"]
             if evaluation is not None and (now % eval_every == 0 or now == steps):
                 found = trained(state)
                 scores = evaluate(task, found, evaluation)
                 record |= {f"{evaluated}_{k}": value for k, value in scores.items()}
-                if best is not None and scores["loss"] < float(best.loss):
-                    loss, at = place((jnp.float32(scores["loss"]), jnp.int32(now)))
-                    best = Best(loss, at, found)
+                best = _better(best, place, scores["loss"], now, found)
                 if on_evaluation is not None:
                     on_evaluation(now, trained(state))
             show(now, record)
-            records.append(record)
             if on_record is not None:
                 on_record(record)
-            if saved is not None and time.perf_counter() - saved_at > save_seconds:
-                saved.save(now, (state, best))
-                saved_at = time.perf_counter()
-        if saved is not None:
-            saved.save(now, (state, best), last=True)
+            keeper.keep(state, best, record)
+        keeper.save(last=True)
         ended: Any = "early" if stale() else "interrupted"
-        ended = "finished" if now == steps else ended
-        return Fit(trained(state, best), records, ended, state)
+        return keeper.fit("finished" if now == steps else ended)
+
+
+def _logged(run, state, boundary, show, interrupted, stale):
+    """(state, record) at each log line, until nothing is left or someone interrupts.
+
+    Raises Diverged.
+    """
+    now, started = int(state.step), time.perf_counter()
+    while now < boundary(now) and not interrupted() and not stale():
+        since, end = now, boundary(now)
+        while now < end and not interrupted():
+            state, now = run(state, now, end)
+            show(now, None)
+        if now == since:
+            return
+        record = {"step": now, **run.metrics()}
+        _check_finite(record, since, run.finite())
+        yield state, record | {"seconds": time.perf_counter() - started}
+
+
+class _Keeper:
+    """A copy of the newest state whose records are written, saved now and then.
+
+    It is what any error leaves: saved, and the error's `fit`. It is a copy, for the
+    state itself is donated to the next steps.
+    """
+
+    def __init__(self, carry, directory, about, seconds):
+        self._carry, self._records = (_copy(carry[0]), carry[1]), []
+        self._since, self._seconds = int(carry[0].step), seconds
+        self._saved = None if directory is None else Checkpoints(directory, about)
+        self._saved_at = time.perf_counter()
+
+    def keep(self, state, best, record):
+        self._records.append(record)
+        self._carry = _copy(state), best
+        if time.perf_counter() - self._saved_at > self._seconds:
+            self.save()
+            self._saved_at = time.perf_counter()
+
+    def save(self, *, last=False):
+        if self._saved is not None:
+            self._saved.save(int(self._carry[0].step), self._carry, last=last)
+
+    def fit(self, ended):
+        return Fit(trained(*self._carry), self._records, ended, self._carry[0])
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, trace):
+        if error is not None:
+            stopped = issubclass(kind, KeyboardInterrupt)
+            error.fit = self.fit("interrupted" if stopped else "failed")
+            if int(self._carry[0].step) > self._since:
+                self.save()
+        if self._saved is not None:
+            self._saved.close()
+
+
+def _every(name, asked, default):
+    return check.whole(name, default if asked is None else asked, 1)
+
+
+def _better(best, place, loss, now, found):
+    """The better of the best so far and what is evaluated; None where none is kept."""
+    if best is None or not loss < float(best.loss):
+        return best
+    loss, step = place((jnp.float32(loss), jnp.int32(now)))
+    return Best(loss, step, found)
 
 
 def _checked(train, evaluation, steps, batch_size, accumulate, patience, mesh):
@@ -222,105 +282,6 @@ def trained(state: one.State, best: Best | None = None) -> one.Trained:
     return _copy(state.average or one.Trained(state.params, state.model))
 
 
-def permutations(seed: jax.Array, epoch: jax.Array, count: int, n: int) -> jax.Array:
-    """The order of the examples in epochs epoch, epoch + 1, ...: [count * n] indices.
-
-    A pure function of the seed and the epoch; each epoch is a permutation of range(n).
-    """
-    key = jax.random.fold_in(jax.random.key(seed), ORDER)
-
-    def order(e):
-        return jax.random.permutation(jax.random.fold_in(key, e), n)
-
-    return jax.vmap(order)(epoch + jnp.arange(count)).reshape(-1)
-
-
-def make_chunk(step: Callable, size: int, augment=None, mesh=None):
-    """chunk(state, total, data, order, offset, stop) -> (state, total): pure.
-
-    Runs a step (`train.step`) on data[order[offset : offset + size]], the next `size`,
-    ... until `stop`, adding the metrics to `total`; order None means all of the data
-    each time. A traced bound makes one program serve every length.
-    """
-
-    def chunk(state, total, data, order, offset, stop):
-        begin = state.step
-        key = jax.random.fold_in(jax.random.key(state.seed), AUGMENT)
-
-        def body(t, carry):
-            state, total = carry
-            batch = data
-            if order is not None:
-                at = jax.lax.dynamic_slice_in_dim(
-                    order, offset + (t - begin) * size, size
-                )
-                batch = jax.tree.map(lambda a: a[at], data)
-            if mesh is not None:
-                batch = meshes.rows(mesh, batch)
-            if augment is not None:
-                batch = augment(jax.random.fold_in(key, t), batch)
-            state, metrics = step(state, batch)
-            return state, jax.tree.map(operator.add, total, metrics)
-
-        return jax.lax.fori_loop(begin, stop, body, (state, total))
-
-    return chunk
-
-
-class _Runner:
-    """A compiled chunk with what it needs at hand: data, order, running metrics."""
-
-    def __init__(self, step, data, n, size, length, augment, mesh, state):
-        self._data, self._n, self._size, self._length = data, n, size, length
-        # the next `length` batches may begin anywhere in an epoch: one epoch more
-        self._count = -(-length * size // n) + 1
-        self._epoch, self._order = None, None
-        self._pace, self._busy, self._examples = 1.0, 0.0, 0
-        self._permutations = jax.jit(permutations, static_argnums=(2, 3))
-        chunk = make_chunk(step, size, augment, mesh)
-        one_batch = jax.tree.map(lambda a: a[:size], data)
-        shapes = jax.eval_shape(step, state, one_batch)[1]
-        self._zero = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes)
-        self._total = self._zero
-        args = (state, self._total, data, *self._batches(state, int(state.step)), 0)
-        self._run, _ = programs.compiled(chunk, *args, donate_argnums=0)
-
-    def _batches(self, state, now):
-        """The order of the examples from step `now` on, and where that step begins."""
-        if self._size == self._n:
-            return None, 0
-        epoch, offset = divmod(now * self._size, self._n)
-        if epoch != self._epoch:
-            self._epoch = epoch
-            self._order = self._permutations(
-                np.uint32(state.seed), np.int32(epoch), self._count, self._n
-            )
-        return self._order, offset
-
-    def __call__(self, state, now, boundary):
-        """Train until `boundary`, or for about a second; the new state and step."""
-        stop = min(boundary, now + self._length, now + max(1, int(self._pace)))
-        began = time.perf_counter()
-        order, offset = self._batches(state, now)
-        state, self._total = self._run(
-            state, self._total, self._data, order, offset, stop
-        )
-        # reading a number would block signals until the chunk ends; this does not
-        jax.block_until_ready(self._total)
-        seconds = time.perf_counter() - began
-        self._pace = (stop - now) / seconds
-        self._busy += seconds
-        self._examples += (stop - now) * self._size
-        return state, stop
-
-    def metrics(self):
-        """The means since the last call, and the speed of the steps alone."""
-        values = {name: float(mean.value()) for name, mean in self._total.items()}
-        values["examples_per_second"] = self._examples / max(self._busy, 1e-9)
-        self._total, self._busy, self._examples = self._zero, 0.0, 0
-        return values
-
-
 def _after(now, every):
     """The first multiple of `every` after `now`."""
     return (now // every + 1) * every
@@ -331,13 +292,16 @@ def _copy(tree):
     return jax.tree.map(jnp.copy, tree)
 
 
-def _check_finite(record, since):
-    for name in ("loss", "grad_norm"):
-        if not math.isfinite(record[name]):
-            raise Diverged(
-                f"the training diverged: {name} is {record[name]} in steps {since} to "
-                f"{record['step']}; try a smaller learning rate, or clipping"
-            )
+def _check_finite(record, since, finite):
+    values = {name: record[name] for name in ("loss", "grad_norm")}
+    bad = [f"{name} is {v}" for name, v in values.items() if not math.isfinite(v)]
+    if not finite:
+        bad.append("parameters or statistics are not finite")
+    if bad:
+        raise Diverged(
+            f"the training diverged: {bad[0]} in steps {since} to {record['step']}; "
+            "try a smaller learning rate, or clipping"
+        )
 
 
 @contextlib.contextmanager

@@ -65,10 +65,10 @@ def train(
         if (out / "result.json").exists():
             result = read_json(out / "result.json")
             return Run(out, result, result["steps"])
-        return _train(name, arguments, options, out, config)
+        return _train(name, arguments, options, out, config, resume)
 
 
-def _train(name, arguments, options, out, config):
+def _train(name, arguments, options, out, config, resume):
     """Run a recipe, from the beginning or, where `config` is a run's, on with it."""
     recipe = RECIPES[name](**_parted(name, arguments, options))
     if config is not None and sets.from_json(config["schema"]) != recipe.data.schema:
@@ -97,25 +97,31 @@ def _train(name, arguments, options, out, config):
             with drawing:
                 show(drawn, frame, columns(recipe), film=True)
 
-    fit = loop.fit(
-        recipe.task,
-        recipe.optimizer,
-        data.train,
-        steps=recipe.steps,
-        batch_size=recipe.batch_size,
-        accumulate=recipe.accumulate,
-        ema=recipe.ema,
-        seed=options.seed,
-        augment=recipe.augment,
-        evaluation=evaluation,
-        evaluated=part,
-        patience=options.patience,
-        checkpoints=out / "checkpoints",
-        on_start=on_start,
-        on_record=log,
-        on_evaluation=on_evaluation,
-        mesh=mesh.data_parallel(options.devices) if options.devices != 1 else None,
-    )
+    try:
+        fit = loop.fit(
+            recipe.task,
+            recipe.optimizer,
+            data.train,
+            steps=recipe.steps,
+            batch_size=recipe.batch_size,
+            accumulate=recipe.accumulate,
+            ema=recipe.ema,
+            seed=options.seed,
+            augment=recipe.augment,
+            evaluation=evaluation,
+            evaluated=part,
+            patience=options.patience,
+            checkpoints=out / "checkpoints",
+            resume=resume,
+            on_start=on_start,
+            on_record=log,
+            on_evaluation=on_evaluation,
+            mesh=mesh.data_parallel(options.devices) if options.devices != 1 else None,
+        )
+    except loop.Diverged as error:
+        step = checkpoint.latest(out / "checkpoints")
+        left = "none was saved" if step is None else f"that of step {step} is saved"
+        raise UsageError(f"{error}; of the good states {left} in {out}") from error
     done = int(log.records[-1]["step"]) if log.records else 0
     if fit.ended == "interrupted":
         return Run(out, None, done)

@@ -17,7 +17,7 @@ from benchmarks.families import (
     Family,
     Trainer,
 )
-from train import loop, optim
+from train import chunk, loop, optim
 from train.step import make_step
 from zoo import cnn, gan, linear, mlp, rnn, supervised, transformer, vae
 from zoo.base import count_parameters
@@ -107,17 +107,18 @@ def prepare(family: Family, arrays: Arrays, peer: str) -> Trainer:
     task, optimizer, state = _start(family, data)
     data = {name: jnp.asarray(array) for name, array in data.items()}
     full = family.batch == family.rows
-    chunk = jax.jit(loop.make_chunk(task, optimizer, family.batch), donate_argnums=0)
-    permutations = jax.jit(loop.permutations, static_argnums=(2, 3))
+    one_step = make_step(task, optimizer)
+    run_chunk = jax.jit(chunk.make_chunk(one_step, family.batch), donate_argnums=0)
+    permutations = jax.jit(chunk.permutations, static_argnums=(2, 3))
     in_order = None if full else jnp.arange(family.rows, dtype=jnp.int32)
     one = jax.tree.map(lambda a: a[: family.batch], data)
-    shapes = jax.eval_shape(make_step(task, optimizer), state, one)[1]
+    shapes = jax.eval_shape(one_step, state, one)[1]
     zero = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes)
     parameters, now, epochs = count_parameters(state.params), 0, 0
 
     def advance(order, offset, steps):
         nonlocal state, now
-        state, total = chunk(state, zero, data, order, offset, now + steps)
+        state, total = run_chunk(state, zero, data, order, offset, now + steps)
         now += steps
         return total
 

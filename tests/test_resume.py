@@ -1,0 +1,252 @@
+"""What is continued, what is refused, and what an ending leaves."""
+
+import json
+import signal
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from tests.test_checkpoint import listing
+from train import checkpoint, loop, optim
+from zoo import linear, mlp, supervised
+from zoo.base import Aux, Mean, Task, UsageError
+
+
+def line(n=24):
+    x = np.random.default_rng(0).normal(size=(n, 2)).astype(np.float32)
+    return {"x": x, "y": (2 * x[:, 0] - x[:, 1] + 0.5).astype(np.float32)}
+
+
+def fit(folder=None, **options):
+    options = {
+        "task": linear.regression(),
+        "optimizer": optim.optimizer("adam", 0.1),
+        "train": line(),
+        "steps": 20,
+        "batch_size": 4,
+        "progress": False,
+        "checkpoints": folder,
+        **options,
+    }
+    return loop.fit(**options)
+
+
+def assert_equal(one, two):
+    jax.tree.map(np.testing.assert_array_equal, one, two)
+
+
+def test_states_are_continued_only_if_asked(tmp_path):
+    fit(tmp_path, steps=10)
+    before = listing(tmp_path)
+    with pytest.raises(UsageError, match="step 10: resume=True.*another directory"):
+        fit(tmp_path)
+    assert listing(tmp_path) == before
+    assert_equal(fit(tmp_path, resume=True).state, fit().state)
+
+
+def test_resume_of_an_empty_directory_starts_afresh(tmp_path):
+    assert_equal(fit(tmp_path, resume=True).state, fit().state)
+
+
+def shifted(key, batch):
+    return batch | {"x": batch["x"] + 1}
+
+
+OTHERS = {
+    "another seed: 0, now 4": {"seed": 4},
+    "another number of training examples: 24, now 25": {"train": line(25)},
+    "other training data": {"train": line() | {"y": line()["y"] + 1}},
+    "another batch size: 4, now 8": {"batch_size": 8},
+    "another number of batches to an update: 1, now 2": {"accumulate": 2},
+    "another averaging decay: None, now 0.9": {"ema": 0.9},
+    "another use of patience: False, now True": {"patience": 2, "evaluation": line()},
+    "another model, optimizer or schedule": {"optimizer": optim.optimizer("adam", 0.2)},
+}
+PROGRAMS = [
+    {"optimizer": optim.optimizer("sgd", 0.1)},
+    {"task": linear.regression(l2=0.1)},
+    {"task": supervised.task(mlp.MLP(1, (4,)), supervised.regression)},
+    {"augment": shifted},
+    {"optimizer": optim.optimizer("adam", optim.schedule("cosine", 0.1, 40))},
+]
+
+
+@pytest.mark.parametrize(
+    "words, change",
+    [*OTHERS.items(), *(("another model, optimizer", change) for change in PROGRAMS)],
+)
+def test_another_training_is_not_continued(tmp_path, words, change):
+    fit(tmp_path, steps=10)
+    before = listing(tmp_path)
+    with pytest.raises(UsageError, match=f"began with {words}.*another directory"):
+        fit(tmp_path, resume=True, **change)
+    assert listing(tmp_path) == before
+
+
+def test_the_same_training_in_other_words_is_continued(tmp_path):
+    fit(tmp_path, steps=10)
+    task = linear.regression()  # an equal one, made anew
+    options = {"log_every": 3, "evaluation": line(40), "eval_every": 7}
+    done = fit(tmp_path, steps=20, resume=True, task=task, **options)
+    assert_equal(done.state, fit().state)
+
+
+def test_a_program_is_not_compared_between_compilers(tmp_path):
+    fit(tmp_path, steps=10)
+    path = tmp_path / "origin.json"
+    path.write_text(
+        json.dumps(json.loads(path.read_text()) | {"jax": "0.1", "program": "another"})
+    )
+    with pytest.raises(UsageError, match="another seed"):
+        fit(tmp_path, resume=True, seed=1)
+    assert_equal(fit(tmp_path, resume=True).state, fit().state)
+    assert json.loads(path.read_text())["jax"] == jax.__version__
+
+
+@pytest.mark.parametrize("text", [None, "", "3"])
+def test_states_that_belong_to_nothing_known_are_refused(tmp_path, text):
+    fit(tmp_path, steps=10)
+    path = tmp_path / "origin.json"
+    path.unlink()
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(UsageError, match="origin.json"):
+        fit(tmp_path, resume=True)
+
+
+def test_fewer_steps_than_were_trained_are_refused(tmp_path):
+    fit(tmp_path, steps=10)
+    with pytest.raises(UsageError, match="is at step 10, past the 5 steps asked for"):
+        fit(tmp_path, steps=5, resume=True)
+    done = fit(tmp_path, steps=10, resume=True)
+    assert done.ended == "finished" and int(done.state.step) == 10
+
+
+def test_a_state_of_other_shapes_is_refused(tmp_path):
+    fit(tmp_path, steps=10)
+    path = tmp_path / "origin.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"jax": "0.1"}))
+    with pytest.raises(UsageError, match="does not fit this model and optimizer"):
+        fit(tmp_path, resume=True, optimizer=optim.optimizer("sgd", 0.1))
+
+
+def breaking(at, where):
+    """A task that is fine until an update breaks the parameters or the model state."""
+
+    def init(key, batch):
+        return {"w": jnp.ones(())}, {"seen": jnp.zeros(())}
+
+    def loss(params, state, batch, key, *, train):
+        seen = state["seen"] + 1.0
+        # zero until then, and its gradient too
+        bad = jnp.where(seen == at, jnp.float32(jnp.inf), 0.0)
+        value = params["w"] ** 2
+        if where == "model":
+            seen = seen + bad
+        return value, Aux({"loss": Mean.of(value)}, {"seen": seen})
+
+    return Task(init, loss)
+
+
+def poisoned(at):
+    """An optimizer whose update number `at` is not finite; loss and gradient are."""
+
+    def update(grads, count, params=None):
+        value = jnp.where(count + 1 == at, jnp.inf, -0.1)
+        return jax.tree.map(lambda g: value * g, grads), count + 1
+
+    return optax.GradientTransformation(lambda params: jnp.int32(0), update)
+
+
+@pytest.mark.parametrize("where", ["params", "model"])
+@pytest.mark.parametrize("log_every", [1, 4])
+def test_an_update_that_breaks_the_last_state_is_no_finish(tmp_path, where, log_every):
+    task = breaking(20 if where == "model" else -1, where)
+    optimizer = poisoned(20) if where == "params" else optax.sgd(0.1)
+    options = {"log_every": log_every, "eval_every": log_every}
+    words = rf"parameters or statistics are not finite in steps {20 - log_every} to 20"
+    with pytest.raises(loop.Diverged, match=words):
+        fit(tmp_path, task=task, optimizer=optimizer, **options)
+    assert checkpoint.latest(tmp_path) == 20 - log_every
+
+
+def test_a_state_that_is_not_finite_is_never_saved(tmp_path):
+    with pytest.raises(loop.Diverged) as caught:
+        fit(tmp_path, optimizer=poisoned(11), save_seconds=0.0, log_every=1)
+    left = caught.value.fit
+    assert left.ended == "failed" and int(left.state.step) == 10
+    assert [record["step"] for record in left.records] == list(range(1, 11))
+    assert_equal(left.state, fit(optimizer=poisoned(99), steps=10).state)
+    assert_equal(left.trained.params, left.state.params)
+    assert checkpoint.latest(tmp_path) == 10
+    with pytest.raises(loop.Diverged):  # the same bits, and the same end
+        fit(tmp_path, optimizer=poisoned(11), log_every=1, resume=True)
+
+
+def test_a_run_that_diverges_at_once_saves_nothing(tmp_path):
+    with pytest.raises(loop.Diverged) as caught:
+        fit(tmp_path, optimizer=poisoned(1), log_every=5)
+    assert int(caught.value.fit.state.step) == 0
+    assert checkpoint.latest(tmp_path) is None
+
+
+@pytest.mark.parametrize("callback", ["on_record", "on_evaluation"])
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_an_error_of_a_callback_loses_no_more_than_its_line(tmp_path, callback, error):
+    calls, records = [], []
+
+    def fails(*args):
+        calls.append(args)
+        if len(calls) == 7:
+            raise error("mine")
+
+    options = {"evaluation": line(), "eval_every": 1, "log_every": 1, "patience": 50}
+    with pytest.raises(error, match="mine") as caught:
+        fit(tmp_path, **options, **{callback: fails})
+    left = caught.value.fit
+    assert left.ended == ("failed" if error is ValueError else "interrupted")
+    assert len(left.records) == 6 and int(left.state.step) == 6
+    assert checkpoint.latest(tmp_path) == 6
+    done = fit(tmp_path, resume=True, on_record=records.append, **options)
+    assert [record["step"] for record in records] == list(range(7, 21))
+    whole = fit(**options)
+    assert_equal((done.state, done.trained), (whole.state, whole.trained))
+
+
+def test_an_error_without_checkpoints_carries_what_was_reached():
+    def fails(record):
+        if record["step"] == 8:
+            raise ValueError("mine")
+
+    with pytest.raises(ValueError) as caught:
+        fit(on_record=fails)
+    assert_equal(caught.value.fit.state, fit(steps=7).state)
+
+
+def test_ctrl_c_twice_leaves_the_last_line(tmp_path):
+    def press(record):
+        if record["step"] == 5:
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        fit(tmp_path, on_record=press, log_every=1)
+    assert caught.value.fit.ended == "interrupted"
+    assert checkpoint.latest(tmp_path) == 4
+    assert_equal(fit(tmp_path, resume=True).state, fit().state)
+
+
+def test_a_full_disk_at_the_end_loses_nothing_to_python(tmp_path, monkeypatch):
+    def full(self, tree):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(checkpoint.Checkpoints, "_check_space", full)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(UsageError, match="step 20 was not saved") as caught:
+            fit(tmp_path)
+    assert_equal(caught.value.fit.state, fit().state)
