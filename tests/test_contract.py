@@ -14,7 +14,7 @@ import optax
 import pytest
 
 from tests.conftest import EVERY, small
-from train import loop, mesh, optim
+from train import loop, mesh, optim, programs
 from train import step as one
 from train.evaluate import evaluate, make_eval
 from zoo.base import Aux, Mean
@@ -24,6 +24,11 @@ TOLERANCE = {"rtol": 2e-4, "atol": 2e-5}  # float32 sums in another order
 
 def batch_of(recipe, n=8):
     return {name: jnp.asarray(array[:n]) for name, array in recipe.data.train.items()}
+
+
+def size_of(recipe):
+    """A batch of a training: 14 examples, or all where the recipe takes all."""
+    return None if recipe.batch_size is None else 14
 
 
 def start(recipe, seed=0, batch=None):
@@ -264,7 +269,7 @@ def test_chunks_of_any_length_are_bit_equal(recipe):
             recipe.optimizer,
             recipe.data.train,
             steps=6,
-            batch_size=min(12, len(recipe.data.train["x"])),
+            batch_size=size_of(recipe),
             augment=recipe.augment,
             log_every=every,
             progress=False,
@@ -274,20 +279,56 @@ def test_chunks_of_any_length_are_bit_equal(recipe):
     assert_equal(*ways)
 
 
-def test_two_devices_equal_one(recipe):
-    def run(devices):
-        return loop.fit(
+def fit_on(devices, recipe):
+    """The state after three steps, and the program that ran them."""
+    ran, plain = [], programs.compiled
+
+    def keep(*args, **options):
+        ran.append(plain(*args, **options))
+        return ran[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(programs, "compiled", keep)
+        state = loop.fit(
             recipe.task,
             recipe.optimizer,
             recipe.data.train,
             steps=3,
-            batch_size=min(12, len(recipe.data.train["x"])),
+            batch_size=size_of(recipe),
             augment=recipe.augment,
             progress=False,
             mesh=None if devices == 1 else mesh.data_parallel(devices),
         ).state
+    return state, ran[-1][0].as_text()
 
-    assert_close(run(1).params, jax.device_get(run(2).params))
+
+def assert_split(program, recipe):
+    """Each of two devices has half of the batch, and what they find is added up."""
+    x = recipe.data.train["x"]
+    size = size_of(recipe) or len(x)
+    half, whole = (
+        f"[{','.join(map(str, (n, *x.shape[1:])))}]" for n in (size // 2, size)
+    )
+    assert " all-reduce(" in program
+    assert half in program
+    # the data themselves lie whole on both
+    assert whole not in program or size == len(x)
+
+
+def test_two_devices_share_a_batch_and_equal_one(recipe):
+    alone, _ = fit_on(1, recipe)
+    shared, program = fit_on(2, recipe)
+    assert_split(program, recipe)
+    assert_close(alone.params, jax.device_get(shared.params))
+
+
+@pytest.mark.parametrize("name", ["linear", "mlp", "lstm"])
+def test_a_batch_that_is_not_shared_is_seen(name, monkeypatch):
+    monkeypatch.setattr(mesh, "rows", lambda mesh, batch: batch)
+    recipe = small(name)
+    _, program = fit_on(2, recipe)
+    with pytest.raises(AssertionError):
+        assert_split(program, recipe)
 
 
 RESUME = """
@@ -308,7 +349,7 @@ def trained(recipe, steps, folder=None):
         recipe.optimizer,
         recipe.data.train,
         steps=steps,
-        batch_size=min(12, len(recipe.data.train["x"])),
+        batch_size=size_of(recipe),
         augment=recipe.augment,
         ema=recipe.ema,
         seed=7,
