@@ -1,5 +1,4 @@
-"""Convolution, pooling, recurrence: Linen's parameters and numbers, fast per backend.
-Dropout whose rate may be traced.
+"""Convolution, pooling, recurrence, dropout: as Linen's, fast on each backend.
 
 On CPU a convolution inside a compiled loop is about twenty times slower than the same
 sum as matrix products, and the gradient of `reduce_window` as slow beside that of
@@ -102,10 +101,9 @@ class ConvTranspose(nn.Module):
 
 
 class Dropout(nn.Module):
-    """Zeros for a share `rate` of the entries in training, the others / (1 - rate).
+    """`flax.linen.Dropout`, whose rate may be a traced array [].
 
-    `flax.linen.Dropout`'s masks from the same key "dropout"; the rate may be a traced
-    array []. Raises UsageError for one outside [0, 1].
+    The same masks from the key "dropout". Raises UsageError for a rate outside [0, 1].
     """
 
     rate: Number
@@ -116,12 +114,9 @@ class Dropout(nn.Module):
             raise UsageError(f"expected a dropout in [0, 1], found {self.rate}")
         if not train or is_zero(self.rate):
             return x
-        keep = 1 - self.rate
-        mask = jax.random.bernoulli(self.make_rng("dropout"), keep, x.shape)
-        if concrete(keep) and keep != 0:
-            return jnp.where(mask, x / float(keep), 0)
+        mask = jax.random.bernoulli(self.make_rng("dropout"), 1 - self.rate, x.shape)
         # where nothing is kept, x / 0 would make the gradient NaN
-        keep = jnp.where(keep == 0, 1, keep).astype(x.dtype)
+        keep = jnp.where(self.rate == 1, 1, 1 - self.rate).astype(x.dtype)
         return jnp.where(mask, x / keep, 0)
 
 
@@ -313,9 +308,8 @@ def _phases(x, kernel, window, strides, spread):
         part = jnp.zeros((x.shape[0], *rows, some.shape[-1]), x.dtype)
         parts.append(part if empty else conv(x, some, padding=pads))
     y = jnp.stack(parts).reshape(*strides, *parts[0].shape)
-    rank = len(strides)
-    pairs = [axis for i in range(rank) for axis in (rank + 1 + i, i)]
-    y = y.transpose(rank, *pairs, y.ndim - 1)
+    pairs = [axis for i in range(x.ndim - 2) for axis in (x.ndim - 1 + i, i)]
+    y = y.transpose(x.ndim - 2, *pairs, y.ndim - 1)
     sizes = [q * s for q, s in zip(rows, strides, strict=True)]
     y = y.reshape(x.shape[0], *sizes, kernel.shape[-1])
     return y[(slice(None), *map(slice, lengths))]
@@ -358,8 +352,7 @@ def _geometry(x, size, strides, padding, dilation=1, space=None):
     sizes = [n + sum(p) for n, p in zip(space, padding, strict=True)]
     if any(n < w for n, w in zip(sizes, spans, strict=True)):
         raise UsageError(f"a window {size} does not fit into shape {x.shape}")
-    pads = tuple((int(a), int(b)) for a, b in padding)
-    return _Window(size, strides, pads, dilation)
+    return _Window(size, strides, tuple((int(a), int(b)) for a, b in padding), dilation)
 
 
 def _each(value, size, x):

@@ -394,8 +394,7 @@ def from_torch(arrays: dict[str, Any]) -> dict[str, Any]:
     try:
         for ours, theirs in (names | {"up": "linear1", "down": "linear2"}).items():
             w, b = arrays[f"{theirs}.weight"], arrays[f"{theirs}.bias"]
-            weight = {"kernel": w.T} if w.ndim > 1 else {"scale": w}
-            params[ours] = {**weight, "bias": b}
+            params[ours] = {"kernel" if w.ndim > 1 else "scale": w.T, "bias": b}
     except KeyError as error:
         raise UsageError(f"expected an array {error}, found {list(arrays)}") from None
     return params
