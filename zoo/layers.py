@@ -114,18 +114,19 @@ class Dropout(nn.Module):
             raise UsageError(f"expected a dropout in [0, 1], found {self.rate}")
         if not train or is_zero(self.rate):
             return x
-        mask = jax.random.bernoulli(self.make_rng("dropout"), 1 - self.rate, x.shape)
+        keep = 1 - self.rate
+        mask = jax.random.bernoulli(self.make_rng("dropout"), keep, x.shape)
+        if concrete(keep) and keep != 0:
+            return jnp.where(mask, x / float(keep), 0)
         # where nothing is kept, x / 0 would make the gradient NaN
-        keep = jnp.where(self.rate == 1, 1, 1 - self.rate).astype(x.dtype)
-        return jnp.where(mask, x / keep, 0)
+        return jnp.where(mask, x / jnp.where(keep == 0, 1, keep).astype(x.dtype), 0)
 
 
 def _parameters(module, x, inputs):
     shape = (*module.kernel_size, inputs, module.features)
     kernel = module.param("kernel", module.kernel_init, shape)
-    bias = None
-    if module.use_bias:
-        bias = module.param("bias", module.bias_init, (module.features,))
+    bias = ("bias", module.bias_init, (module.features,))
+    bias = module.param(*bias) if module.use_bias else None
     return promote_dtype(x, kernel, bias, dtype=module.dtype)
 
 
@@ -262,11 +263,10 @@ def _two_sided(x, kernel, window):
     x = jax.lax.optimization_barrier(x)
     slices = [x[:, :, j * right : j * right + width] for j in range(cols)]
     patches = jnp.concatenate(slices, -1).reshape(-1, cols * x.shape[-1])
-    outputs = kernel.shape[-1]
-    matrix = kernel.transpose(1, 2, 0, 3).reshape(-1, rows * outputs)
-    y = (patches @ matrix).reshape(batch, -1, width, rows * outputs)
-    parts = jnp.split(y, rows, axis=-1)
-    return sum(y[:, i * down : i * down + height] for i, y in enumerate(parts))
+    matrix = kernel.transpose(1, 2, 0, 3).reshape(patches.shape[1], -1)
+    y = (patches @ matrix).reshape(batch, -1, width, matrix.shape[1])
+    parts = enumerate(jnp.split(y, rows, axis=-1))
+    return sum(part[:, i * down : i * down + height] for i, part in parts)
 
 
 def _grouped(x, kernel, window, groups):
