@@ -223,3 +223,16 @@ def test_a_run_that_diverges_keeps_its_last_good_state(tmp_path):
     leaves = jax.tree.leaves(run.restore(out)[1])
     assert all(np.isfinite(leaf).all() for leaf in leaves)
     assert not (out / "result.json").exists()
+
+
+def test_data_that_changed_are_not_measured_with_the_old_statistics(tmp_path):
+    table = tmp_path / "table.csv"
+    x = np.arange(40.0)
+    lines = [f"{a},{2 * a + 1}" for a in x]
+    table.write_text("\n".join(["a,b", *lines]))
+    out = tmp_path / "run"
+    train(out, data=str(table), target="b")
+    run.restore(out, rows=True)
+    table.write_text("\n".join(["a,b", *lines[:-9]]))
+    with pytest.raises(UsageError, match="data have changed since"):
+        run.restore(out, rows=True)

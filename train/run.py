@@ -71,8 +71,8 @@ def train(
 def _train(name, arguments, options, out, config, resume):
     """Run a recipe, from the beginning or, where `config` is a run's, on with it."""
     recipe = RECIPES[name](**_parted(name, arguments, options))
-    if config is not None and sets.from_json(config["schema"]) != recipe.data.schema:
-        raise UsageError(f"the data have changed since the run in {out} began")
+    if config is not None:
+        _same_data(config, recipe, out)
     if options.patience is not None and not recipe.stoppable:
         raise UsageError(
             f"expected no patience for {name}, whose losses do not say how good its "
@@ -256,7 +256,14 @@ def restore(directory: Path, *, rows: bool = False) -> tuple[Recipe, Trained, di
     trained = loop.trained(*checkpoint.read(folder, like))
     if rows:
         recipe = build(**_parted(config["recipe"], arguments, options))
+        _same_data(config, recipe, directory)
     return recipe, trained, config
+
+
+def _same_data(config, recipe, directory):
+    """Raise UsageError where other data were loaded than the run began with."""
+    if sets.from_json(config["schema"]) != recipe.data.schema:
+        raise UsageError(f"the data have changed since the run in {directory} began")
 
 
 def resumed(directory: Path) -> tuple[str, dict[str, Any]]:

@@ -125,8 +125,8 @@ class Dropout(nn.Module):
 def _parameters(module, x, inputs):
     shape = (*module.kernel_size, inputs, module.features)
     kernel = module.param("kernel", module.kernel_init, shape)
-    bias = ("bias", module.bias_init, (module.features,))
-    bias = module.param(*bias) if module.use_bias else None
+    wanted = "bias", module.bias_init, (module.features,)
+    bias = module.param(*wanted) if module.use_bias else None
     return promote_dtype(x, kernel, bias, dtype=module.dtype)
 
 
