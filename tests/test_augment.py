@@ -86,6 +86,26 @@ def test_crop_is_a_shift_and_every_shift_occurs(space):
     assert (found == 1).all()
 
 
+def test_crop_of_a_sequence_stays_within_its_length():
+    lengths = jnp.repeat(jnp.array([7, 4, 1]), 100)
+    real = np.arange(7) < np.asarray(lengths)[:, None]
+    batch = batch_of(300, 7, 2) | {"length": lengths}
+    batch["x"] = jnp.where(real[..., None], batch["x"], 0)
+    x, new = np.asarray(batch["x"]), run(augment.crop(2), batch)
+    assert (new[~real] == 0).all()
+    for n in (7, 4, 1):
+        rows = np.asarray(lengths) == n
+        wide = np.pad(x[rows, :n], [(0, 0), (2, 2), (0, 0)], mode="edge")
+        shifted = [wide[:, c : c + n] == new[rows, :n] for c in range(5)]
+        hits = np.stack([hit.all((1, 2)) for hit in shifted])
+        assert hits.any(0).all() and hits.any(1).all()
+        assert (hits.sum(0) == (5 if n == 1 else 1)).all()
+    whole = batch | {"length": jnp.full(300, 7)}
+    alone = {name: whole[name] for name in ("x", "y", "mask")}
+    changed = (run(augment.crop(2), rows) for rows in (whole, alone))
+    np.testing.assert_array_equal(*changed)
+
+
 def test_flip_mirrors_about_half():
     batch = batch_of(400, 4, 5, 2)
     x, new = np.asarray(batch["x"]), run(augment.flip(), batch)

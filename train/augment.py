@@ -34,15 +34,21 @@ def compose(*augments: Augment) -> Augment:
 def crop(pixels: int) -> Augment:
     """Shift by up to `pixels` along each axis: x [B, H, W, C] or [B, L, C].
 
-    Every shift is as likely. Raises UsageError for other shapes and pixels below 0.
+    Every shift is as likely. A sequence with a "length" [B] moves within it, its first
+    and last entry repeated. Raises UsageError for other shapes and pixels below 0.
     """
     margin = check.whole("pixels", pixels, 0)
 
     def augment(key, batch):
         x = check_inputs(batch["x"], "B L C" if batch["x"].ndim == 3 else "B H W C")
         axes = x.ndim - 2
-        pads = [(0, 0), *[(margin, margin)] * axes, (0, 0)]
         corners = jax.random.randint(key, (len(x), axes), 0, 2 * margin + 1)
+        if axes == 1 and "length" in batch:
+            at, ends = jnp.arange(x.shape[1])[None], batch["length"][:, None]
+            source = jnp.clip(at + corners - margin, 0, ends - 1)
+            moved = jnp.take_along_axis(x, source[..., None], 1)
+            return batch | {"x": jnp.where((at < ends)[..., None], moved, x)}
+        pads = [(0, 0), *[(margin, margin)] * axes, (0, 0)]
 
         def window(image, corner):
             return jax.lax.dynamic_slice(image, (*corner, 0), x.shape[1:])

@@ -30,9 +30,10 @@ def write(
 ) -> str:
     """The `length` characters that a language model puts after a prompt.
 
-    A model with a context reads no further back than that: it writes half a context at
-    a time. Raises UsageError for a prompt that is empty, longer than the context or has
-    unknown characters, and for numbers out of range.
+    A model with a context reads no further back than that: at first the whole prompt,
+    and where the context is full, its last half. Raises UsageError for a prompt that is
+    empty, longer than the context or has unknown characters, and for numbers out of
+    range.
     """
     if length < 1:
         raise UsageError(f"expected a length of at least 1, found {length}")
@@ -43,31 +44,36 @@ def write(
             f"expected a prompt of at most {context} characters, the model's context, "
             f"found {len(tokens)}"
         )
-    width = len(tokens) if context is None else max(1, context // 2)
-    piece = length if context is None else context - width
-
-    @jax.jit
-    def run(variables, key, prompt, ends):
-        return language.generate(
-            model,
-            variables,
-            key,
-            prompt,
-            piece,
-            prompt_length=ends,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-        )
-
-    variables, begin = {"params": trained.params, **trained.model}, len(tokens)
-    for i in range(-(-length // piece)):
+    language.check_options(len(schema.tokens), temperature, top_k, top_p)
+    variables, begin, i = {"params": trained.params, **trained.model}, len(tokens), 0
+    half = begin if context is None else max(1, context // 2)
+    width, piece = max(half, begin), length
+    while len(tokens) < begin + length:
+        if context is not None:  # a piece's last token is not read in it
+            piece = max(1, min(context - half, context - width + 1))
         tail = tokens[-width:]
         padded = np.pad(tail, (0, width - len(tail)))[None]
-        key = jax.random.fold_in(jax.random.key(seed), i)
-        more = run(variables, key, padded, jnp.array([len(tail)]))
+        key, ends = jax.random.fold_in(jax.random.key(seed), i), jnp.array([len(tail)])
+        draw = (temperature or None, top_p)  # a 0 that is known needs no draw
+        more = _write(model, piece, top_k, variables, key, padded, ends, *draw)
         tokens = np.concatenate([tokens, np.asarray(more)[0]])
+        width, i = half, i + 1
     return text.decode(schema.tokens, tokens[begin : begin + length])
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _write(model, length, top_k, variables, key, prompt, ends, temperature, top_p):
+    return language.generate(
+        model,
+        variables,
+        key,
+        prompt,
+        length,
+        prompt_length=ends,
+        temperature=0.0 if temperature is None else temperature,
+        top_k=top_k,
+        top_p=top_p,
+    )
 
 
 class Translation(NamedTuple):

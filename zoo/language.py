@@ -47,13 +47,7 @@ def sample(
     of them that have that much probability together. Raises UsageError for numbers out
     of range.
     """
-    vocabulary = logits.shape[-1]
-    if concrete(temperature) and not temperature >= 0:
-        raise UsageError(f"expected a temperature of at least 0, found {temperature}")
-    if top_k is not None and not 1 <= top_k <= vocabulary:
-        raise UsageError(f"expected top_k in 1..{vocabulary}, found {top_k}")
-    if top_p is not None and concrete(top_p) and not 0 < top_p <= 1:
-        raise UsageError(f"expected top_p in (0, 1], found {top_p}")
+    check_options(logits.shape[-1], temperature, top_k, top_p)
     likeliest = jnp.argmax(logits, -1)
     if is_zero(temperature):
         return likeliest
@@ -69,6 +63,21 @@ def sample(
         least = jnp.min(jnp.where(before < top_p, down, jnp.inf), -1, keepdims=True)
         logits = jnp.where(logits < least, -jnp.inf, logits)
     return jnp.where(greedy, likeliest, jax.random.categorical(key, logits))
+
+
+def check_options(
+    vocabulary: int,
+    temperature: Number = 1.0,
+    top_k: int | None = None,
+    top_p: Number | None = None,
+) -> None:
+    """Raise UsageError for what `sample` cannot draw by; a traced number passes."""
+    if concrete(temperature) and not temperature >= 0:
+        raise UsageError(f"expected a temperature of at least 0, found {temperature}")
+    if top_k is not None and not 1 <= top_k <= vocabulary:
+        raise UsageError(f"expected top_k in 1..{vocabulary}, found {top_k}")
+    if top_p is not None and concrete(top_p) and not 0 < top_p <= 1:
+        raise UsageError(f"expected top_p in (0, 1], found {top_p}")
 
 
 def generate(
@@ -87,7 +96,8 @@ def generate(
     `prompt_length` [B] says how much of each prompt counts, where they differ. After
     the token `stop` a row is `stop` to its end. Deterministic in (variables, key); row
     i of a batch depends on i. One loop of P + length - 1 single tokens, each in time
-    linear in what stands before. Raises UsageError for an empty prompt.
+    linear in what stands before; the last one drawn is not read. Raises UsageError for
+    an empty prompt.
     """
     batch, width = prompt.shape
     if not width or length < 1:
@@ -110,7 +120,7 @@ def generate(
         token = jnp.where(prompted, given, drawn).astype(prompt.dtype)
         return (token, done, cache), token
 
-    carry = prompt[:, 0], jnp.zeros(batch, bool), model.empty(batch, total)
+    carry = prompt[:, 0], jnp.zeros(batch, bool), model.empty(batch, total - 1)
     _, tokens = jax.lax.scan(step, carry, jnp.arange(total - 1))
     at = (ends - 1).reshape(-1, 1) + jnp.arange(length).reshape(1, -1)
     return jnp.take_along_axis(tokens.T, at, 1)
