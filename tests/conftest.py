@@ -24,12 +24,13 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
 
 
 def pytest_configure(config):
-    """Most of the time of the quick tests is compiling: they leave out slow passes.
+    """Most of the time of the small tests is compiling: they leave out slow passes.
 
     The workers, and what else the tests start, begin with huge pages, as `zoo` does.
     """
     os.environ.setdefault("GLIBC_TUNABLES", f"{HUGE}=1")
-    if config.option.markexpr == "not slow":
+    marks = config.option.markexpr
+    if "not slow" in marks or marks == "contract":
         flags = ["backend_optimization_level=0", "llvm_disable_expensive_passes=true"]
         if jax.__version_info__ < (0, 12):  # where the flag is known
             flags.append("cpu_use_fusion_emitters=false")
@@ -91,20 +92,15 @@ def small(name: str, n: int = 32):
     return RECIPES[name](**flags | {"data": first(default, n)})
 
 
-# put through the contracts with the slow tests: the quick ones have a model much alike,
-# and compiling all of them takes minutes
+# put through the contracts apart, as compiling them takes minutes; of the quick ones,
+# one has a model much alike
 ALIKE = (
-    *("cnn_cifar10", "transformer_classifier", "char_lstm", "char_transformer"),
-    *("conv_vae", "recurrent_vae", "wgan_gp", "semi_supervised_gan"),
+    *("cnn_cifar10", "rnn", "gru", "peephole_lstm", "transformer_classifier"),
+    *("char_lstm", "char_transformer", "seq2seq_transformer", "copy"),
+    *("autoencoder", "bernoulli_mixture", "vae", "conv_vae", "recurrent_vae"),
+    *("gan", "wgan_gp", "conditional_gan", "semi_supervised_gan"),
 )
-# with the long ones: of the slow tests too, one has a model much alike
-TWINS = (
-    *("rnn", "gru", "peephole_lstm", "seq2seq_transformer", "copy"),
-    *("autoencoder", "bernoulli_mixture", "vae", "gan", "conditional_gan"),
-)
-MARKS = {name: [pytest.mark.slow] for name in ALIKE} | {
-    name: [pytest.mark.slow, pytest.mark.long] for name in TWINS
-}
+MARKS = dict.fromkeys(ALIKE, [pytest.mark.contract])
 EVERY = [pytest.param(name, marks=MARKS.get(name, ())) for name in RECIPES]
 
 

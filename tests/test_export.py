@@ -11,7 +11,7 @@ from train.recipes import RECIPES
 # a model of each kind; the others are much alike, and compiling them takes a minute
 QUICK = ("linear", "mlp", "cnn", "gru", "transformer_classifier")
 NAMES = [
-    pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow])
+    pytest.param(name, marks=[] if name in QUICK else [pytest.mark.contract])
     for name in RECIPES
     if "vae" not in name
     and "autoencoder" not in name

@@ -110,7 +110,7 @@ ALIKE = ("cnn_dense", "rnn_language", "seq2seq", "transformer", "encoder_decoder
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=[pytest.mark.slow] * (name in ALIKE))
+        pytest.param(name, marks=[pytest.mark.contract] * (name in ALIKE))
         for name in DROPOUTS
     ],
 )

@@ -1,0 +1,147 @@
+"""What every recipe holds to in the loop: chunks, devices, a fresh process."""
+
+import json
+import math
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from tests.conftest import EVERY, small
+from tests.test_contract import assert_close, assert_equal
+from train import loop, mesh, programs
+
+
+def size_of(recipe):
+    """A batch of a training: 14 examples, or all where the recipe takes all."""
+    return None if recipe.batch_size is None else 14
+
+
+def test_chunks_of_any_length_are_bit_equal(recipe):
+    ways = [
+        loop.fit(
+            recipe.task,
+            recipe.optimizer,
+            recipe.data.train,
+            steps=6,
+            batch_size=size_of(recipe),
+            augment=recipe.augment,
+            log_every=every,
+            progress=False,
+        ).state
+        for every in (1, 4)
+    ]
+    assert_equal(*ways)
+
+
+def fit_on(devices, recipe):
+    """The state after three steps, and the program that ran them."""
+    ran, plain = [], programs.compiled
+
+    def keep(*args, **options):
+        ran.append(plain(*args, **options))
+        return ran[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(programs, "compiled", keep)
+        state = loop.fit(
+            recipe.task,
+            recipe.optimizer,
+            recipe.data.train,
+            steps=3,
+            batch_size=size_of(recipe),
+            augment=recipe.augment,
+            progress=False,
+            mesh=None if devices == 1 else mesh.data_parallel(devices),
+        ).state
+    return state, ran[-1][0].as_text()
+
+
+def assert_split(program, recipe):
+    """Each of two devices has half of the batch, and what they find is added up."""
+    x = recipe.data.train["x"]
+    size = size_of(recipe) or len(x)
+    shapes = {
+        tuple(map(int, found.split(",")))
+        for found in re.findall(r"\w\[([\d,]+)\]", program)
+    }
+    assert " all-reduce(" in program
+    # in whatever shape
+    assert size // 2 * x[0].size in map(math.prod, shapes)
+    # the data themselves lie whole on both
+    assert (size, *x.shape[1:]) not in shapes or size == len(x)
+
+
+def test_two_devices_share_a_batch_and_equal_one(recipe):
+    alone, _ = fit_on(1, recipe)
+    shared, program = fit_on(2, recipe)
+    assert_split(program, recipe)
+    assert_close(alone.params, jax.device_get(shared.params))
+
+
+@pytest.mark.parametrize("name", ["linear", "mlp", "lstm"])
+def test_a_batch_that_is_not_shared_is_seen(name, monkeypatch):
+    monkeypatch.setattr(mesh, "rows", lambda mesh, batch: batch)
+    recipe = small(name)
+    _, program = fit_on(2, recipe)
+    with pytest.raises(AssertionError):
+        assert_split(program, recipe)
+
+
+RESUME = """
+import json, sys
+import numpy as np, jax
+from tests.conftest import small
+from tests.test_contract_fit import trained
+for name, folder in json.loads(sys.argv[1]).items():
+    leaves = jax.tree.leaves(trained(small(name), 6, folder))
+    np.savez(folder + ".npz", *map(np.asarray, leaves))
+"""
+
+
+def trained(recipe, steps, folder=None):
+    """The state after `steps`, continued from the checkpoints in a folder."""
+    return loop.fit(
+        recipe.task,
+        recipe.optimizer,
+        recipe.data.train,
+        steps=steps,
+        batch_size=size_of(recipe),
+        augment=recipe.augment,
+        ema=recipe.ema,
+        seed=7,
+        checkpoints=folder,
+        resume=folder is not None,
+        progress=False,
+    ).state
+
+
+@pytest.fixture(scope="module")
+def resumed(request, tmp_path_factory):
+    """Each recipe asked for: 3 steps and a save, 3 more in one fresh process."""
+    folder = tmp_path_factory.mktemp("resume")
+    asked = [
+        item.callspec.params["name"]
+        for item in request.session.items
+        if "resumed" in getattr(item, "fixturenames", ())
+    ]
+    folders = {name: str(folder / name) for name in asked}
+    for name in asked:
+        trained(small(name), 3, folders[name])
+    subprocess.run(
+        [sys.executable, "-c", RESUME, json.dumps(folders)],
+        cwd=Path(__file__).parent.parent,
+        check=True,
+    )
+    return folders
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_resumed_in_a_fresh_process_is_bit_equal(name, resumed):
+    straight = jax.tree.leaves(trained(small(name), 6))
+    with np.load(resumed[name] + ".npz") as saved:
+        assert_equal([saved[key] for key in saved.files], straight)
