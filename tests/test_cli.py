@@ -82,7 +82,8 @@ def test_predict_reads_images_and_arrays(trained, here, capsys):
         p = {name: float(value) for name, value in row.items() if name != "class"}
         assert len(p) == 10 and sum(p.values()) == pytest.approx(1, abs=1e-3)
         assert f"p({row['class']})" == max(p, key=lambda name: p[name])
-    assert sum(row["class"] == str(label) for row, label in zip(rows, y, strict=False))
+    right = [row["class"] == str(label) for row, label in zip(rows[:4], y, strict=True)]
+    assert sum(right) >= 3  # of a model that has 9 in 10 right
 
 
 def test_own_csv_from_training_to_prediction(here, capsys):

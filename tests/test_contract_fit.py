@@ -1,5 +1,6 @@
 """What every recipe holds to in the loop: chunks, devices, a fresh process."""
 
+import contextlib
 import json
 import math
 import re
@@ -38,16 +39,24 @@ def test_chunks_of_any_length_are_bit_equal(recipe):
     assert_equal(*ways)
 
 
-def fit_on(devices, recipe):
-    """The state after three steps, and the program that ran them."""
-    ran, plain = [], programs.compiled
+@contextlib.contextmanager
+def kept_programs():
+    """The text of each program that the loop runs, in a list."""
+    texts, plain = [], programs.compiled
 
     def keep(*args, **options):
-        ran.append(plain(*args, **options))
-        return ran[-1]
+        program, name = plain(*args, **options)
+        texts.append(program.as_text())
+        return program, name
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(programs, "compiled", keep)
+        yield texts
+
+
+def fit_on(devices, recipe):
+    """The state after three steps, and the program that ran them."""
+    with kept_programs() as texts:
         state = loop.fit(
             recipe.task,
             recipe.optimizer,
@@ -58,7 +67,7 @@ def fit_on(devices, recipe):
             progress=False,
             mesh=None if devices == 1 else mesh.data_parallel(devices),
         ).state
-    return state, ran[-1][0].as_text()
+    return state, texts[-1]
 
 
 def assert_split(program, recipe):

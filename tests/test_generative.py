@@ -210,8 +210,12 @@ def test_tiles_are_pixels_side_by_side():
     np.testing.assert_allclose(drawn[1:5, 1:5], x[0, ..., 0])
     np.testing.assert_allclose(drawn[6:10, 6:10], x[4, ..., 0])
     assert (drawn[5:, 10:] == 1).all()
-    for wrong in (x[..., 0], x + 1, x * np.nan):
-        with pytest.raises(UsageError):
+    for wrong, match in (
+        (x[..., 0], r"found shape \(5, 4, 4\)"),
+        (x + 1, "found values 1 to 2"),
+        (x * np.nan, "found values nan"),
+    ):
+        with pytest.raises(UsageError, match=match):
             plot.tiles(wrong)
 
 

@@ -87,13 +87,15 @@ def test_penalty_strengths_can_be_traced():
 
 def test_predictions_are_probabilities():
     x = jax.random.normal(jax.random.key(0), (5, 4))
-    batch = {"x": x, "y": jnp.zeros(5, int)}
+    batch, rng = {"x": x, "y": jnp.zeros(5, int)}, np.random.default_rng(0)
     for task in (linear.logistic(), linear.softmax(2), linear.neuron()):
         params, state = task.init(jax.random.key(0), batch)
-        params = jax.tree.map(lambda p: p + 0.3, params)
+        params = jax.tree.map(lambda p: rng.normal(size=p.shape).astype("f"), params)
+        logits = x @ params["dense"]["kernel"] + params["dense"]["bias"][None]
+        if logits.shape[1] == 1:  # one logit is the odds against 0
+            logits = jnp.concatenate([0 * logits, logits], 1)
         p = task.predict(params, state, batch)
-        assert p.shape == (5, 2)
-        np.testing.assert_allclose(p.sum(-1), 1, rtol=1e-6)
+        np.testing.assert_allclose(p, jax.nn.softmax(logits), rtol=1e-5)
 
 
 def test_logistic_is_softmax_over_two_classes():

@@ -108,8 +108,15 @@ def test_translations_have_the_probability_that_is_said(name):
         scores.append(score)
     assert (scores[1] >= scores[0] - 1e-5).all()
     task = seq2seq.task(model)
-    greedy = jax.jit(task.predict)(variables(name)["params"], {}, {"x": SOURCE})
+
+    @jax.jit
+    def both(variables):
+        predicted = task.predict(variables["params"], {}, {"x": SOURCE})
+        return predicted, seq2seq.translate(model, variables, SOURCE, 20, beams=1)[0]
+
+    greedy, written = both(variables(name))
     assert greedy.shape == (3, 20)
+    np.testing.assert_array_equal(greedy, written)
 
 
 def test_an_alignment_looks_at_no_padding():

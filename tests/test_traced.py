@@ -24,7 +24,9 @@ def numbers(name):
     for key, parameter in inspect.signature(RECIPES[name]).parameters.items():
         kind = parameter.annotation
         if key not in NOT and ("float" in str(kind) or key == "anneal"):
-            found[key] = GIVEN.get(key, parameter.default)
+            default = parameter.default
+            # not the default: a recipe that falls back to it is seen
+            found[key] = GIVEN.get(key, default and 0.9 * default)
     searched = inspect.signature(RECIPES[name]).parameters
     if "optimizer" in searched and searched["optimizer"].default == "lbfgs":
         found["learning_rate"] = 0.05
