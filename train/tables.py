@@ -44,9 +44,9 @@ def nearest(name: str, names: Sequence[str]) -> str:
 
 
 def quoted(names: Sequence[object]) -> str:
-    """Up to ten names in quotes, for a message."""
+    """Up to ten names in quotes, for a message; "none" for none."""
     more = f" and {len(names) - 10} more" if len(names) > 10 else ""
-    return ", ".join(f'"{name}"' for name in names[:10]) + more
+    return (", ".join(f'"{name}"' for name in names[:10]) or "none") + more
 
 
 def numbers(x: np.ndarray, what: str) -> np.ndarray:
