@@ -6,12 +6,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from scipy.linalg import subspace_angles
 from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
 
+from tests.conftest import small
 from train import loop
+from train.evaluate import evaluate, row_key
 from train.optim import optimizer, schedule
+from train.step import Trained
 from zoo import autoencoder
 from zoo.base import UsageError
 from zoo.mlp import MLP
@@ -207,3 +211,37 @@ def test_half_precision_is_near_and_ends_in_single(name):
     np.testing.assert_allclose(near, exact, atol=0.05 * float(jnp.abs(exact).max()))
     made = jax.eval_shape(half.init, jax.random.key(0), x)
     assert {leaf.dtype for leaf in jax.tree.leaves(made)} == {jnp.dtype("float32")}
+
+
+def test_principal_components_are_given_the_noise_of_the_evaluation():
+    recipe = small("denoising_autoencoder", 40)
+    rows = {"x": recipe.data.test["x"]}
+
+    class Same(nn.Module):
+        def __call__(self, x, *, train=False):
+            return x
+
+    # what the network sees, told from outside: its error where it changes nothing
+    seen = evaluate(autoencoder.task(Same(), noise=0.5), Trained({}, {}), rows)["loss"]
+    key = jax.random.key(0)
+    batch = jax.tree.map(jnp.asarray, rows)
+    found = Trained(*jax.jit(recipe.task.init)(key, batch))
+    everything = recipe._replace(data=recipe.data._replace(train=rows, test=rows))
+    scores = recipe.measure(everything, found, None)
+    x = rows["x"].reshape(40, -1)
+    noisy = np.stack(
+        [
+            np.asarray(
+                autoencoder.corrupt(
+                    rows["x"][i : i + 1], jax.random.split(row_key(0, i))[0], 0.5
+                )
+            ).reshape(-1)
+            for i in range(40)
+        ]
+    )
+    assert np.square(noisy - x).mean() == pytest.approx(seen, rel=1e-5)
+    mean, (_, _, axes) = x.mean(0), np.linalg.svd(x - x.mean(0), full_matrices=False)
+    axes = axes[:4]
+    back = mean + (noisy - mean) @ axes.T @ axes
+    assert scores["pca"] == pytest.approx(np.square(back - x).mean(), rel=1e-3)
+    assert scores["of_pca"] == pytest.approx(scores["loss"] / scores["pca"])

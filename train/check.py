@@ -59,7 +59,9 @@ def labels(task: Task, params: Any, state: Any, data: dict[str, Any]) -> None:
     before anything is compiled.
     """
     one = {
-        name: jax.ShapeDtypeStruct((1, *np.shape(a)[1:]), a.dtype)
+        name: jax.ShapeDtypeStruct(
+            (1, *np.shape(a)[1:]), jax.dtypes.canonicalize_dtype(a.dtype)
+        )
         for name, a in data.items()
     }
     key = jax.eval_shape(lambda: jax.random.key(0))

@@ -40,7 +40,9 @@ def describe(
     state, best = carry
     like = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), state)
     batch = {
-        name: jax.ShapeDtypeStruct((size, *a.shape[1:]), a.dtype)
+        name: jax.ShapeDtypeStruct(
+            (size, *a.shape[1:]), jax.dtypes.canonicalize_dtype(a.dtype)
+        )
         for name, a in train.items()
     }
     text = jax.jit(update).lower(like, batch).as_text()

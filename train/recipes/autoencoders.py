@@ -96,12 +96,14 @@ def _autoencoder(data, holdout, network, latent, noise, step, steps, size, goal)
         """Mean squared error a pixel, of the network and of scikit-learn's PCA."""
         from sklearn.decomposition import PCA  # a second to import
 
-        train, test = (part.reshape(len(part), -1) for part in _parts(recipe.data))
-        error = evaluate(recipe.task, trained, {"x": test.reshape(-1, *shape)})["loss"]
-        pca = PCA(min(latent, *train.shape), random_state=0).fit(train)
-        found = pca.inverse_transform(
-            pca.transform(given(test.reshape(-1, *shape), np.arange(len(test))))
+        train, test = _parts(recipe.data)
+        error = evaluate(recipe.task, trained, {"x": test})["loss"]
+        seen, train, test = (
+            part.reshape(len(part), -1)
+            for part in (given(test, np.arange(len(test))), train, test)
         )
+        pca = PCA(min(latent, *train.shape), random_state=0).fit(train)
+        found = pca.inverse_transform(pca.transform(seen))
         reference = float(np.square(found - test).mean())
         return {"loss": error, "pca": reference, "of_pca": error / reference}
 
