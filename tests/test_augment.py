@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from train import augment
+from train.data import augment
 from zoo.base import UsageError
 
 KEY = jax.random.key(7)

@@ -17,9 +17,9 @@ from PIL import Image
 
 from tests.test_download import cifar_batches, cifar_file
 from train import __main__ as entry
-from train import download
-from train.cli import main
-from train.run import restore
+from train.cli.main import main
+from train.cli.run import restore
+from train.data import download
 
 ROOT = Path(__file__).parent.parent
 FILES = {"config.json", "metrics.jsonl", "checkpoints", "result.json", "curves.png"}
@@ -29,7 +29,7 @@ FILES = {"config.json", "metrics.jsonl", "checkpoints", "result.json", "curves.p
 def here(tmp_path, monkeypatch):
     """Each test in a folder of its own, with a cache of its own."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("train.cli._cache", lambda: None)  # the tests have theirs
+    monkeypatch.setattr("train.cli.main._cache", lambda: None)  # the tests have theirs
     return tmp_path
 
 
@@ -255,7 +255,9 @@ def test_divergence_is_reported_and_nothing_is_called_a_result(here, capsys):
 
 
 def start(out, *more, recipe=("mlp", "--steps", "3000")):
-    command = "from train.cli import main; import sys; sys.exit(main(sys.argv[1:]))"
+    command = (
+        "from train.cli.main import main; import sys; sys.exit(main(sys.argv[1:]))"
+    )
     flags = ["train", *recipe, "--out", str(out), *more]
     path = os.environ.get("PYTHONPATH", "")
     return subprocess.Popen(

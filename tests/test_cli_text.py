@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from train.cli import main
+from train.cli.main import main
 
 SENTENCE = "a rose is a rose is a rose.\n"
 

@@ -9,7 +9,8 @@ import pytest
 from sklearn import datasets
 from sklearn.model_selection import train_test_split
 
-from train import data, inputs, parts
+from train import data
+from train.data import inputs, parts
 from zoo.base import UsageError
 
 TABLES = {
@@ -179,7 +180,7 @@ def test_labels_are_named():
 def test_apply_refuses_another_shape():
     schema = data.load("digits").schema
     with pytest.raises(UsageError, match=r"\(8, 8, 1\) as in digits, found \(8, 8\)"):
-        data.apply(schema, np.zeros((3, 8, 8)))
+        data.standardize(schema, np.zeros((3, 8, 8)))
 
 
 def test_split_keeps_rows_together_and_classes_even():

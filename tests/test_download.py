@@ -12,7 +12,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 
-from train import data, download
+from train import data
+from train.data import download
 from zoo.base import UsageError
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from train import augment
+from train.data import augment
 from zoo import (
     autoencoder,
     cnn,

@@ -12,9 +12,10 @@ import pytest
 from scipy.linalg import sqrtm
 
 from train import data as sets
-from train import judge, loop, metrics, optim, plot
-from train.cli import main
+from train import loop, optim
+from train.cli.main import main
 from train.recipes import RECIPES, latent
+from train.report import judge, metrics, plot
 from zoo import vae
 from zoo.base import UsageError
 
@@ -158,7 +159,7 @@ def interrupted(monkeypatch):
 
 
 def test_a_judge_that_is_interrupted_judges_nothing(digits, tmp_path, monkeypatch):
-    monkeypatch.setattr("train.cli._cache", lambda: None)
+    monkeypatch.setattr("train.cli.main._cache", lambda: None)
     command = f"train gan --data digits --latent 4 --steps 1 --out {tmp_path}/run"
     result = tmp_path / "run" / "result.json"
     with monkeypatch.context() as patch:
@@ -358,7 +359,7 @@ def test_few_labels_are_balanced_and_true():
 
 def measured(name, tmp_path, **flags):
     """The metrics of a whole run."""
-    from train import run
+    from train.cli import run
 
     out = tmp_path / "-".join([name, *map(str, flags.values())])
     options = run.Options(seed=flags.pop("seed", 0))

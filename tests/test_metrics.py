@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from train import metrics
+from train.report import metrics
 from zoo.base import UsageError
 
 THREE = ("a", "b", "c")

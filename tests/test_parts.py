@@ -8,8 +8,9 @@ import pytest
 from sklearn.linear_model import Ridge
 
 from train import data as sets
-from train import run, text
-from train.cli import main
+from train.cli import run
+from train.cli.main import main
+from train.data import text
 from train.recipes import RECIPES
 from zoo.base import UsageError
 
@@ -150,7 +151,7 @@ def test_few_labels_are_drawn_and_neither_they_nor_their_images_are_watched():
 @pytest.fixture
 def runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("train.cli._cache", lambda: None)  # the tests have theirs
+    monkeypatch.setattr("train.cli.main._cache", lambda: None)  # the tests have theirs
     return tmp_path
 
 

@@ -8,7 +8,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from train import plot
+from train.report import plot
 from zoo.base import UsageError
 
 RNG = np.random.default_rng(0)

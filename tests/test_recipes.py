@@ -7,7 +7,8 @@ import pytest
 from sklearn.linear_model import Lasso, LogisticRegression, Ridge
 
 from train import data as sets
-from train import loop, run
+from train import loop
+from train.cli import run
 from train.evaluate import evaluate
 from train.recipes import RECIPES
 
@@ -151,7 +152,7 @@ LONG = [pytest.param(name, marks=pytest.mark.long) for name in MINUTES]
 @pytest.mark.slow
 @pytest.mark.parametrize("name", GOALS + LONG)
 def test_a_recipe_reaches_its_goal(name, tmp_path, capsys):
-    from train.cli import main
+    from train.cli.main import main
 
     assert main(["train", name, "--out", str(tmp_path / name)]) == 0
     result = json.loads((tmp_path / name / "result.json").read_text())

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from tests.test_checkpoint import listing, no_file_above
-from train import loop, run
-from train.disk import Log
+from train import loop
+from train.cli import run
+from train.cli.disk import Log
 from train.recipes import RECIPES
 from zoo.base import UsageError
 

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from train import samples
 from train.data import Schema
+from train.report import samples
 from train.step import Trained
 from zoo import language, rnn
 from zoo.base import is_weight

@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from train import data, metrics, text
+from train import data
+from train.data import text
+from train.report import metrics
 from zoo.base import UsageError
 
 pairs = functools.cache(text.load_pairs)

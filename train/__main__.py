@@ -17,7 +17,7 @@ HUGE = "glibc.malloc.hugetlb"
 def main() -> int:
     """Run a command; the exit status, as `train.cli.main` has it."""
     huge_pages()
-    from train.cli import main as run  # after the restart: it takes time to import
+    from train.cli.main import main as run  # after the restart: it takes time to import
 
     return run()
 

@@ -5,6 +5,7 @@ random lives outside the saved tree: what continues from it is bit-equal.
 """
 
 import contextlib
+import json
 import logging
 import os
 import re
@@ -18,7 +19,6 @@ from typing import Any
 import jax
 from orbax.checkpoint import v1 as ocp
 
-from train.disk import read_json, write_json
 from zoo.base import UsageError
 
 ORIGIN = "origin.json"
@@ -172,6 +172,41 @@ class Checkpoints:
         if saver is not None:
             with contextlib.suppress(Exception):
                 saver.close()  # orbax raises a failed save's error again and again
+
+
+# Small files ------------------------------------------------------------------------
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file's content, lists as tuples. Raises UsageError if it is damaged."""
+
+    def freeze(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: freeze(v) for name, v in value.items()}
+        return tuple(map(freeze, value)) if isinstance(value, list) else value
+
+    try:
+        return freeze(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, OSError) as error:
+        raise UsageError(f"{path} cannot be read as JSON: {error}") from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a file that is whole or not there."""
+    with whole(path) as part:
+        part.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+
+
+@contextlib.contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A file to write, which becomes `path` if nothing failed and is gone if it did."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    try:
+        yield part
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _line(error):

@@ -14,7 +14,7 @@ import numpy as np
 
 from train import mesh as meshes
 from train import programs
-from train.augment import Augment
+from train.data.augment import Augment
 
 # Streams of keys beside the steps' own, which are numbered below 2^31.
 ORDER, AUGMENT = 2**31, 2**31 + 1

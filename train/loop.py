@@ -20,9 +20,9 @@ import numpy as np
 from train import check, origin, programs
 from train import mesh as meshes
 from train import step as one
-from train.augment import Augment
 from train.checkpoint import Checkpoints
 from train.chunk import Runner, augmented
+from train.data.augment import Augment
 from train.evaluate import evaluate
 from train.optim import accumulated, full_batch
 from train.progress import bar

@@ -13,8 +13,8 @@ from flax import linen as nn
 
 from train import data as sets
 from train import optim
-from train.augment import Augment
 from train.data import Data, Split
+from train.data.augment import Augment
 from train.step import Trained
 from zoo import supervised
 from zoo.base import Task, UsageError

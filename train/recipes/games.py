@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from train import data as sets
-from train import judge, optim
-from train.augment import Augment
+from train import optim
 from train.data import Data
+from train.data.augment import Augment
 from train.recipes.base import Goal, Recipe, Source, images_of, labels_for
+from train.report import judge
 from train.step import Trained
 from zoo import gan as gans
 from zoo import supervised

@@ -2,9 +2,9 @@
 
 from typing import Literal
 
-from train import augment as augmentation
 from train import data as sets
 from train import optim
+from train.data import augment as augmentation
 from train.recipes.base import Goal, Recipe, Source, fitted, scheduled
 from zoo import cnn as cnns
 from zoo import mlp as mlps

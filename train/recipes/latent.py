@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from train import data as sets
-from train import judge, optim, text
-from train.data import Data
+from train import optim
+from train.data import Data, text
 from train.evaluate import evaluate
 from train.recipes.base import Goal, Recipe, Source, images_of, labels_for, scheduled
+from train.report import judge
 from train.step import Trained
 from zoo import mixture
 from zoo import recurrent_vae as recurrent

@@ -6,10 +6,11 @@ from typing import Any, Literal
 import numpy as np
 from flax import linen as nn
 
-from train import metrics, optim, samples, text
-from train.data import Data
+from train import optim
+from train.data import Data, text
 from train.evaluate import evaluate
 from train.recipes.base import Goal, Recipe, Source, scheduled
+from train.report import metrics, samples
 from train.step import Trained
 from zoo import rnn, seq2seq, supervised, transformer
 

@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from train import text
-from train.data import Schema
+from train.data import Schema, text
 from train.step import Trained
 from zoo import language, seq2seq
 from zoo.base import UsageError

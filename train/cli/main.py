@@ -13,7 +13,7 @@ from typing import Any
 
 import tyro
 
-from train.flags import Directory, parse, recipe_flags
+from train.cli.flags import Directory, parse, recipe_flags
 from zoo.base import UsageError, count_parameters
 
 USAGE = """\
@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _list(argv: list[str]) -> int:
     from train import data as sets
-    from train.builtin import PUBLISHED
+    from train.data.builtin import PUBLISHED
     from train.recipes import RECIPES
 
     parse(lambda: None, argv, "zoo list")
@@ -80,7 +80,7 @@ def _list(argv: list[str]) -> int:
 
 
 def _train(argv: list[str]) -> int:
-    from train import run
+    from train.cli import run
     from train.recipes import RECIPES
 
     if not argv or argv[0].startswith("-"):
@@ -122,7 +122,7 @@ def _failed(failure: str | None) -> int:
 
 
 def _eval(argv: list[str]) -> int:
-    from train import run
+    from train.cli import run
 
     def flags(directory: Directory) -> Path:
         return directory
@@ -147,8 +147,8 @@ def _predict(argv: list[str]) -> int:
         raise UsageError("expected an INPUT: a .npz, .csv, .png or .jpg file")
 
     from train import data as sets
-    from train import inputs as files
-    from train import run
+    from train.cli import run
+    from train.data import inputs as files
     from train.evaluate import predict
 
     _cache()
@@ -219,7 +219,7 @@ def _sample(argv: list[str]) -> int:
         raise UsageError(f"--{min(wrong).replace('_', '-')} is not for {recipe.model}")
     if recipe.draw is not None:
         return _draw(recipe, trained, directory, seed, **given)
-    from train import samples
+    from train.report import samples
 
     prompt, length = given.pop("prompt", "The "), given.pop("length", 300)
     given.setdefault("temperature", 0.8)
@@ -231,7 +231,8 @@ def _sample(argv: list[str]) -> int:
 
 
 def _draw(recipe, trained, directory, seed, n=64, label=None, out=None):
-    from train import check, run
+    from train import check
+    from train.cli import run
 
     schema = recipe.data.schema
     check.whole("n", n, 1, 10_000)
@@ -271,7 +272,7 @@ def _translate(argv: list[str]) -> int:
     name, directory, inputs, beams = parse(flags, argv, "zoo translate")
     if not inputs:
         raise UsageError("expected a word or a sentence to translate, found none")
-    from train import plot, samples
+    from train.report import plot, samples
 
     recipe, trained = _restored(name, directory)
     if not recipe.translates:
@@ -292,7 +293,7 @@ def _translate(argv: list[str]) -> int:
 
 def _restored(name, directory, rows=False):
     """The recipe and what a run trained; the run must be of the recipe named."""
-    from train import run
+    from train.cli import run
     from train.recipes import RECIPES
 
     if name not in RECIPES:
@@ -362,7 +363,7 @@ def _cache():
     """Compiled programs stay in the user's cache: a second run starts fast."""
     import jax
 
-    from train import download
+    from train.data import download
 
     folder = download.cache() / "xla"
     try:

@@ -18,9 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
-from train.data import Data, Schema, Split, given, request
-from train.parts import OVERLAP
-from train.tables import nearest
+from train.data.parts import OVERLAP
+from train.data.schema import Data, Schema, Split, given, request
+from train.data.tables import nearest
 from zoo.base import UsageError
 
 UNKNOWN = "\ufffd"
@@ -96,7 +96,7 @@ def _windows(tokens, length, starts):
 
 def _read(source):
     if source in TEXTS:
-        with as_file(files("train.files") / f"{source}.txt.gz") as path:
+        with as_file(files("train.data.files") / f"{source}.txt.gz") as path:
             return gzip.decompress(path.read_bytes()).decode()
     path = Path(source)
     if not path.is_file():
@@ -239,7 +239,7 @@ def _hash(source: Source, seed: int) -> int:
 
 def pronunciations() -> dict[str, tuple[tuple[str, ...], ...]]:
     """Every word of letters of the dictionary with all its pronunciations."""
-    with as_file(files("train.files") / "cmudict.dict.gz") as path:
+    with as_file(files("train.data.files") / "cmudict.dict.gz") as path:
         lines = gzip.decompress(path.read_bytes()).decode().splitlines()
     found: dict[str, tuple[tuple[str, ...], ...]] = {}
     for line in lines:
@@ -273,7 +273,7 @@ def _sentences(path, seed):
 
 
 def _ui_en_fr(seed):
-    with as_file(files("train.files") / "ui_en_fr.tsv") as path:
+    with as_file(files("train.data.files") / "ui_en_fr.tsv") as path:
         return _sentences(path, seed)
 
 

@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from train import loop, metrics, optim
+from train import loop, optim
 from train.data import Data
 from train.evaluate import evaluate
+from train.report import metrics
 from zoo import cnn, supervised
 from zoo.base import UsageError
 

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from train.formats import open_npz
+from train.data.formats import open_npz
 from zoo.base import UsageError
 
 Kind = Literal["classes", "regression"]

@@ -1,46 +1,14 @@
 """The files of a run on a disk that may be full, shared, or cut off by a kill."""
 
 import json
-import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from train.checkpoint import whole
 from zoo.base import UsageError
-
-
-def read_json(path: Path) -> Any:
-    """A JSON file's content, lists as tuples. Raises UsageError if it is damaged."""
-
-    def freeze(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {name: freeze(v) for name, v in value.items()}
-        return tuple(map(freeze, value)) if isinstance(value, list) else value
-
-    try:
-        return freeze(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, OSError) as error:
-        raise UsageError(f"{path} cannot be read as JSON: {error}") from error
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a file that is whole or not there."""
-    with whole(path) as part:
-        part.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-
-
-@contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """A file to write, which becomes `path` if nothing failed and is gone if it did."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    try:
-        yield part
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 class FullDisk:

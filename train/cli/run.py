@@ -20,11 +20,14 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from train import checkpoint, loop, mesh, metrics, text
+from train import checkpoint, loop, mesh
 from train import data as sets
-from train.disk import FullDisk, Log, locked, read_json, whole, write_json
+from train.checkpoint import read_json, whole, write_json
+from train.cli.disk import FullDisk, Log, locked
+from train.data import text
 from train.evaluate import predict
 from train.recipes import RECIPES, Recipe
+from train.report import metrics
 from train.step import Trained
 from zoo.base import UsageError, count_parameters
 
@@ -141,7 +144,7 @@ def _train(name, arguments, options, out, config, resume):
 def _report(recipe, fit, records, options, part, out):
     """What result.json says of a run, with its pictures drawn beside it."""
     # matplotlib takes half a second: not before the training
-    from train import plot
+    from train.report import plot
 
     scores = measure(recipe, fit.trained, out)
     plot.save(plot.curves(records, part), out / "curves.png")
@@ -171,7 +174,7 @@ def measure(
     """
     if recipe.measure is not None:
         return recipe.measure(recipe, trained, out)
-    from train import plot
+    from train.report import plot
 
     schema = recipe.data.schema
     rows = recipe.data.train if recipe.data.test is None else recipe.data.test
@@ -206,7 +209,7 @@ def show(
         path = path.with_name(path.name + ".txt")
         path.write_text("\n".join(drawn) + "\n", encoding="utf-8")
         return path
-    from train import plot
+    from train.report import plot
 
     if film:
         with (
@@ -221,7 +224,7 @@ def show(
 
 def _film(folder, columns):
     """A row of images for each evaluation, in progress.png."""
-    from train import plot
+    from train.report import plot
 
     frames = sorted(folder.glob("*.npy"))
     if frames:

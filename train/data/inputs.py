@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from train.data import Arrays, Schema, apply, within
-from train.formats import open_npz, read_image
-from train.tables import encode, numbers, open_csv, quoted, read_length
+from train.data.formats import open_npz, read_image
+from train.data.schema import Arrays, Schema, standardize, within
+from train.data.tables import encode, numbers, open_csv, quoted, read_length
 from zoo.base import UsageError
 
 X = ("x", "x_test", "x_train")  # in the order in which they are looked for
@@ -29,7 +29,9 @@ def read_inputs(
     paths = [paths] if isinstance(paths, str | os.PathLike) else paths
     if not paths:
         raise UsageError("expected files to predict from, found none")
-    return np.concatenate([apply(schema, read_raw(schema, Path(p))) for p in paths])
+    return np.concatenate(
+        [standardize(schema, read_raw(schema, Path(p))) for p in paths]
+    )
 
 
 def read_examples(schema: Schema, paths: Sequence[str | os.PathLike[str]]) -> Arrays:

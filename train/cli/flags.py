@@ -53,7 +53,7 @@ def recipe_flags(make: Callable[..., Any], kept: dict[str, Any]) -> Callable[...
 
     Values in `kept` replace the defaults.
     """
-    from train import run
+    from train.cli import run
 
     def flag(name: str, annotation: Any, default: Any) -> inspect.Parameter:
         annotation = str if name == "data" else annotation

@@ -11,9 +11,9 @@ from importlib.resources import as_file, files
 
 import numpy as np
 
-from train.download import fetch
-from train.formats import read_cifar, read_idx
-from train.tables import Rows, read_npz
+from train.data.download import fetch
+from train.data.formats import read_cifar, read_idx
+from train.data.tables import Rows, read_npz
 from zoo.base import UsageError
 
 DIGITS = tuple("0123456789")
@@ -51,7 +51,7 @@ def packaged(name: str) -> Rows:
     mnist5k: 5,000 digits of MNIST, 500 of a class. japanese_vowels: the vowels "ae" as
     spoken by nine men, 12 cepstral coefficients in each of 7 to 29 frames.
     """
-    with as_file(files("train.files") / f"{name}.npz") as path:
+    with as_file(files("train.data.files") / f"{name}.npz") as path:
         return read_npz(path)
 
 
