@@ -71,7 +71,7 @@ def test_eval_measures_the_same_again(trained, capsys):
 
 
 def test_predict_reads_images_and_arrays(trained, here, capsys):
-    with np.load(ROOT / "train" / "files" / "mnist5k.npz") as digits:
+    with np.load(ROOT / "train" / "data" / "files" / "mnist5k.npz") as digits:
         x, y = digits["x_test"][:4], digits["y_test"][:4]
     np.savez("four.npz", x=x)
     Image.fromarray(x[0]).save("one.png")
