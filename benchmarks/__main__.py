@@ -17,8 +17,7 @@ from benchmarks import report
 from benchmarks.families import FAMILIES, Family
 from benchmarks.report import Result
 from benchmarks.talk import Failed, Worker
-from train.optim import check_choice
-from zoo.base import UsageError
+from zoo.base import UsageError, check_choice
 
 # Peers by name, and the package that each needs.
 PEERS = {

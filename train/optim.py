@@ -5,7 +5,6 @@ Every optimizer is the same chain: clip, precondition the gradient, decay the we
 arXiv:1711.05101), scale by the learning rate. All defaults stand here.
 """
 
-import difflib
 import math
 from collections.abc import Callable
 from typing import Any, Literal, get_args
@@ -15,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from zoo.base import Aux, Mean, Task, UsageError, concrete, is_weight
+from zoo.base import Aux, Mean, Task, UsageError, check_choice, concrete, is_weight
 
 Name = Literal[
     "sgd", "momentum", "nesterov", "rmsprop", "adam", "adamw", "lion", "lbfgs"
@@ -40,12 +39,14 @@ def optimizer(
     *,
     weight_decay: float | None = None,
     clip: float | None = None,
+    betas: tuple[float, float] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """The named optimizer over optax. Numbers may be traced.
 
     `learning_rate` is a number or a schedule (step -> number); "lbfgs" searches along
     a line for it and takes None. `weight_decay` shrinks what `zoo.base.is_weight` says
-    (default 0; 1e-4 for adamw). `clip` bounds the gradient's global norm.
+    (default 0; 1e-4 for adamw). `clip` bounds the gradient's global norm. `betas` are
+    the decays of Adam's two moments (default 0.9 and 0.999).
     Raises UsageError for an unknown name or a number out of range.
     """
     check_choice("optimizer", name, get_args(Name))
@@ -56,6 +57,11 @@ def optimizer(
         raise UsageError(f"expected a weight decay >= 0, found {weight_decay}")
     if clip is not None and concrete(clip) and not clip > 0:
         raise UsageError(f"expected a clipping norm > 0, found {clip}")
+    if betas is not None:
+        if name not in ("adam", "adamw"):
+            raise UsageError(f"expected no betas for {name}, found {betas}")
+        if not all(0 <= beta < 1 for beta in betas if concrete(beta)):
+            raise UsageError(f"expected betas in [0, 1), found {betas}")
     if name == "lbfgs":
         if clip is not None or not concrete(weight_decay) or weight_decay:
             raise UsageError(
@@ -65,7 +71,7 @@ def optimizer(
         return optax.lbfgs(learning_rate)
     return optax.chain(
         optax.identity() if clip is None else optax.clip_by_global_norm(clip),
-        PRECONDITIONERS[name](),
+        optax.scale_by_adam(*betas) if betas else PRECONDITIONERS[name](),
         optax.add_decayed_weights(weight_decay, mask=is_weight),
         optax.scale_by_learning_rate(learning_rate),
     )
@@ -129,24 +135,15 @@ def every(
 
 
 def adversaries(
-    learning_rate: float,
-    *,
-    critic_steps: int = 1,
-    betas: tuple[float, float] = (0.5, 0.999),
+    optimizer: optax.GradientTransformation, *, critic_steps: int = 1
 ) -> optax.GradientTransformationExtraArgs:
-    """Adam for a "generator" and a "discriminator" (Radford et al. 2016).
+    """An optimizer of its own for a "generator" and for a "discriminator".
 
-    The generator moves at each `critic_steps`-th step. Raises UsageError for a rate
-    not in (0, 1) or other numbers out of range.
+    The generator moves at each `critic_steps`-th step. Raises UsageError below 1.
     """
-    if concrete(learning_rate) and not 0 < learning_rate < 1:
-        raise UsageError(f"expected a learning rate in (0, 1), found {learning_rate}")
-    first, second = (optax.adam(learning_rate, *betas) for _ in range(2))
-    return players(
-        # no wrapper where it does nothing: its counter would be state
-        generator=first if critic_steps == 1 else every(first, critic_steps),
-        discriminator=second,
-    )
+    # no wrapper where it does nothing: its counter would be state
+    slow = optimizer if critic_steps == 1 else every(optimizer, critic_steps)
+    return players(generator=slow, discriminator=optimizer)
 
 
 def moved(average: Any, latest: Any, updates: jax.Array, decay: float) -> Any:
@@ -214,16 +211,6 @@ def full_batch(optimizer_state: Any, size: int, n: int) -> None:
         raise UsageError(
             f"expected a batch of all {n} examples for lbfgs, which compares the "
             f"losses of steps, found {size}"
-        )
-
-
-def check_choice(what: str, name: str, choices: tuple[str, ...]) -> None:
-    """Raise UsageError, with the nearest name, unless `name` is one of `choices`."""
-    if name not in choices:
-        near = difflib.get_close_matches(str(name), choices, 1)
-        hint = f", did you mean {near[0]!r}?" if near else ";"
-        raise UsageError(
-            f"unknown {what} {name!r}{hint} expected one of: {', '.join(choices)}"
         )
 
 

@@ -5,11 +5,13 @@ that are no padding) and "mask" [B] or [B, T] (0 drops an example, or an entry).
 Shapes: B batch, T time.
 """
 
-from collections.abc import Callable
+import difflib
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 Batch = dict[str, jax.Array]
 Number = float | jax.Array
@@ -151,3 +153,27 @@ def check_inputs(x: jax.Array, axes: str | None = None) -> jax.Array:
             + hint * grey
         )
     return x
+
+
+def check_choice(what: str, name: str, choices: tuple[str, ...]) -> None:
+    """Raise UsageError, with the nearest name, unless `name` is one of `choices`."""
+    if name not in choices:
+        near = nearest(name, choices)
+        hint = f", did you mean {near!r}?" if near else ";"
+        raise UsageError(
+            f"unknown {what} {name!r}{hint} expected one of: {', '.join(choices)}"
+        )
+
+
+def nearest(name: str, choices: Sequence[str]) -> str | None:
+    """The choice that is spelt most like a name; None where none is much like it."""
+    return next(iter(difflib.get_close_matches(str(name), choices, 1)), None)
+
+
+def check_int(name: str, value: Any, low: int, high: int = 2**31 - 1) -> int:
+    """The value, an integer in [low, high]. Raises UsageError."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise UsageError(f"expected a whole number for {name}, found {value!r}")
+    if not low <= value <= high:
+        raise UsageError(f"expected {name} between {low} and {high}, found {value}")
+    return int(value)

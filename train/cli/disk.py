@@ -33,24 +33,31 @@ class FullDisk:
 class Log:
     """metrics.jsonl: appended to, and cut back to the step that a run resumes from.
 
-    Where it cannot be written, the records are kept and written once it can.
+    A callback of `train.loop.fit`. Where it cannot be written, the records are kept,
+    and written once it can.
     """
 
     def __init__(self, path: Path):
         self.path, self._before = path, 0.0
         self._disk = FullDisk("lines of metrics.jsonl are not written yet")
         self.records: list[dict[str, float]] = []
+        self._opened = False
 
-    def open(self, step: int) -> None:
+    def _open(self, step):
         if self.path.exists():
             lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
             found = [record for record in map(_record, lines) if record is not None]
             self.records = [record for record in found if record["step"] <= step]
         self._before = self.records[-1]["seconds"] if self.records else 0.0
+        self._opened = True
         with self._disk:
             self._write()
 
-    def __call__(self, record: dict[str, float]) -> None:
+    def __call__(self, state: Any, record: dict[str, float] | None) -> None:
+        if not self._opened:
+            self._open(int(state.step))
+        if record is None:
+            return
         record = record | {"seconds": record["seconds"] + self._before}
         self.records.append(record)
         failed = self._disk.failing

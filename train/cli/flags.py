@@ -4,30 +4,45 @@ import contextlib
 import inspect
 import io
 import re
+import types
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Union, get_args, get_origin
 
+import jax
 import tyro
 
+from train.recipes.base import Recipe, parameters
+from train.recipes.saved import Options
 from zoo.base import UsageError
 
 Directory = tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="DIR")]]
 
 HELP = {
-    "data": "a data set's name, or the path of a .npz or .csv file of your own",
+    "data": "a data set's name, or the path of a file of your own (.npz, .csv; a text, "
+    ".txt; pairs, .tsv)",
     "target": "the column of a .csv to predict",
     "holdout": "share of the data kept for testing, where the set has no test part",
-    "batch_size": "examples per step; None is the full batch",
     "steps": "updates in all",
+    "batch_size": "examples of a batch; None is all of them",
+    "optimizer": "what makes an update of a gradient",
     "learning_rate": "the highest rate of the schedule; None with lbfgs",
+    "schedule": "of the learning rate, over all of the steps",
     "weight_decay": "decoupled; biases, norms and peepholes are left alone",
     "clip": "bound on the gradient's global norm",
+    "betas": "decays of Adam's two moments",
     "accumulate": "batches that a step reads, one after the other, for one update",
     "ema": "decay of a moving average, of batch statistics too, to predict with",
+    "alpha": "strength of the penalty, as scikit-learn has it",
+    "penalty": "its strength: scikit-learn's 1 / C, or that of the critic's gradient",
+    "network": "which of the networks",
     "augment": "change the training images at random",
+    "activation": "of the hidden layers",
+    "batch_norm": "between each layer and its activation",
     "dropout": "share of hidden units dropped in training",
+    "depth": "layers: 6n + 2",
     "widths": "units of each hidden layer",
+    "channels": "of each convolution",
     "width": "of embeddings, or of a Transformer",
     "features": "units of each recurrent layer, in each direction",
     "layers": "one on the other",
@@ -37,8 +52,20 @@ HELP = {
     "length": "characters of a training window",
     "positions": "how a Transformer knows them",
     "score": "how queries and keys are compared",
+    "latent": "dimensions of the hidden cause, of the noise, or of the middle",
+    "likelihood": "of a pixel: black or white, or grey",
+    "beta": "weight of the KL divergence",
+    "components": "of the mixture",
+    "word_dropout": "share of the characters that the decoder does not see",
+    "anneal": "steps until the KL divergence has its full weight",
+    "noise": "standard deviation of what is added to images",
+    "game": "what the players' losses are",
+    "critic_steps": "of the critic, to one of the generator",
+    "labels": "how many images have theirs, of each class as many",
     "out": "the run's directory; runs/RECIPE for None",
     "resume": "go on with the run in the directory",
+    "longer": "go on with the run in the directory, finished or not, to so many steps "
+    "in all; its schedule is then one over these",
     "seed": "of the initial weights, the order of the examples, dropout, augmentation",
     "patience": "stop after so many evaluations without a lower loss on a tenth of the "
     "training data, which is watched instead, and restore the best",
@@ -48,37 +75,47 @@ HELP = {
 }
 
 
-def recipe_flags(make: Callable[..., Any], kept: dict[str, Any]) -> Callable[..., dict]:
+def recipe_flags(recipe: Recipe, kept: dict[str, Any]) -> Callable[..., dict]:
     """A function with the recipe's keywords and the run's: tyro makes flags of it.
 
     Values in `kept` replace the defaults.
     """
-    from train.cli import run
+    own = [(p.name, p.annotation, p.default) for p in parameters(recipe).values()]
+    hints, defaults = Options.__annotations__, Options._field_defaults
+    runs = [(name, hints[name], defaults[name]) for name in Options._fields]
+    runs += [
+        ("out", Path | None, None),
+        ("resume", bool, False),
+        ("longer", int | None, None),
+    ]
 
     def flag(name: str, annotation: Any, default: Any) -> inspect.Parameter:
-        annotation = str if name == "data" else annotation
-        help = tyro.conf.arg(help=HELP.get(name))
-        kind = inspect.Parameter.KEYWORD_ONLY
+        help = tyro.conf.arg(help=HELP[name])
         return inspect.Parameter(
             name,
-            kind,
+            inspect.Parameter.KEYWORD_ONLY,
             default=kept.get(name, default),
-            annotation=Annotated[annotation, help],
+            annotation=Annotated[_typed(annotation), help],
         )
 
-    recipe = inspect.signature(make, eval_str=True).parameters.values()
-    parameters = [flag(p.name, p.annotation, p.default) for p in recipe]
-    hints, defaults = run.Options.__annotations__, run.Options._field_defaults
-    parameters += [flag(n, hints[n], defaults[n]) for n in run.Options._fields]
-    parameters += [flag("out", Path | None, None), flag("resume", bool, False)]
+    flags = [flag(*each) for each in own + runs]
 
     def collect(**flags: Any) -> dict:
         return flags
 
-    collect.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    collect.__annotations__ = {p.name: p.annotation for p in parameters}
-    collect.__doc__ = make.__doc__
+    collect.__signature__ = inspect.Signature(flags)  # type: ignore[attr-defined]
+    collect.__annotations__ = {p.name: p.annotation for p in flags}
+    about = [recipe.about, f"Takes {recipe.cost}." * bool(recipe.cost), recipe.paper]
+    collect.__doc__ = "\n\n".join(filter(None, about))
     return collect
+
+
+def _typed(annotation):
+    """The type of a flag: no array can be written in a command."""
+    if get_origin(annotation) in (Union, types.UnionType):
+        kinds = tuple(k for k in get_args(annotation) if k is not jax.Array)
+        return Union[kinds]  # noqa: UP007  # of a tuple
+    return annotation
 
 
 def parse(function: Callable[..., Any], argv: list[str], program: str) -> Any:

@@ -12,7 +12,6 @@ DIR/samples/         what a generative model draws at each evaluation; in progre
 """
 
 import importlib.metadata
-import inspect
 import platform
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,23 +23,11 @@ from train import checkpoint, loop, mesh
 from train import data as sets
 from train.checkpoint import read_json, whole, write_json
 from train.cli.disk import FullDisk, Log, locked
-from train.data import text
-from train.evaluate import predict
-from train.recipes import RECIPES, Recipe
-from train.report import metrics
-from train.step import Trained
+from train.recipes.base import Experiment
+from train.recipes.saved import FORMAT, Options, prepared, read_config, same_data
 from zoo.base import UsageError, count_parameters
 
 SHOWN = 64  # images of a picture
-
-
-class Options(NamedTuple):
-    """What every recipe can be run with."""
-
-    seed: int = 0
-    patience: int | None = None
-    devices: int = 1
-    data_seed: int | None = None  # that of the run for None
 
 
 class Run(NamedTuple):
@@ -52,73 +39,70 @@ class Run(NamedTuple):
 
 
 def train(
-    name: str, arguments: dict[str, Any], options: Options, out: Path, resume: bool
+    name: str,
+    arguments: dict[str, Any],
+    options: Options,
+    out: Path,
+    resume: bool,
+    longer: bool = False,
 ) -> Run:
     """Run a recipe in the directory `out`, or go on there with `resume`.
 
-    Raises UsageError for what cannot be right, or where the directory is taken.
+    With `longer` the run goes on to more steps than it began with. Raises UsageError
+    for what cannot be right, or where the directory is taken.
     """
-    arguments = _absolute(arguments)
+    arguments = arguments | {"data": sets.absolute(arguments["data"])}
     if options.data_seed is None:
         options = options._replace(data_seed=options.seed)
-    _claim(out, name, arguments, options, resume)  # a stranger's folder gets no lock
+    asked = (name, arguments, options)
+    _claim(out, asked, resume, longer)  # a stranger's folder gets no lock
     with locked(out):
         # another run may have begun here before the lock was ours
-        config = _claim(out, name, arguments, options, resume)
-        if (out / "result.json").exists():
+        config = _claim(out, asked, resume, longer)
+        longer = config is not None and config["arguments"] != arguments
+        if (out / "result.json").exists() and not longer:
             result = read_json(out / "result.json")
             return Run(out, result, result["steps"])
-        return _train(name, arguments, options, out, config, resume)
+        return _train(asked, out, config, "longer" if longer else resume)
 
 
-def _train(name, arguments, options, out, config, resume):
+def _train(asked, out, config, resume):
     """Run a recipe, from the beginning or, where `config` is a run's, on with it."""
-    recipe = RECIPES[name](**_parted(name, arguments, options))
+    name, arguments, options = asked
+    experiment = prepared(name, arguments, options)
     if config is not None:
-        _same_data(config, recipe, out)
-    if options.patience is not None and not recipe.stoppable:
+        same_data(config, experiment, out)
+    if options.patience is not None and not experiment.stoppable:
         raise UsageError(
             f"expected no patience for {name}, whose losses do not say how good its "
             f"images are, found {options.patience}"
         )
-    data = recipe.data
+    data, training = experiment.rows, experiment.training
     # the test set chooses nothing: stopping watches a part of the training set
     part = "test" if options.patience is None else "watched"
-    evaluation = {"test": data.test, "watched": data.watched}[part]
-    log, drawing = Log(out / "metrics.jsonl"), FullDisk("a picture was not written")
+    log = Log(out / "metrics.jsonl")
 
-    def on_start(step: int) -> None:
-        if config is None:
-            began = _describe(name, arguments, options, recipe)
-            write_json(out / "config.json", began)
-        log.open(step)
-
-    def on_evaluation(step: int, trained: Trained) -> None:
-        if recipe.draw is not None:
-            drawn = recipe.draw(recipe, trained, options.seed, SHOWN, None)
-            frame = out / "samples" / f"{step:06d}"
-            with drawing:
-                show(drawn, frame, columns(recipe), film=True)
+    def describe(state, record):
+        """Once all checks have passed, before the first step."""
+        if not (out / "config.json").exists() or resume == "longer":
+            (out / "result.json").unlink(missing_ok=True)
+            write_json(out / "config.json", _description(asked, experiment))
 
     try:
         fit = loop.fit(
-            recipe.task,
-            recipe.optimizer,
-            data.train,
-            steps=recipe.steps,
-            batch_size=recipe.batch_size,
-            accumulate=recipe.accumulate,
-            ema=recipe.ema,
+            experiment.task,
+            experiment.optimizer,
+            experiment.source(),
+            steps=training.steps,
+            accumulate=training.accumulate,
+            ema=training.ema,
             seed=options.seed,
-            augment=recipe.augment,
-            evaluation=evaluation,
+            evaluation={"test": data.test, "watched": data.watched}[part],
             evaluated=part,
             patience=options.patience,
             checkpoints=out / "checkpoints",
             resume=resume,
-            on_start=on_start,
-            on_record=log,
-            on_evaluation=on_evaluation,
+            callbacks=(describe, log, _drawing(experiment, part, options.seed, out)),
             mesh=mesh.data_parallel(options.devices) if options.devices != 1 else None,
         )
     except loop.Diverged as error:
@@ -131,70 +115,65 @@ def _train(name, arguments, options, out, config, resume):
     if not log.records:
         raise UsageError(f"{log.path} has lost the lines of this run")
     try:
-        result = {
-            "recipe": name,
-            **_report(recipe, fit, log.records, options, part, out),
-        }
+        told = _result(experiment, fit, log.records, options, part, out)
     except KeyboardInterrupt:  # what was trained is saved
         return Run(out, None, done)
+    result = {"recipe": name, **told}
     write_json(out / "result.json", result)  # the last: it says that all is done
     return Run(out, result, done)
 
 
-def _report(recipe, fit, records, options, part, out):
+def _drawing(experiment: Experiment, part: str, seed: int, out: Path):
+    """A callback that draws what a generative model makes, at each evaluation."""
+    disk, report = FullDisk("a picture was not written"), experiment.report
+
+    def draw(state, record):
+        if report.sample and record and f"{part}_loss" in record:
+            trained = loop.trained(state)
+            drawn = report.sample(trained, experiment.data, seed, SHOWN, None)
+            frame = out / "samples" / f"{record['step']:06d}"
+            with disk:
+                show(drawn, frame, report.columns, film=True)
+
+    return draw
+
+
+def _result(experiment, fit, records, options, part, out):
     """What result.json says of a run, with its pictures drawn beside it."""
     # matplotlib takes half a second: not before the training
     from train.report import plot
 
-    scores = measure(recipe, fit.trained, out)
+    report, data = experiment.report, experiment.rows
+    measured = report.measure(fit.trained, data)
+    for name, make in measured.files.items():
+        _write(out / name, make())
     plot.save(plot.curves(records, part), out / "curves.png")
-    if recipe.draw is not None:
-        drawn = recipe.draw(recipe, fit.trained, options.seed, SHOWN, None)
-        show(drawn, out / "samples", columns(recipe))
-        _film(out / "samples", columns(recipe))
+    if report.sample is not None:
+        drawn = report.sample(fit.trained, data, options.seed, SHOWN, None)
+        show(drawn, out / "samples", report.columns)
+        _film(out / "samples", report.columns)
+    speeds = [record["examples_per_second"] for record in records]
     return {
-        "failure": scores.pop("failure", None),
-        "metrics": scores,
-        "measured_on": "training data" if recipe.data.test is None else "test data",
-        "evaluated": part if part == "watched" or recipe.data.test else None,
+        "failure": measured.failure,
+        "metrics": measured.scores,
+        "measured_on": "training data" if data.test is None else "test data",
+        "evaluated": part if part == "watched" or data.test else None,
         "steps": int(records[-1]["step"]),
         "seconds": records[-1]["seconds"],
-        "examples_per_second": _speed(records),
+        "examples_per_second": float(np.median(speeds)),
         "parameters": count_parameters(fit.trained.params),
         "ended": fit.ended,
     }
 
 
-def measure(
-    recipe: Recipe, trained: Trained, out: Path | None = None
-) -> dict[str, Any]:
-    """Final metrics on the whole test set (the training set where there is none).
-
-    With `out`, also draws confusion.png or predictions.png there.
-    """
-    if recipe.measure is not None:
-        return recipe.measure(recipe, trained, out)
+def _write(path, made):
+    """A text, or a figure."""
+    if isinstance(made, str):
+        path.write_text(made + "\n", encoding="utf-8")
+        return
     from train.report import plot
 
-    schema = recipe.data.schema
-    rows = recipe.data.train if recipe.data.test is None else recipe.data.test
-    predictions = predict(recipe.task, trained, rows)
-    if schema.regression:
-        y, values = (sets.restore_target(schema, v) for v in (rows["y"], predictions))
-        values = values.reshape(y.shape)
-        if out is not None:
-            plot.save(plot.regression(values, y), out / "predictions.png")
-        return metrics.regression(values, y)
-    scores = metrics.classification(predictions, rows["y"], schema.classes)
-    if out is not None:
-        drawing = plot.confusion(scores["confusion"], schema.classes)
-        plot.save(drawing, out / "confusion.png")
-    return scores
-
-
-def columns(recipe: Recipe) -> int:
-    """Of a picture: each label has its own, where the model is conditional."""
-    return 10 if getattr(recipe.network, "classes", 0) == 10 else 8
+    plot.save(made, path)
 
 
 def show(
@@ -233,61 +212,29 @@ def _film(folder, columns):
         plot.save(plot.tiles(images, columns, titles), folder.parent / "progress.png")
 
 
-def restore(directory: Path, *, rows: bool = False) -> tuple[Recipe, Trained, dict]:
-    """A run's recipe, what it trained, and its config.
-
-    With `rows` the data are loaded again; without, the recipe's data are blank and the
-    file they came from may be gone. Writes nothing: the run may be one that trains.
-    Raises UsageError where there is no trained run.
-    """
-    config = _config(directory)
-    arguments, options = config["arguments"], Options(**config["options"])
-    build = RECIPES[config["recipe"]]
-    data = sets.blank(sets.from_json(config["schema"]))
-    recipe = build(**arguments | {"data": data})
-    folder = directory / "checkpoints"
-    if checkpoint.latest(folder) is None:
-        raise UsageError(f"the run in {directory} has saved no state yet")
-    like = loop.start(
-        recipe.task,
-        recipe.optimizer,
-        data.train,
-        options.seed,
-        average=recipe.ema is not None,
-        watch=options.patience is not None,
-    )
-    trained = loop.trained(*checkpoint.read(folder, like))
-    if rows:
-        recipe = build(**_parted(config["recipe"], arguments, options))
-        _same_data(config, recipe, directory)
-    return recipe, trained, config
-
-
-def _same_data(config, recipe, directory):
-    """Raise UsageError where other data were loaded than the run began with."""
-    if sets.from_json(config["schema"]) != recipe.data.schema:
-        raise UsageError(f"the data have changed since the run in {directory} began")
-
-
 def resumed(directory: Path) -> tuple[str, dict[str, Any]]:
     """The recipe's name, and the flags by name, of the run in a directory."""
-    config = _config(directory)
+    config = read_config(directory)
     return config["recipe"], config["arguments"] | config["options"]
 
 
-def _describe(name, arguments, options, recipe):
+def _description(asked, experiment):
     """What config.json says of a run."""
+    name, arguments, options = asked
+    names = ("purezoo", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+    versions = {name: importlib.metadata.version(name) for name in names}
     return {
+        "format": FORMAT,
         "recipe": name,
         "arguments": arguments,
         "options": options._asdict(),
-        "schema": sets.to_json(recipe.data.schema),
-        "versions": _versions(),
+        "schema": sets.to_json(experiment.schema),
+        "versions": {"python": platform.python_version(), **versions},
         "device": str(jax.devices()[0].device_kind),
     }
 
 
-def _claim(out, name, arguments, options, resume):
+def _claim(out, asked, resume, longer):
     """The config of the run to continue; None for a new one in a free directory."""
     if (out / "config.json").exists():
         if not resume:
@@ -295,16 +242,8 @@ def _claim(out, name, arguments, options, resume):
                 f"{out} already holds a run: --resume continues it, another --out "
                 "starts afresh"
             )
-        config = _config(out)
-        began = (config["recipe"], config["arguments"], Options(**config["options"]))
-        if began != (name, arguments, options):
-            asked = arguments | options._asdict()
-            kept = config["arguments"] | config["options"]
-            differ = [k for k in asked if asked[k] != kept.get(k)] or ["recipe"]
-            raise UsageError(
-                f"the run in {out} began with another {differ[0]}: --resume continues "
-                "it unchanged, another --out starts afresh"
-            )
+        config = read_config(out)
+        _same_flags(config, asked, out, longer)
         return config
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file; --out wants a directory")
@@ -319,37 +258,17 @@ def _claim(out, name, arguments, options, resume):
     return None
 
 
-def _config(directory):
-    if not (directory / "config.json").exists():
-        raise UsageError(f"there is no run in {directory} (no config.json)")
-    config = read_json(directory / "config.json")
-    if not isinstance(config, dict) or config.get("recipe") not in RECIPES:
-        raise UsageError(f"{directory}/config.json names no recipe of this version")
-    return config
-
-
-def _absolute(arguments):
-    """The arguments with the path of a user's own data made independent of the cwd."""
-    source, built_in = arguments.get("data"), (*sets.NAMES, *text.TEXTS, *text.PAIRS)
-    if isinstance(source, str) and source not in built_in and Path(source).is_file():
-        return arguments | {"data": str(Path(source).resolve())}
-    return arguments
-
-
-def _parted(name, arguments, options):
-    """The arguments, with the data as a request for the parts that the options want."""
-    default = inspect.signature(RECIPES[name]).parameters["data"].default
-    source = arguments.get("data", default)
-    watched = 0.0 if options.patience is None else 0.1
-    return arguments | {"data": sets.Split(source, watched, options.data_seed or 0)}
-
-
-def _versions():
-    names = ("purezoo", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
-    found = {name: importlib.metadata.version(name) for name in names}
-    return {"python": platform.python_version(), **found}
-
-
-def _speed(records):
-    """Examples per second, the median over the log lines."""
-    return float(np.median([record["examples_per_second"] for record in records]))
+def _same_flags(config, asked, out, longer):
+    """Raise UsageError where a run goes on with other flags than it began with."""
+    name, arguments, options = asked
+    began = config["arguments"] | config["options"]
+    now = arguments | options._asdict()
+    differ = ["recipe"] if config["recipe"] != name else []
+    differ += [k for k in now if now[k] != began.get(k)]
+    if differ == ["steps"] and longer and now["steps"] > began["steps"]:
+        return
+    if differ:
+        raise UsageError(
+            f"the run in {out} began with another {differ[0]}: --resume continues it "
+            "unchanged (--longer STEPS to more steps), another --out starts afresh"
+        )

@@ -5,6 +5,7 @@ prediction need to know of them.
 """
 
 from train.data.builtin import NAMES as NAMES
+from train.data.load import absolute as absolute
 from train.data.load import load as load
 from train.data.load import read_rows as read_rows
 from train.data.load import schema_of as schema_of
@@ -18,6 +19,7 @@ from train.data.schema import blank as blank
 from train.data.schema import change as change
 from train.data.schema import from_json as from_json
 from train.data.schema import given as given
+from train.data.schema import label_of as label_of
 from train.data.schema import labels as labels
 from train.data.schema import request as request
 from train.data.schema import restore_target as restore_target

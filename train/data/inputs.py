@@ -6,15 +6,59 @@ Shapes: N examples, L length, H height, W width, C channels.
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from train.data import text
 from train.data.formats import open_npz, read_image
 from train.data.schema import Arrays, Schema, standardize, within
-from train.data.tables import encode, numbers, open_csv, quoted, read_length
+from train.data.tables import Table, encode, numbers, open_csv, quoted, read_length
 from zoo.base import UsageError
 
 X = ("x", "x_test", "x_train")  # in the order in which they are looked for
+
+
+def examples(schema: Schema, given: Any) -> Arrays:
+    """What a user has, as rows like those of the training: {"x": [N, ...]}.
+
+    Arrays [N, *shape] in the data's own units, of any number type, grey images without
+    their channel too; a dict {"x": ..., "length": [N]} of sequences; a dict of columns
+    by name, for a model of a .csv; texts of one length, for a model of text; or paths
+    of files, as `read_examples` has them. Raises UsageError.
+    """
+    if schema.tokens:
+        return {"x": _tokens(schema, [given] if isinstance(given, str) else given)}
+    if isinstance(given, str | os.PathLike):
+        return read_examples(schema, [given])
+    if isinstance(given, dict) and "x" not in given:
+        columns = {str(k): [str(v).strip() for v in vs] for k, vs in given.items()}
+        count = max(map(len, columns.values()), default=0)
+        table = Table("the inputs", columns, list(range(count)))
+        return {"x": standardize(schema, encode(table, schema.columns))}
+    if isinstance(given, dict):
+        x = standardize(schema, _array(schema, given["x"]))
+        length = np.asarray(given.get("length", np.full(len(x), x.shape[1])), np.int32)
+        return {"x": np.where(within(x, length), x, 0), "length": length}
+    if len(given) and isinstance(given[0], str | os.PathLike):
+        return read_examples(schema, given)
+    x = standardize(schema, _array(schema, given))
+    full = {"length": np.full(len(x), x.shape[1], np.int32)} if schema.lengths else {}
+    return {"x": x} | full
+
+
+def _tokens(schema, texts):
+    rows = [text.encode(schema, one) for one in texts]
+    if len({len(row) for row in rows}) != 1:
+        raise UsageError(
+            f"expected texts of one length, found {sorted({len(r) for r in rows})}"
+        )
+    return np.stack(rows)
+
+
+def _array(schema, given):
+    x = numbers(np.asarray(given), "the inputs")
+    return x[..., None] if (*x.shape[1:], 1) == schema.shape else x
 
 
 def read_inputs(

@@ -24,6 +24,7 @@ from train.data.schema import (
     within,
 )
 from train.data.tables import Kind, Rows, nearest, read_csv, read_npz
+from train.data.text import PAIRS, TEXTS
 from zoo.base import UsageError
 
 
@@ -93,10 +94,17 @@ def load(
         rows.columns,
         rows.target_name,
         lengths=bool(rows.lengths),
+        rows=len(train["x"]),
     )
     return change(
         Data(schema, train, test, watched), lambda part: preprocess(schema, part)
     )
+
+
+def absolute(source: str) -> str:
+    """A source, whose path, where it is a user's file, does not depend on the cwd."""
+    own = source not in (*NAMES, *TEXTS, *PAIRS) and Path(source).is_file()
+    return str(Path(source).resolve()) if own else source
 
 
 def read_rows(name: str, target: str | None, kind: Kind | None) -> Rows:

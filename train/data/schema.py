@@ -12,7 +12,7 @@ import numpy as np
 
 from train.data.parts import split
 from train.data.tables import Columns, numbers
-from zoo.base import UsageError
+from zoo.base import UsageError, check_choice
 
 Arrays = dict[str, np.ndarray]
 
@@ -32,6 +32,9 @@ class Schema(NamedTuple):
     target_tokens: tuple[str, ...] = ()  # the same of y, where it is a sequence
     target_shape: tuple[int, ...] = ()  # of one y: () for a label or a quantity
     lengths: bool = False  # whether rows have "length": what of a sequence counts
+    rows: int = 1  # of the training part
+    lower: bool = False  # whether sources are lower case
+    spaced: bool = False  # whether a target's tokens are words
 
     @property
     def regression(self) -> bool:
@@ -55,7 +58,6 @@ class Data(NamedTuple):
     train: Arrays
     test: Arrays | None
     watched: Arrays | None = None  # what stopping may look at, not trained on
-    blank: bool = False  # one example that stands for rows that are not at hand
 
 
 class Split(NamedTuple):
@@ -76,7 +78,8 @@ def given(data: Data, wanted: Split) -> Data:
     if not wanted.watched or data.watched is not None:
         return data
     train, watched = split(data.train, wanted.watched, wanted.seed)
-    return data._replace(train=train, watched=watched)
+    schema = data.schema._replace(rows=len(train["x"]))
+    return data._replace(schema=schema, train=train, watched=watched)
 
 
 def change(
@@ -104,14 +107,14 @@ def from_json(fields: dict[str, Any]) -> Schema:
     return Schema(**{name: freeze(value) for name, value in fields.items()})
 
 
-def blank(schema: Schema) -> Data:
+def blank(schema: Schema) -> Arrays:
     """One example of zeros: the shapes and types, where the rows are not at hand."""
     x = np.zeros((1, *schema.shape), np.int32 if schema.tokens else np.float32)
     kind = np.float32 if schema.regression else np.int32
     rows = {"x": x, "y": np.zeros((1, *schema.target_shape), kind)}
     if schema.lengths:
         rows["length"] = np.full(1, schema.shape[0], np.int32)
-    return Data(schema, rows, None, blank=True)
+    return rows
 
 
 # Standardisation ----------------------------------------------------------------------
@@ -179,6 +182,16 @@ def within(x, length):
     return (np.arange(x.shape[1]) < length[:, None])[..., None]
 
 
+def label_of(schema: Schema, label: str | int | None) -> int | None:
+    """A class by its name, or its number, as a label. Raises UsageError."""
+    if label is None or not schema.classes:
+        return None if label is None else 0
+    if isinstance(label, int) and 0 <= label < len(schema.classes):
+        return label
+    check_choice("label", str(label), schema.classes)
+    return schema.classes.index(str(label))
+
+
 # Views --------------------------------------------------------------------------------
 
 
@@ -209,8 +222,6 @@ def between(data: Data, low: float, high: float) -> Data:
     schema, x = data.schema, data.train["x"]
     if schema.tokens:
         raise UsageError(f"expected numbers, found the tokens of {schema.name}")
-    if data.blank:  # its schema has the range already
-        return data
     mean, scale = np.array(schema.mean, "f4"), np.array(schema.scale, "f4")
     axes = tuple(range(x.ndim - 1))
     least = float((x.min(axes) * scale + mean).min())

@@ -7,13 +7,13 @@ Shapes: N examples, D features, L length, H height, W width, C channels.
 
 import csv
 from collections.abc import Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 
 from train.data.formats import open_npz
+from zoo import base
 from zoo.base import UsageError
 
 Kind = Literal["classes", "regression"]
@@ -39,8 +39,8 @@ class Rows(NamedTuple):
 
 def nearest(name: str, names: Sequence[str]) -> str:
     """The end of a message that suggests the name of names that is most like name."""
-    found = get_close_matches(name, names, n=1)
-    return f'; did you mean "{found[0]}"?' if found else ""
+    found = base.nearest(name, names)
+    return f'; did you mean "{found}"?' if found else ""
 
 
 def quoted(names: Sequence[object]) -> str:
@@ -210,9 +210,9 @@ def examples(x: np.ndarray, what: str) -> np.ndarray:
 
 
 class Table(NamedTuple):
-    """A .csv file as text."""
+    """A .csv file as text, or columns that are at hand."""
 
-    path: Path
+    path: Path | str  # what messages call it
     columns: dict[str, list[str]]
     lines: list[int]  # of each row, in the file
 

@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from importlib.resources import as_file, files
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from train.data.parts import OVERLAP
-from train.data.schema import Data, Schema, Split, given, request
+from train.data.schema import Arrays, Data, Schema, Split, given, request
 from train.data.tables import nearest
 from zoo.base import UsageError
 
@@ -40,22 +40,23 @@ def load_text(
     length: int = 128,
     holdout: float = 0.1,
 ) -> Data:
-    """A text in windows: "x" [N, T] and what comes after each of its characters, "y".
+    """A text: "tokens" [N] to train on, and windows of it to test on.
 
-    Bundled, or a UTF-8 file of the user's (.txt, .txt.gz). Training windows begin every
-    T / 8 characters. The last `holdout` of the text is the test part: its windows
-    overlap by half, and "mask" [N, T] counts every character (but the first) once,
-    with at least half a window before it where there is so much. The watched part, if
-    a `Split` asks for one, is the end of the rest, in such windows. Raises UsageError.
+    Bundled, or a UTF-8 file of the user's (.txt, .txt.gz). The last `holdout` of the
+    text is the test part: windows "x" [M, T] and what comes after each of their
+    characters, "y". They overlap by half, and "mask" [M, T] counts every character (but
+    the first) once, with at least half a window before it where there is so much. The
+    watched part, if a `Split` asks for one, is the end of the rest, in such windows.
+    Raises UsageError.
     """
     wanted = request(source)
-    if isinstance(wanted.source, Data):
-        return given(wanted.source, wanted)
-    source = os.fspath(wanted.source)
     if not 0 < holdout < 1:
         raise UsageError(f"expected a holdout between 0 and 1, found {holdout}")
     if length < 2:
         raise UsageError(f"expected a length of at least 2, found {length}")
+    if isinstance(wanted.source, Data):
+        return _watched(wanted.source, wanted, length)
+    source = os.fspath(wanted.source)
     text = _read(source)
     if len(text) < 20:
         raise UsageError(f"expected a text in {source}, found {len(text)} characters")
@@ -69,29 +70,49 @@ def load_text(
         )
     names = (UNKNOWN, *sorted(set(text[:end]) - {UNKNOWN}))
     shape = (length,)
-    schema = Schema(source, shape, (), (), (), (0.0, 1.0), (), "y", names, names, shape)
+    schema = Schema(
+        source,
+        shape,
+        (),
+        (),
+        (),
+        tokens=names,
+        target_tokens=names,
+        target_shape=shape,
+        rows=end,
+    )
     tokens = _tokens(names, text)
-    starts = np.arange(0, end - length, -(-length // OVERLAP))
-    train = _windows(tokens[:end], length, starts)
     watched = _test_windows(tokens[end:cut], length) if end < cut else None
-    return Data(schema, train, _test_windows(tokens[cut:], length), watched)
+    test = _test_windows(tokens[cut:], length)
+    return Data(schema, {"tokens": tokens[:end]}, test, watched)
+
+
+def _watched(data, wanted, length):
+    """A text at hand, with its end to watch if that is wanted and it lacks one."""
+    if not wanted.watched or data.watched is not None:
+        return data
+    tokens = data.train["tokens"]
+    end = round(len(tokens) * (1 - wanted.watched))
+    if min(end, len(tokens) - end) <= length:
+        raise UsageError(
+            f"expected more than {length} characters (length) to train on and to "
+            f"watch, found {len(tokens)}"
+        )
+    watched = _test_windows(tokens[end:], length)
+    schema = data.schema._replace(rows=end)
+    return data._replace(schema=schema, train={"tokens": tokens[:end]}, watched=watched)
 
 
 def _test_windows(tokens, length):
     """Windows that begin every half length, the last where the text ends."""
     last = len(tokens) - 1 - length
     starts = np.unique([*range(0, last, length - length // 2), last])
-    rows = _windows(tokens, length, starts)
+    every = np.lib.stride_tricks.sliding_window_view(tokens, length)
+    rows = {"x": every[starts], "y": every[starts + 1]}
     # the first character that a window is the first to predict
     new = np.concatenate([[0], starts[:-1] + length - starts[1:]])
     mask = np.arange(length) >= new[:, None]
     return rows | {"mask": mask.astype(np.float32)}
-
-
-def _windows(tokens, length, starts):
-    # a view, not indices [N, T]: those would take twice the memory of the rows
-    every = np.lib.stride_tricks.sliding_window_view(tokens, length)
-    return {"x": every[starts], "y": every[starts + 1]}
 
 
 def _read(source):
@@ -163,7 +184,9 @@ def load_pairs(
     if isinstance(wanted.source, Data):
         return given(wanted.source, wanted)
     source = os.fspath(wanted.source)
-    found, held = PAIRS.get(source, partial(_own, source))(wanted.seed)
+    own = Pairs(partial(_own, source))
+    kind = PAIRS.get(source, own)
+    found, held = kind.load(wanted.seed)
     pairs = [p for p in found if 0 < len(p[0]) <= longest and 0 < len(p[1]) <= longest]
     parts: tuple[list[Pair], ...] = [], [], []
     for pair in pairs:
@@ -182,7 +205,7 @@ def load_pairs(
             + " and ".join(str(len(part)) for part in kept)
         )
     left = len(found) - len(train) - len(watched) - len(test)
-    if left and source not in PAIRS:
+    if left and kind is own:
         warnings.warn(
             f"{left} of {len(found)} pairs in {source} are left out: empty, longer "
             f"than {longest} characters, or with a character unknown in training",
@@ -202,6 +225,9 @@ def load_pairs(
         tokens=names[0],
         target_tokens=names[1],
         target_shape=(sizes[1],),
+        rows=len(train),
+        lower=kind.lower,
+        spaced=kind.spaced,
     )
     return Data(schema, *(_rows(schema, part) for part in kept))
 
@@ -311,20 +337,40 @@ def _synthetic(change):
     return pairs
 
 
-PAIRS: dict[str, Callable] = {
-    "cmudict": _cmudict,
-    "ui_en_fr": _ui_en_fr,
-    "copy": _synthetic(lambda s: s),
-    "reverse": _synthetic(lambda s: s[::-1]),
+class Pairs(NamedTuple):
+    """A data set of pairs, and what is particular about it."""
+
+    load: Callable  # (seed) -> the pairs, and which sources are for testing
+    lower: bool = False  # its sources are lower case
+    spaced: bool = False  # its targets' tokens are words
+    answers: Callable[[], dict] | None = None  # all targets that are right
+
+
+PAIRS = {
+    "cmudict": Pairs(_cmudict, lower=True, spaced=True, answers=pronunciations),
+    "ui_en_fr": Pairs(_ui_en_fr),
+    "copy": Pairs(_synthetic(lambda s: s)),
+    "reverse": Pairs(_synthetic(lambda s: s[::-1])),
 }
 
 
+def answers(schema: Schema) -> dict[str, tuple[tuple[str, ...], ...]]:
+    """By source, all targets that are right, where more than one may be."""
+    known = PAIRS[schema.name].answers if schema.name in PAIRS else None
+    return {} if known is None else known()
+
+
+def sources_of(schema: Schema, rows: Arrays) -> list[str]:
+    """The sources of rows, "x" [N, S], as text."""
+    return [decode(schema.tokens, row[row != PAD].tolist()) for row in rows["x"]]
+
+
 def encode_source(schema: Schema, text: str) -> np.ndarray:
-    """A user's word or sentence -> tokens [S']; lower case for "cmudict".
+    """A user's word or sentence -> tokens [S']; in lower case, if the data are.
 
     Raises UsageError for an empty one and for characters unknown in training.
     """
-    text = text.lower() if schema.name == "cmudict" else text
+    text = text.lower() if schema.lower else text
     index = {token: i for i, token in enumerate(schema.tokens)}
     unknown = sorted({c for c in text if c not in index})
     if not text or unknown:
@@ -353,7 +399,9 @@ def target_names(schema: Schema, tokens: Iterable[int]) -> list[str]:
 
 def decode_target(schema: Schema, tokens: Iterable[int]) -> str:
     """A target up to its end: phonemes with blanks between, characters without."""
-    names = target_names(schema, tokens)
-    return (" " if any(len(n) > 1 for n in schema.target_tokens[3:]) else "").join(
-        names
-    )
+    return joined(schema, target_names(schema, tokens))
+
+
+def joined(schema: Schema, names: Iterable[str]) -> str:
+    """A target's tokens by name as text: words with blanks between."""
+    return (" " if schema.spaced else "").join(names)

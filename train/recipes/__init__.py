@@ -1,79 +1,32 @@
-"""Named runs: each a function whose keywords are the flags of `zoo train NAME`.
+"""Named experiments: the table of recipes, whose keywords are the flags of `zoo train`.
 
-`data` is the name of a bundled set, a path to a file of your own (with `target`, the
-column of a .csv), or a `Data` record.
+`prepare(RECIPES["vae"], latent=2)` is one with its data, ready to be trained.
 """
 
-from collections.abc import Callable
-
-from train.recipes.autoencoders import autoencoder, denoising_autoencoder
+from train.recipes import (
+    autoencoders,
+    games,
+    images,
+    latent,
+    linear,
+    sequences,
+    text,
+)
+from train.recipes.base import Built as Built
+from train.recipes.base import Experiment as Experiment
 from train.recipes.base import Goal as Goal
 from train.recipes.base import Recipe as Recipe
-from train.recipes.games import (
-    conditional_gan,
-    dcgan,
-    gan,
-    semi_supervised_gan,
-    wgan_gp,
-)
-from train.recipes.images import cnn, cnn_cifar10, mlp, resnet20
-from train.recipes.latent import (
-    bernoulli_mixture,
-    conditional_vae,
-    conv_vae,
-    recurrent_vae,
-    vae,
-)
-from train.recipes.linear import lasso, linear, logistic, neuron, ridge, softmax
-from train.recipes.sequences import (
-    gru,
-    lstm,
-    peephole_lstm,
-    rnn,
-    transformer_classifier,
-)
-from train.recipes.text import (
-    char_lstm,
-    char_transformer,
-    copy,
-    seq2seq_lstm,
-    seq2seq_transformer,
-)
+from train.recipes.base import Training as Training
+from train.recipes.base import build as build
+from train.recipes.base import parameters as parameters
+from train.recipes.base import prepare as prepare
 
-RECIPES: dict[str, Callable[..., Recipe]] = {
-    function.__name__: function
-    for function in (
-        linear,
-        ridge,
-        lasso,
-        logistic,
-        softmax,
-        neuron,
-        mlp,
-        cnn,
-        resnet20,
-        cnn_cifar10,
-        rnn,
-        gru,
-        lstm,
-        peephole_lstm,
-        transformer_classifier,
-        char_lstm,
-        char_transformer,
-        seq2seq_lstm,
-        seq2seq_transformer,
-        copy,
-        autoencoder,
-        denoising_autoencoder,
-        bernoulli_mixture,
-        vae,
-        conv_vae,
-        conditional_vae,
-        recurrent_vae,
-        gan,
-        dcgan,
-        wgan_gp,
-        conditional_gan,
-        semi_supervised_gan,
-    )
+RECIPES: dict[str, Recipe] = {
+    **linear.RECIPES,
+    **images.RECIPES,
+    **sequences.RECIPES,
+    **text.RECIPES,
+    **autoencoders.RECIPES,
+    **latent.RECIPES,
+    **games.RECIPES,
 }

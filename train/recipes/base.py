@@ -1,25 +1,38 @@
-"""What a recipe gives, and what recipes share.
+"""A recipe: a row of a table, built from the schema of its data and not from rows.
 
-Times in the docstrings are for two CPU cores.
+A function says what is a model's own: `build(schema, **hyperparameters) -> Built`. All
+else is data beside it. `prepare` makes an `Experiment` of a recipe, its data and what
+the user asked for; `build` does without rows, to list, restore, serve or export.
 """
 
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import optax
-from flax import linen as nn
 
-from train import data as sets
 from train import optim
-from train.data import Data, Split
-from train.data.augment import Augment
-from train.step import Trained
-from zoo import supervised
-from zoo.base import Task, UsageError
+from train import source as sources
+from train.data import Arrays, Data, Schema, Split, request
+from train.report import Report
+from train.source import Source
+from zoo.base import Number, Task, UsageError, check_choice
 
-Source = str | Data | Split
+
+class Training(NamedTuple):
+    """How a model is trained; each field is a flag. A `Number` may be traced."""
+
+    steps: int  # updates in all
+    batch_size: int | None = None  # examples of a batch; None: all of them
+    optimizer: optim.Name = "adamw"
+    learning_rate: Number | None = None  # the highest of the schedule
+    schedule: optim.ScheduleName = "constant"
+    weight_decay: Number | None = None  # of `zoo.base.is_weight`; the optimizer's own
+    clip: Number | None = None  # bound on the gradient's global norm
+    betas: tuple[float, float] | None = None  # decays of Adam's two moments
+    accumulate: int = 1  # batches that a step reads, for one update by all
+    ema: float | None = None  # decay of a moving average to predict with
 
 
 class Goal(NamedTuple):
@@ -38,75 +51,156 @@ class Goal(NamedTuple):
         return f"{self.metric} {'<=' if self.at_most else '>='} {self.score}"
 
 
-class Recipe(NamedTuple):
-    """Everything that a training needs, and the score that it should reach.
+def drawn(rows: Arrays, size: int | None) -> Source:
+    """Batches of `size` of the rows, each once before any again; all for None."""
+    return sources.full(rows) if size is None else sources.examples(rows, size)
 
-    measure(recipe, trained, directory) -> metrics, where they are not those of a
-    classification or regression; with a directory it leaves pictures or samples there.
-    A "failure" among the metrics is a sentence: the run has not succeeded.
-    draw(recipe, trained, seed, n, label) -> images [n, H, W, C] in [0, 1], or n texts:
-    of a model that generates.
-    """
 
-    model: str  # a few words for `zoo list`
+class Built(NamedTuple):
+    """A model with its objective, and all that is its own."""
+
     task: Task
-    optimizer: optax.GradientTransformation
-    data: Data
-    steps: int
-    batch_size: int | None  # None: the full batch
-    goal: Goal | None = None
-    augment: Augment | None = None
-    measure: Callable[["Recipe", Trained, Path | None], dict[str, Any]] | None = None
-    network: Any = None  # the module, where more is done with it than its task knows
-    draw: Callable[..., np.ndarray | list[str]] | None = None
-    draws_rows: bool = False  # what becomes of test examples: the data must be there
-    writes: bool = False  # text that goes on
-    translates: bool = False  # one sequence into another
-    accumulate: int = 1  # batches that a step reads, for one update by all
-    ema: float | None = None  # decay of a moving average to predict with
+    network: Any  # the Flax module
+    report: Report
+    source: Callable[[Arrays, int | None], Source] = drawn  # of rows, and batch size
+    players: Callable[..., optax.GradientTransformation] = lambda optimizer: optimizer
     stoppable: bool = True  # its loss on rows not trained on says how good it is
 
 
-def scheduled(
-    optimizer: optim.Name,
-    schedule: optim.ScheduleName,
-    learning_rate: float,
-    steps: int,
-    **options: Any,
-) -> optax.GradientTransformation:
-    """An optimizer whose rate follows a schedule over all of the steps."""
-    rate = optim.schedule(schedule, learning_rate, steps)
-    return optim.optimizer(optimizer, rate, **options)
+class Recipe(NamedTuple):
+    """A row of the table."""
+
+    build: Callable[..., Built]  # build(schema, **hyperparameters)
+    load: Callable[..., Data]  # load(request, **flags): rows as this family wants them
+    data: str  # what `zoo train` loads unless told otherwise
+    training: Training
+    goal: Goal | None
+    about: str
+    cost: str = ""  # on two CPU cores
+    paper: str = ""
 
 
-def images_of(data: Source, holdout: float | None, target: str | None = None) -> Data:
-    """A data set of images [H, W, C]. Raises UsageError for another."""
-    rows = sets.load(data, target=target, holdout=holdout)
-    if not rows.schema.image:
-        raise UsageError(
-            f"expected images [H, W, C], found examples of shape {rows.schema.shape} "
-            f"in {rows.schema.name}"
-        )
-    return rows
+class Experiment(NamedTuple):
+    """A recipe with all choices made: what a training needs, beside its seed."""
+
+    task: Task
+    network: Any
+    report: Report
+    optimizer: optax.GradientTransformation
+    training: Training
+    schema: Schema
+    data: Data | None  # None where the rows are not at hand
+    goal: Goal | None
+    stoppable: bool
+    draw: Callable[[Arrays, int | None], Source]  # `Built.source`
+
+    def source(self, rows: Arrays | None = None) -> Source:
+        """What a step reads: `accumulate` batches of the training rows, or of others.
+
+        Raises UsageError where there are fewer.
+        """
+        if rows is None:
+            rows = self.rows.train
+        size, parts = self.training.batch_size, self.training.accumulate
+        return self.draw(rows, None if size is None else size * parts)
+
+    @property
+    def rows(self) -> Data:
+        """The data, which must be at hand."""
+        assert self.data is not None, "built without rows"
+        return self.data
 
 
-def labels_for(classes: int, n: int, label: int | None) -> np.ndarray | None:
-    """n times the label, or each of the classes in turn; None without classes.
+def parameters(recipe: Recipe) -> dict[str, inspect.Parameter]:
+    """Every keyword of a recipe by name: of its data, its model and its training.
 
-    Raises UsageError where a model without classes is asked for one.
+    A keyword of both the loader and the model has its default with the model.
     """
-    if not classes:
-        if label is not None:
-            raise UsageError("expected no label: the model is not conditional")
-        return None
-    return np.arange(n) % classes if label is None else np.full(n, label)
+    kind = inspect.Parameter.KEYWORD_ONLY
+    data = inspect.Parameter("data", kind, default=recipe.data, annotation=str)
+    training = {
+        name: inspect.Parameter(name, kind, default=value, annotation=hint)
+        for (name, hint), value in zip(
+            Training.__annotations__.items(), recipe.training, strict=True
+        )
+    }
+    own = _keywords(recipe.load) | _keywords(recipe.build)
+    return {"data": data, **own, **training}
 
 
-def fitted(
-    build: Callable[[int], nn.Module], rows: Data, inputs: tuple[str, ...] = ("x",)
-) -> Task:
-    """A class for each output, or one output for a quantity."""
-    if rows.schema.regression:
-        return supervised.task(build(1), supervised.regression, inputs=inputs)
-    model = build(len(rows.schema.classes))
-    return supervised.task(model, supervised.classes, inputs=inputs)
+def prepare(
+    recipe: Recipe, data: str | Path | Data | Split | None = None, **given: Any
+) -> Experiment:
+    """Load the data of a recipe, or others, and build all that follows from them.
+
+    Raises UsageError for unknown names, and for data and numbers that cannot be right.
+    """
+    flags = _resolved(recipe, given)
+    wanted = request(recipe.data if data is None else data)
+    rows = recipe.load(wanted, **_picked(recipe.load, flags))
+    return build(recipe, rows.schema, **given)._replace(data=rows)
+
+
+def build(recipe: Recipe, schema: Schema, **given: Any) -> Experiment:
+    """What follows from a schema alone; `data` is None. Raises UsageError."""
+    flags = _resolved(recipe, given)
+    built = recipe.build(schema, **_picked(recipe.build, flags))
+    training = Training(**{name: flags[name] for name in Training._fields})
+    return Experiment(
+        built.task,
+        built.network,
+        built.report,
+        built.players(_optimizer(training)),
+        training,
+        schema,
+        None,
+        recipe.goal,
+        built.stoppable,
+        built.source,
+    )
+
+
+def _optimizer(training: Training) -> optax.GradientTransformation:
+    rate: Any = training.learning_rate
+    if training.schedule != "constant":
+        rate = optim.schedule(training.schedule, rate, training.steps)
+    return optim.optimizer(
+        training.optimizer,
+        rate,
+        weight_decay=training.weight_decay,
+        clip=training.clip,
+        betas=training.betas,
+    )
+
+
+def _resolved(recipe, given):
+    """All keywords of a recipe with their values. Raises UsageError."""
+    known = parameters(recipe)
+    for name in given:
+        check_choice("keyword", name, tuple(known))
+    return {name: given.get(name, p.default) for name, p in known.items()}
+
+
+def _keywords(function) -> dict[str, inspect.Parameter]:
+    found = inspect.signature(function).parameters
+    return {k: p for k, p in found.items() if p.kind == p.KEYWORD_ONLY}
+
+
+def _picked(function, flags):
+    return {name: flags[name] for name in _keywords(function)}
+
+
+def expect_images(schema: Schema) -> None:
+    """Raise UsageError for a schema of other examples than images [H, W, C]."""
+    if not schema.image:
+        raise UsageError(
+            f"expected images [H, W, C], found examples of shape {schema.shape} in "
+            f"{schema.name}"
+        )
+
+
+def expect_classes(schema: Schema) -> int:
+    """How many classes a schema has. Raises UsageError for a quantity."""
+    if not schema.classes:
+        raise UsageError(f"expected classes, found a quantity in {schema.name}")
+    return len(schema.classes)

@@ -1,161 +1,128 @@
 """Linear models and the single neuron, for tables."""
 
-from train import data as sets
-from train import optim
-from train.recipes.base import Goal, Recipe, Source
+from train.data import Schema, views
+from train.recipes.base import Built, Goal, Recipe, Training
+from train.report.measure import predictions
 from zoo import linear as linears
-from zoo.base import UsageError, concrete
+from zoo.base import Number, Task, UsageError, concrete
 
 
-def linear(
-    *,
-    data: Source = "diabetes",
-    target: str | None = None,
-    holdout: float = 0.0,
-    optimizer: optim.Name = "lbfgs",
-    learning_rate: float | None = None,
-    batch_size: int | None = None,
-    steps: int = 60,
-) -> Recipe:
-    """Linear regression by least squares, on all of the data unless --holdout is given.
-
-    Diabetes (442 patients): R2 0.5177 on the data it was fitted to, the closed form's
-    (Efron et al., "Least angle regression", 2004). Two seconds.
-    """
-    rows = sets.load(data, target=target, kind="regression", holdout=holdout)
-    step = optim.optimizer(optimizer, learning_rate)
-    task = linears.regression()
-    goal = Goal("r2", 0.5177)
-    return Recipe("x W + b", task, step, rows, steps, batch_size, goal)
+def linear(schema: Schema) -> Built:
+    """Linear regression by least squares."""
+    return _built(linears.regression(), schema)
 
 
-def ridge(
-    *,
-    data: Source = "diabetes",
-    target: str | None = None,
-    holdout: float = 0.0,
-    alpha: float = 1.0,
-    optimizer: optim.Name = "lbfgs",
-    learning_rate: float | None = None,
-    batch_size: int | None = None,
-    steps: int = 60,
-) -> Recipe:
-    """Ridge regression; `alpha` as scikit-learn's Ridge has it, on standardised data.
-
-    Hoerl & Kennard, "Ridge regression", 1970. Two seconds.
-    """
+def ridge(schema: Schema, *, alpha: Number = 1.0) -> Built:
+    """`alpha` is that of scikit-learn's Ridge, on standardised data."""
     _at_least_zero("alpha", alpha)
-    rows = sets.load(data, target=target, kind="regression", holdout=holdout)
-    step = optim.optimizer(optimizer, learning_rate)
-    task = linears.regression(l2=alpha / len(rows.train["x"]))
-    goal = Goal("r2", 0.517)
-    return Recipe("x W + b, L2", task, step, rows, steps, batch_size, goal)
+    return _built(linears.regression(l2=alpha / schema.rows), schema)
 
 
-def lasso(
-    *,
-    data: Source = "diabetes",
-    target: str | None = None,
-    holdout: float = 0.0,
-    alpha: float = 0.01,
-    optimizer: optim.Name = "nesterov",
-    learning_rate: float = 0.02,
-    batch_size: int | None = None,
-    steps: int = 2000,
-) -> Recipe:
-    """Lasso; `alpha` as scikit-learn's Lasso has it, on standardised x and y.
-
-    Tibshirani, "Regression shrinkage and selection via the lasso", 1996. The rate falls
-    to zero along a cosine, and with it the steps across the kink of |w|. Two seconds.
-    """
+def lasso(schema: Schema, *, alpha: Number = 0.01) -> Built:
+    """`alpha` is that of scikit-learn's Lasso, on standardised x and y."""
     _at_least_zero("alpha", alpha)
-    rows = sets.load(data, target=target, kind="regression", holdout=holdout)
-    step = optim.optimizer(optimizer, optim.schedule("cosine", learning_rate, steps))
-    task = linears.regression(l1=2 * alpha)
-    goal = Goal("r2", 0.51)
-    return Recipe("x W + b, L1", task, step, rows, steps, batch_size, goal)
+    return _built(linears.regression(l1=2 * alpha), schema)
 
 
-def logistic(
-    *,
-    data: Source = "breast_cancer",
-    target: str | None = None,
-    holdout: float | None = None,
-    penalty: float = 1.0,
-    optimizer: optim.Name = "lbfgs",
-    learning_rate: float | None = None,
-    batch_size: int | None = None,
-    steps: int = 100,
-) -> Recipe:
-    """Logistic regression of two classes; `penalty` is scikit-learn's 1 / C.
-
-    Breast cancer (569 tumours): accuracy >= 0.97. Cox, "The regression analysis of
-    binary sequences", 1958. Two seconds.
-    """
+def logistic(schema: Schema, *, penalty: Number = 1.0) -> Built:
+    """Two classes; `penalty` is scikit-learn's 1 / C."""
     _at_least_zero("penalty", penalty)
-    rows = _two_classes("logistic", data, target, holdout)
-    step = optim.optimizer(optimizer, learning_rate)
-    task = linears.logistic(l2=penalty / (2 * len(rows.train["x"])))
-    goal = Goal("accuracy", 0.97)
-    return Recipe("sigmoid(x W + b), L2", task, step, rows, steps, batch_size, goal)
+    _two_classes("logistic", schema)
+    return _built(linears.logistic(l2=penalty / (2 * schema.rows)), schema)
 
 
-def softmax(
-    *,
-    data: Source = "digits",
-    target: str | None = None,
-    holdout: float | None = None,
-    penalty: float = 1.0,
-    optimizer: optim.Name = "lbfgs",
-    learning_rate: float | None = None,
-    batch_size: int | None = None,
-    steps: int = 100,
-) -> Recipe:
-    """Softmax regression of any number of classes; `penalty` is scikit-learn's 1 / C.
-
-    Digits (1,797 of 8x8 pixels): accuracy >= 0.95. Three seconds.
-    """
+def softmax(schema: Schema, *, penalty: Number = 1.0) -> Built:
+    """Any number of classes; `penalty` is scikit-learn's 1 / C."""
     _at_least_zero("penalty", penalty)
-    rows = sets.load(data, target=target, kind="classes", holdout=holdout)
-    step = optim.optimizer(optimizer, learning_rate)
-    l2 = penalty / (2 * len(rows.train["x"]))
-    task = linears.softmax(len(rows.schema.classes), l2=l2)
-    goal = Goal("accuracy", 0.95)
-    return Recipe("softmax(x W + b), L2", task, step, rows, steps, batch_size, goal)
+    l2 = penalty / (2 * schema.rows)
+    return _built(linears.softmax(len(schema.classes), l2=l2), schema)
 
 
-def neuron(
-    *,
-    data: Source = "and",
-    target: str | None = None,
-    holdout: float | None = None,
-    optimizer: optim.Name = "sgd",
-    learning_rate: float = 5.0,
-    batch_size: int | None = None,
-    steps: int = 1000,
-) -> Recipe:
-    """One sigmoid neuron on the squared error: learns "and" and "or", never "xor".
-
-    Minsky & Papert, "Perceptrons", 1969, say why; `zoo train mlp --data xor` is the way
-    out. A second.
-    """
-    rows = _two_classes("neuron", data, target, holdout)
-    step = optim.optimizer(optimizer, learning_rate)
-    goal = Goal("accuracy", 1.0)
-    name = "sigmoid(x w + b)"
-    return Recipe(name, linears.neuron(), step, rows, steps, batch_size, goal)
+def neuron(schema: Schema) -> Built:
+    """One sigmoid neuron on the squared error."""
+    _two_classes("neuron", schema)
+    return _built(linears.neuron(), schema)
 
 
-def _two_classes(recipe, data, target, holdout):
-    rows = sets.load(data, target=target, kind="classes", holdout=holdout)
-    if len(rows.schema.classes) != 2:
+def _built(task: Task, schema: Schema) -> Built:
+    return Built(task, None, predictions(task, schema))
+
+
+def _two_classes(recipe, schema):
+    if len(schema.classes) != 2:
         raise UsageError(
-            f"{recipe} tells two classes apart, {rows.schema.name} has "
-            f"{len(rows.schema.classes)}; try softmax"
+            f"{recipe} tells two classes apart, {schema.name} has "
+            f"{len(schema.classes)}; try softmax"
         )
-    return rows
 
 
 def _at_least_zero(name, value):
     if concrete(value) and not value >= 0:
         raise UsageError(f"expected {name} >= 0, found {value}")
+
+
+RECIPES = {
+    "linear": Recipe(
+        linear,
+        views.quantity,
+        "diabetes",
+        Training(60, optimizer="lbfgs"),
+        Goal("r2", 0.5177),
+        "Linear regression by least squares, on all of the data unless --holdout is "
+        "given. R2 is that of the closed form on the data it was fitted to.",
+        "two seconds",
+        'Efron et al., "Least angle regression", 2004',
+    ),
+    "ridge": Recipe(
+        ridge,
+        views.quantity,
+        "diabetes",
+        Training(60, optimizer="lbfgs"),
+        Goal("r2", 0.517),
+        "Ridge regression; alpha as scikit-learn's Ridge has it, on standardised data.",
+        "two seconds",
+        'Hoerl & Kennard, "Ridge regression", 1970',
+    ),
+    "lasso": Recipe(
+        lasso,
+        views.quantity,
+        "diabetes",
+        # the rate falls to zero, and with it the steps across the kink of |w|
+        Training(2000, None, "nesterov", 0.02, "cosine"),
+        Goal("r2", 0.51),
+        "Lasso; alpha as scikit-learn's Lasso has it, on standardised x and y.",
+        "two seconds",
+        'Tibshirani, "Regression shrinkage and selection via the lasso", 1996',
+    ),
+    "logistic": Recipe(
+        logistic,
+        views.classes,
+        "breast_cancer",
+        Training(100, optimizer="lbfgs"),
+        Goal("accuracy", 0.97),
+        "Logistic regression of two classes; penalty is scikit-learn's 1 / C.",
+        "two seconds",
+        'Cox, "The regression analysis of binary sequences", 1958',
+    ),
+    "softmax": Recipe(
+        softmax,
+        views.classes,
+        "digits",
+        Training(100, optimizer="lbfgs"),
+        Goal("accuracy", 0.95),
+        "Softmax regression of any number of classes; penalty is scikit-learn's 1 / C.",
+        "three seconds",
+        'Hastie et al., "The elements of statistical learning", 2009, section 4.4',
+    ),
+    "neuron": Recipe(
+        neuron,
+        views.classes,
+        "and",
+        Training(1000, None, "sgd", 5.0),
+        Goal("accuracy", 1.0),
+        'One sigmoid neuron on the squared error: it learns "and" and "or", never '
+        '"xor"; `zoo train mlp --data xor` is the way out.',
+        "a second",
+        'Minsky & Papert, "Perceptrons", 1969',
+    ),
+}

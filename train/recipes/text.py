@@ -1,88 +1,50 @@
 """Language models that write, and encoder-decoders that transduce."""
 
-from pathlib import Path
-from typing import Any, Literal
+from functools import partial
+from typing import Literal
 
 import numpy as np
-from flax import linen as nn
 
-from train import optim
-from train.data import Data, text
-from train.evaluate import evaluate
-from train.recipes.base import Goal, Recipe, Source, scheduled
-from train.report import metrics, samples
+from train import evaluate
+from train import source as sources
+from train.data import Arrays, Data, Schema, text, views
+from train.recipes.base import Built, Goal, Recipe, Training
+from train.report import Measured, Report, metrics, samples
+from train.report.measure import tested
 from train.step import Trained
 from zoo import rnn, seq2seq, supervised, transformer
+from zoo.base import Number
 
 
 def char_lstm(
+    schema: Schema,
     *,
-    data: Source = "pride_and_prejudice",
-    holdout: float | None = None,
     length: int = 64,
     features: int = 256,
     layers: int = 1,
     width: int = 64,
-    dropout: float = 0.1,
-    optimizer: optim.Name = "adamw",
-    schedule: optim.ScheduleName = "warmup_cosine",
-    learning_rate: float = 4e-3,
-    weight_decay: float | None = None,
-    clip: float | None = 1.0,
-    ema: float | None = None,
-    batch_size: int | None = 16,
-    steps: int = 4500,
-) -> Recipe:
-    """An LSTM that writes character by character.
-
-    Pride and Prejudice, its last tenth, in nats per character: below the 4-gram's 1.46.
-    `data` may be a text file of your own.
-    """
-    rows = _text(data, length, holdout)
-    vocabulary = len(rows.schema.tokens)
-    model = rnn.LanguageModel(
-        vocabulary, rnn.RNN(rnn.LSTM, features, layers, dropout=dropout), width, dropout
-    )
-    step = scheduled(
-        optimizer,
-        schedule,
-        learning_rate,
-        steps,
-        weight_decay=weight_decay,
-        clip=clip,
-    )
-    name = f"LSTM {layers} x {features}"
-    return _writer(name, model, step, rows, steps, batch_size)._replace(ema=ema)
+    dropout: Number = 0.1,
+) -> Built:
+    """An LSTM that writes character by character."""
+    cells = rnn.RNN(rnn.LSTM, features, layers, dropout=dropout)
+    model = rnn.LanguageModel(len(schema.tokens), cells, width, dropout)
+    return _writer(model, schema, length)
 
 
 def char_transformer(
+    schema: Schema,
     *,
-    data: Source = "pride_and_prejudice",
-    holdout: float | None = None,
     length: int = 128,
     width: int = 128,
     layers: int = 4,
     heads: int = 4,
     kv_heads: int | None = None,
     positions: Literal["rotary", "learned"] = "rotary",
-    dropout: float = 0.1,
-    optimizer: optim.Name = "adamw",
-    schedule: optim.ScheduleName = "warmup_cosine",
-    learning_rate: float = 2e-3,
-    weight_decay: float | None = None,
-    clip: float | None = 1.0,
-    ema: float | None = None,
-    batch_size: int | None = 16,
-    steps: int = 4000,
-) -> Recipe:
-    """A decoder-only Transformer that writes character by character.
-
-    Pride and Prejudice, its last tenth, in nats per character: below the 4-gram's 1.46.
-    There after four minutes, at the end after fifteen.
-    """
-    rows = _text(data, length, holdout)
+    dropout: Number = 0.1,
+) -> Built:
+    """A decoder-only Transformer that writes character by character."""
     model = transformer.LanguageModel(
-        len(rows.schema.tokens),
+        len(schema.tokens),
         width=width,
         layers=layers,
         heads=heads,
@@ -91,228 +53,161 @@ def char_transformer(
         positions=positions,
         dropout=dropout,
     )
-    step = scheduled(
-        optimizer,
-        schedule,
-        learning_rate,
-        steps,
-        weight_decay=weight_decay,
-        clip=clip,
-    )
-    name = f"Transformer {layers} x {width}"
-    return _writer(name, model, step, rows, steps, batch_size)._replace(ema=ema)
+    return _writer(model, schema, length, context=length)
+
+
+def windows(length: int, rows: Arrays, size: int | None) -> sources.Source:
+    """Batches of a text's windows, which begin every eighth of their length."""
+    tokens, every = rows["tokens"], -(-length // 8)
+    return sources.windows(tokens, length, size, every=every)
 
 
 def seq2seq_lstm(
+    schema: Schema,
     *,
-    data: Source = "cmudict",
     features: int = 256,
     layers: int = 1,
     width: int = 64,
     score: Literal["additive", "bilinear", "dot", "scaled_dot"] = "bilinear",
-    dropout: float = 0.2,
-    optimizer: optim.Name = "adamw",
-    schedule: optim.ScheduleName = "warmup_cosine",
-    learning_rate: float = 2e-3,
-    weight_decay: float | None = None,
-    clip: float | None = 1.0,
-    ema: float | None = None,
-    batch_size: int | None = 128,
-    steps: int = 6000,
-) -> Recipe:
-    """LSTMs read and write, with attention between: spelling to sound.
-
-    CMUdict, words not trained on: phoneme error rate ("per") <= 0.15. `data` may be
-    ui_en_fr, copy, reverse or a .tsv file of your own.
-    """
-    rows = text.load_pairs(data)
+    dropout: Number = 0.2,
+) -> Built:
+    """LSTMs read and write, with attention between."""
+    vocabularies = len(schema.tokens), len(schema.target_tokens)
     model = seq2seq.Recurrent(
-        len(rows.schema.tokens),
-        len(rows.schema.target_tokens),
-        features,
-        layers,
-        width,
-        score=score,
-        dropout=dropout,
+        *vocabularies, features, layers, width, score=score, dropout=dropout
     )
-    step = scheduled(
-        optimizer,
-        schedule,
-        learning_rate,
-        steps,
-        weight_decay=weight_decay,
-        clip=clip,
-    )
-    name = f"LSTM {layers} x {features}, attention"
-    goal = Goal("per", 0.15, at_most=True)
-    return _transducer(name, model, step, rows, steps, batch_size, goal)._replace(
-        ema=ema
-    )
+    return _transducer(model, schema)
 
 
 def seq2seq_transformer(
+    schema: Schema,
     *,
-    data: Source = "cmudict",
     width: int = 128,
     layers: int = 3,
     heads: int = 4,
-    dropout: float = 0.1,
-    optimizer: optim.Name = "adamw",
-    schedule: optim.ScheduleName = "warmup_cosine",
-    learning_rate: float = 1e-3,
-    weight_decay: float | None = None,
-    clip: float | None = 1.0,
-    ema: float | None = None,
-    batch_size: int | None = 128,
-    steps: int = 2000,
-) -> Recipe:
-    """A Transformer reads and writes (Vaswani et al. 2017): spelling to sound.
-
-    CMUdict, words not trained on: phoneme error rate ("per") <= 0.15.
-    """
-    goal = Goal("per", 0.15, at_most=True)
-    return _transformer(**locals())
+    dropout: Number = 0.1,
+) -> Built:
+    """A Transformer reads and writes."""
+    vocabularies = len(schema.tokens), len(schema.target_tokens)
+    sizes = {"width": width, "layers": layers, "heads": heads, "dropout": dropout}
+    return _transducer(transformer.EncoderDecoder(*vocabularies, **sizes), schema)
 
 
-def copy(
-    *,
-    data: Source = "reverse",
-    width: int = 64,
-    layers: int = 2,
-    heads: int = 4,
-    dropout: float = 0.0,
-    optimizer: optim.Name = "adamw",
-    schedule: optim.ScheduleName = "warmup_cosine",
-    learning_rate: float = 2e-3,
-    weight_decay: float | None = None,
-    clip: float | None = 1.0,
-    ema: float | None = None,
-    batch_size: int | None = 128,
-    steps: int = 2000,
-) -> Recipe:
-    """A Transformer turns strings around, or copies them (`--data copy`).
-
-    500 strings not trained on, of lengths trained on: all exact.
-    """
-    goal = Goal("wer", 0.0, at_most=True)
-    return _transformer(**locals())
+def _writer(model, schema, length, context=None):
+    task = supervised.task(model, supervised.classes)
+    write = partial(samples.write, model, schema, context=context)
+    report = Report(partial(_nats_per_character, task, schema, write), write=write)
+    return Built(task, model, report, source=partial(windows, length))
 
 
-def _transformer(
-    *,
-    data,
-    width,
-    layers,
-    heads,
-    dropout,
-    optimizer,
-    schedule,
-    learning_rate,
-    batch_size,
-    steps,
-    goal,
-    ema,
-    **options,
-):
-    rows = text.load_pairs(data)
-    model = transformer.EncoderDecoder(
-        len(rows.schema.tokens),
-        len(rows.schema.target_tokens),
-        width=width,
-        layers=layers,
-        heads=heads,
-        dropout=dropout,
-    )
-    step = scheduled(optimizer, schedule, learning_rate, steps, **options)
-    name = f"Transformer {layers} + {layers} x {width}"
-    return _transducer(name, model, step, rows, steps, batch_size, goal)._replace(
-        ema=ema
-    )
-
-
-def _text(data, length, holdout):
-    share = {} if holdout is None else {"holdout": holdout}
-    return text.load_text(data, length=length, **share)
-
-
-def _writer(name, model, step, rows, steps, batch_size):
-    return Recipe(
-        name,
-        supervised.task(model, supervised.classes),
-        step,
-        rows,
-        steps,
-        batch_size,
-        Goal("loss", 1.46, at_most=True),
-        measure=_measure_text,
-        network=model,
-        writes=True,
-    )
-
-
-def _transducer(
-    name: str,
-    model: nn.Module,
-    step: Any,
-    rows: Data,
-    steps: int,
-    size: int | None,
-    goal: Goal,
-) -> Recipe:
-    return Recipe(
-        name,
-        seq2seq.task(model),
-        step,
-        rows,
-        steps,
-        size,
-        goal,
-        measure=_measure_pairs,
-        network=model,
-        translates=True,
-    )
-
-
-def _measure_text(recipe: Recipe, trained: Trained, out: Path | None) -> dict[str, Any]:
+def _nats_per_character(task, schema, write, trained: Trained, data: Data) -> Measured:
     """Nats per character and accuracy on the test part; a sample in sample.txt."""
-    data = recipe.data
-    rows = data.train if data.test is None else data.test
-    scores = evaluate(recipe.task, trained, rows, batch_size=64)
+    rows = tested(data)
+    scores = evaluate.evaluate(task, trained, rows, batch_size=64)
     scores["perplexity"] = float(np.exp(scores["loss"]))
-    if out is not None:
-        start = text.decode(data.schema.tokens, rows["x"][0][:20])
-        sample = start + samples.write(recipe.network, data.schema, trained, start, 400)
-        (out / "sample.txt").write_text(sample + "\n", encoding="utf-8")
-    return scores
+    start = text.decode(schema.tokens, rows["x"][0][:20])
+    return Measured(
+        scores, files={"sample.txt": lambda: start + write(trained, start, 400)}
+    )
 
 
-def _measure_pairs(
-    recipe: Recipe, trained: Trained, out: Path | None
-) -> dict[str, Any]:
+def _transducer(model, schema):
+    task = seq2seq.task(model)
+    report = Report(
+        partial(_error_rates, task, model, schema),
+        translate=partial(samples.translate, model, schema),
+    )
+    return Built(task, model, report)
+
+
+def _error_rates(task, model, schema, trained: Trained, data: Data) -> Measured:
     """Error rates of what is written greedily; in samples.tsv, the first fifty."""
-    schema = recipe.data.schema
-    rows = recipe.data.train if recipe.data.test is None else recipe.data.test
+    rows = tested(data)
     variables = {"params": trained.params, **trained.model}
-    assert recipe.network is not None
     found = [
         text.target_names(schema, row)
-        for row in samples.decode_all(recipe.network, schema, variables, rows["x"])
+        for row in samples.decode_all(model, schema, variables, rows["x"])
     ]
-    sources = [
-        text.decode(schema.tokens, row[row != text.PAD].tolist()) for row in rows["x"]
-    ]
-    known = text.pronunciations() if schema.name == "cmudict" else {}
+    sources_, known = text.sources_of(schema, rows), text.answers(schema)
     wanted = [
         known.get(source, (tuple(text.target_names(schema, row)),))
-        for source, row in zip(sources, rows["y"], strict=True)
+        for source, row in zip(sources_, rows["y"], strict=True)
     ]
-    if out is not None:
-        between = " " if schema.name == "cmudict" else ""
+    scores = metrics.transduction(found, wanted)
+    scores |= evaluate.evaluate(task, trained, rows)
+
+    def table():
         lines = [
-            "\t".join((source, between.join(one), between.join(right[0])))
-            for source, one, right in zip(sources, found, wanted, strict=True)
+            "\t".join((source, *(text.joined(schema, s) for s in (one, right[0]))))
+            for source, one, right in zip(sources_, found, wanted, strict=True)
         ]
-        table = "\n".join(["source\tfound\texpected", *lines[:50]])
-        (out / "samples.tsv").write_text(table + "\n", encoding="utf-8")
-    scores = evaluate(recipe.task, trained, rows)
-    return metrics.transduction(found, wanted) | scores
+        return "\n".join(["source\tfound\texpected", *lines[:50]])
+
+    return Measured(scores, files={"samples.tsv": table})
+
+
+def _training(steps: int, batch_size: int, learning_rate: float) -> Training:
+    rate: tuple = ("adamw", learning_rate, "warmup_cosine")
+    return Training(steps, batch_size, *rate, clip=1.0)
+
+
+VASWANI = 'Vaswani et al., "Attention is all you need", 2017'
+RECIPES = {
+    "char_lstm": Recipe(
+        char_lstm,
+        views.text,
+        "pride_and_prejudice",
+        _training(4500, 16, 4e-3),
+        Goal("loss", 1.46, at_most=True),
+        "An LSTM that writes character by character: nats per character of the last "
+        "tenth of a text, below the 4-gram's 1.46. --data may be a text of your own.",
+        "three minutes",
+        'Graves, "Generating sequences with recurrent neural networks", 2013',
+    ),
+    "char_transformer": Recipe(
+        char_transformer,
+        views.text,
+        "pride_and_prejudice",
+        _training(4000, 16, 2e-3),
+        Goal("loss", 1.46, at_most=True),
+        "A decoder-only Transformer that writes character by character: nats per "
+        "character of the last tenth of a text, below the 4-gram's 1.46.",
+        "fifteen minutes",
+        VASWANI,
+    ),
+    "seq2seq_lstm": Recipe(
+        seq2seq_lstm,
+        views.pairs,
+        "cmudict",
+        _training(6000, 128, 2e-3),
+        Goal("per", 0.15, at_most=True),
+        "LSTMs read and write, with attention between, from spelling to sound: phoneme "
+        "error rate of words not trained on. --data may be ui_en_fr, copy, reverse or "
+        "a .tsv file of your own.",
+        "fifteen minutes",
+        'Luong et al., "Effective approaches to attention-based neural machine '
+        'translation", 2015',
+    ),
+    "seq2seq_transformer": Recipe(
+        seq2seq_transformer,
+        views.pairs,
+        "cmudict",
+        _training(2000, 128, 1e-3),
+        Goal("per", 0.15, at_most=True),
+        "A Transformer reads and writes, from spelling to sound: phoneme error rate of "
+        "words not trained on.",
+        "fifteen minutes",
+        VASWANI,
+    ),
+    "copy": Recipe(
+        partial(seq2seq_transformer, width=64, layers=2, dropout=0.0),
+        views.pairs,
+        "reverse",
+        _training(2000, 128, 2e-3),
+        Goal("wer", 0.0, at_most=True),
+        "A Transformer turns strings around, or copies them (--data copy): 500 not "
+        "trained on, of lengths trained on, all exact.",
+        "two minutes",
+        VASWANI,
+    ),
+}

@@ -1,1 +1,35 @@
-"""What is said and shown of a trained model."""
+"""What a trained model can be asked for, and what is said and shown of it."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from train.data import Data
+from train.step import Trained
+
+
+class Measured(NamedTuple):
+    """Scores of a model, and the files that show them."""
+
+    scores: dict[str, Any]
+    failure: str | None = None  # a sentence: the run has not succeeded
+    files: dict[str, Callable[[], Any]] = {}  # by name; each makes a text, or a figure
+
+
+class Report(NamedTuple):
+    """What a model can do, as functions; None where it cannot.
+
+    measure(trained, data) -> Measured, on the test rows, or on those of training where
+    there are no others.
+    sample(trained, data, seed, n, label) -> images [n, H, W, C] in [0, 1], or n texts.
+    write(trained, prompt, length, *, seed, temperature, top_k, top_p) -> text.
+    translate(trained, sources, *, beams) -> one Translation for each.
+    """
+
+    measure: Callable[[Trained, Data], Measured]
+    sample: Callable[..., np.ndarray | list[str]] | None = None
+    of_rows: bool = False  # sample shows what becomes of test rows, which it needs
+    columns: int = 8  # of a picture of samples: each label has its own
+    write: Callable[..., str] | None = None
+    translate: Callable[..., Sequence[Any]] | None = None

@@ -15,7 +15,8 @@ import numpy as np
 from train import loop, optim
 from train.data import Data
 from train.evaluate import evaluate
-from train.report import metrics
+from train.report import Measured, metrics
+from train.report.measure import tested
 from zoo import cnn, supervised
 from zoo.base import UsageError
 
@@ -65,14 +66,14 @@ def train(data: Data, seed: int = 0) -> Judge:
     )
     if fit.ended == "interrupted":
         raise KeyboardInterrupt
-    test = rows if data.test is None else data.test
+    test = tested(data)
     accuracy = evaluate(task, fit.trained, {name: test[name] for name in ("x", "y")})
     return Judge(network, {"params": fit.trained.params}, accuracy["accuracy"])
 
 
 def verdict(
     judge: Judge, data: Data, images: np.ndarray, labels: np.ndarray | None = None
-) -> dict[str, Any]:
+) -> Measured:
     """What the judge says of generated images [N, H, W, C], beside real ones.
 
     "frechet": their distance from the test images in the space of the judge's features;
@@ -80,11 +81,10 @@ def verdict(
     ends of the scale. All three are of as many images, the most that there are of each:
     fewer are farther away. "confident": the share that it knows with p > 0.9; "rarest":
     the share of the rarest class; "agreement": the share of `labels` [N] that it finds,
-    where given. "failure", in a sentence: all of one class, or no better than
-    noise.
+    where given. A failure: all of one class, or no better than noise.
     """
     schema = data.schema
-    test = (data.train if data.test is None else data.test)["x"]
+    test = tested(data)["x"]
     draw = np.random.default_rng(0)
     n = min(len(images), len(test), len(data.train["x"]))
     real = data.train["x"][draw.permutation(len(data.train["x"]))[:n]]
@@ -104,14 +104,15 @@ def verdict(
     }
     if labels is not None:
         scores["agreement"] = float((found == labels).mean())
+    failure = None
     if scores["frechet"] > scores["frechet_noise"]:
-        scores["failure"] = "the images are farther from real ones than noise is"
+        failure = "the images are farther from real ones than noise is"
     if shares.max() > 0.9:
         common = schema.classes[int(shares.argmax())]
-        scores["failure"] = (
+        failure = (
             f"the generator collapsed: {shares.max():.0%} of its images are {common!r}"
         )
-    return scores
+    return Measured(scores, failure)
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -26,10 +26,11 @@ def write(
     temperature: float = 1.0,
     top_k: int | None = None,
     top_p: float | None = None,
+    context: int | None = None,
 ) -> str:
     """The `length` characters that a language model puts after a prompt.
 
-    A model with a context reads no further back than that: at first the whole prompt,
+    A model with a `context` reads no further back than that: at first the whole prompt,
     and where the context is full, its last half. Raises UsageError for a prompt that is
     empty, longer than the context or has unknown characters, and for numbers out of
     range.
@@ -37,7 +38,6 @@ def write(
     if length < 1:
         raise UsageError(f"expected a length of at least 1, found {length}")
     tokens = text.encode(schema, prompt)
-    context = getattr(model, "context", None)
     if context is not None and len(tokens) > context:
         raise UsageError(
             f"expected a prompt of at most {context} characters, the model's context, "

@@ -1,0 +1,265 @@
+"""What a trained model is asked for on the command line."""
+
+import csv
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from train.cli.flags import Directory, parse
+from zoo.base import UsageError, count_parameters
+
+
+def info(argv: list[str]) -> int:
+    """`zoo info DIR`: what was trained, on what, its scores, size and versions."""
+    from train.checkpoint import latest, read_json
+    from train.recipes import saved
+
+    def flags(directory: Directory) -> Path:
+        return directory
+
+    directory = parse(flags, argv, "zoo info")
+    config = saved.read_config(directory)
+    experiment, schema = saved.described(config), saved.described(config).schema
+    path = directory / "result.json"
+    result = read_json(path) if path.exists() else {}
+    step = latest(directory / "checkpoints")
+    like = saved.start(config, experiment)[0]
+    rows = [
+        ("recipe", config["recipe"]),
+        ("data", f"{schema.name}, {schema.rows:,} to train on"),
+        ("examples", _shape(schema)),
+        ("steps", f"{step or 0:,} of {experiment.training.steps:,}"),
+        ("parameters", f"{count_parameters(like.params):,}"),
+        ("flags", _flags(config)),
+        ("versions", ", ".join(f"{k} {v}" for k, v in config["versions"].items())),
+        ("device", config["device"]),
+    ]
+    table(("", str(directory)), rows)
+    if not result:
+        print("not finished: zoo train --resume goes on")
+        return 0
+    scores(result["metrics"], f"on the {result['measured_on']}")
+    return failed(result.get("failure"))
+
+
+def _shape(schema):
+    if schema.tokens:
+        return f"sequences of {len(schema.tokens)} tokens"
+    kinds = f", {len(schema.classes)} classes" if schema.classes else ", a quantity"
+    return f"{list(schema.shape)}{kinds}"
+
+
+def _flags(config):
+    given = config["arguments"] | config["options"]
+    return ", ".join(f"{name} {value}" for name, value in given.items())
+
+
+def evaluate(argv: list[str]) -> int:
+    """`zoo eval DIR`: measure again."""
+    from train.recipes import saved
+
+    def flags(directory: Directory) -> Path:
+        return directory
+
+    directory = parse(flags, argv, "zoo eval")
+    found = saved.restore(directory)
+    experiment = saved.with_rows(directory)
+    part = "training data" if experiment.rows.test is None else "test data"
+    measured = experiment.report.measure(found.trained, experiment.rows)
+    scores(measured.scores, f"{found.config['recipe']} on the {part}")
+    return failed(measured.failure)
+
+
+def predict(argv: list[str]) -> int:
+    """`zoo predict DIR INPUT ...`: predictions as CSV."""
+
+    def flags(
+        directory: Directory, inputs: tyro.conf.Positional[tuple[Path, ...]]
+    ) -> tuple[Path, tuple[Path, ...]]:
+        return directory, inputs
+
+    directory, inputs = parse(flags, argv, "zoo predict")
+    if not inputs:
+        raise UsageError("expected an INPUT: a .npz, .csv, .png or .jpg file")
+
+    from train import data as sets
+    from train.recipes import saved
+
+    found = saved.load(directory)
+    schema = found.schema
+    if schema.tokens or found.predict is None:
+        raise UsageError(
+            f"{found.recipe} predicts nothing: see `zoo sample` and `zoo translate`"
+        )
+    predictions = found.predict(inputs)
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    if schema.regression:
+        writer.writerow([schema.target_name])
+        writer.writerows([f"{value:.7g}"] for value in predictions)
+        return 0
+    writer.writerow(["class", *(f"p({name})" for name in schema.classes)])
+    for name, row in zip(
+        sets.labels(schema, predictions.argmax(-1)), predictions, strict=True
+    ):
+        writer.writerow([name, *(f"{p:.4f}" for p in row)])
+    return 0
+
+
+def sample(argv: list[str]) -> int:
+    """`zoo sample DIR`: a picture, or text."""
+
+    def flags(
+        directory: Directory,
+        seed: int = 0,
+        n: int | None = None,
+        label: str | None = None,
+        out: Path | None = None,
+        prompt: str | None = None,
+        length: int | None = None,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+    ) -> dict[str, Any]:
+        """Images that a model draws, or text that it writes.
+
+        Args:
+            directory: the run's directory
+            seed: of the draws
+            n: images in the picture, or texts; 64 for None
+            label: the class to draw, for a conditional model; all in turn for None
+            out: the picture's path; DIR/sample-SEED.png for None
+            prompt: of a language model, what the text begins with; "The " for None
+            length: characters to write; 300 for None
+            temperature: below 1 for what is likelier, 0 for the likeliest alone; 0.8
+            top_k: draw from the k likeliest characters
+            top_p: draw from the likeliest that have this probability together
+        """
+        return locals()
+
+    asked = parse(flags, argv, "zoo sample")
+    directory, seed = asked.pop("directory"), asked.pop("seed")
+    given = {name: value for name, value in asked.items() if value is not None}
+
+    from train.recipes import saved
+
+    found = saved.load(directory)
+    if found.sample is None and found.write is None:
+        raise UsageError(f"expected a model that draws or writes, found {found.recipe}")
+    images = {"n", "label", "out"}
+    wrong = given.keys() & images if found.sample is None else given.keys() - images
+    if wrong:
+        raise UsageError(f"--{min(wrong).replace('_', '-')} is not for {found.recipe}")
+    if found.sample is not None:
+        return _draw(found, directory, seed, **given)
+    assert found.write is not None
+    prompt, length = given.pop("prompt", "The "), given.pop("length", 300)
+    given.setdefault("temperature", 0.8)
+    print(prompt + found.write(prompt, length, seed=seed, **given))
+    return 0
+
+
+def _draw(found, directory, seed, n=64, label=None, out=None):
+    from train import data as sets
+    from train.cli import run
+
+    drawn = found.sample(n, seed=seed, label=label)
+    if isinstance(drawn, list):
+        print("\n".join(drawn))
+        return 0
+    at = sets.label_of(found.schema, label)
+    name = f"sample-{seed}" if at is None else f"sample-{seed}-{at}"
+    path = directory / name if out is None else out.with_suffix("")
+    print(run.show(drawn, path, found.columns))
+    return 0
+
+
+def translate(argv: list[str]) -> int:
+    """`zoo translate DIR WORD ...`: each with its log-probability."""
+
+    def flags(
+        directory: Directory,
+        inputs: tyro.conf.Positional[tuple[str, ...]],
+        beams: int = 4,
+    ) -> tuple[Path, tuple[str, ...], int]:
+        """What words or sentences become; pictures of the attention go to DIR.
+
+        Args:
+            directory: the run's directory
+            inputs: words or sentences, each in quotes
+            beams: beginnings that the search keeps; 1 is greedy
+        """
+        return directory, inputs, beams
+
+    directory, inputs, beams = parse(flags, argv, "zoo translate")
+    if not inputs:
+        raise UsageError("expected a word or a sentence to translate, found none")
+    from train.recipes import saved
+    from train.report import plot
+
+    found = saved.load(directory)
+    if found.translate is None:
+        raise UsageError(f"expected a model that translates, found {found.recipe}")
+    said = found.translate(list(inputs), beams=beams)
+    for source, one in zip(inputs, said, strict=True):
+        print(f"{source}\t{one.text}\t{one.log_probability:.2f} nats")
+        drawing = plot.attention(one.attention, one.source, one.target, source)
+        name = re.sub(r"\W+", "-", source)
+        path = directory / f"attention-{name}.png"
+        plot.save(drawing, path)
+        print(path, file=sys.stderr)
+    return 0
+
+
+def failed(failure: str | None) -> int:
+    """The exit status; says why a training failed."""
+    if failure:
+        print(f"zoo: the training failed: {failure}", file=sys.stderr)
+    return 1 if failure else 0
+
+
+def scores(metrics: dict[str, Any], title: str) -> None:
+    """Tables of the metrics: single numbers, then one row for each class."""
+    numbers = {k: v for k, v in metrics.items() if isinstance(v, float | int)}
+    print(f"\n{title}:")
+    table(tuple(numbers), [tuple(f"{v:.4f}" for v in numbers.values())])
+    classes = metrics.get("per_class", {})
+    if 0 < len(classes) <= 20:
+        heads = ("class", "precision", "recall", "f1", "support")
+        rows = [
+            (name, *(f"{row[k]:.3f}" for k in heads[1:4]), str(row["support"]))
+            for name, row in classes.items()
+        ]
+        table(heads, rows)
+
+
+def table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    """Print rows under their heads, numbers to the right."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(header_style="bold")
+    for i, head in enumerate(heads):
+        values = [row[i].replace(",", "").replace(".", "") for row in rows]
+        right = all(value.lstrip("-").isdigit() for value in values)
+        table.add_column(escape(head), justify="right" if right else "left")
+    for row in rows:
+        table.add_row(*map(escape, row))
+    console = Console()
+    console.width = (
+        max(console.width, 110) if not console.is_terminal else console.width
+    )
+    console.print(table)
+
+
+COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "info": info,
+    "eval": evaluate,
+    "predict": predict,
+    "sample": sample,
+    "translate": translate,
+}

@@ -1,0 +1,112 @@
+"""Rows as a family of models wants them: a view loads, parts and changes a data set.
+
+Each is a function of a request (`train.data.Split`) whose keywords are flags: `target`,
+the column of a .csv to predict, `holdout`, the share kept for testing where the set has
+no test part. All raise UsageError for data that cannot be right.
+"""
+
+import numpy as np
+
+from train.data.load import load
+from train.data.schema import Data, Split, as_sequence, between, change
+from train.data.text import load_pairs, load_text
+from zoo.base import UsageError
+
+
+def table(
+    request: Split, *, target: str | None = None, holdout: float | None = None
+) -> Data:
+    """Classes or a quantity, as the data has it."""
+    return load(request, target=target, holdout=holdout)
+
+
+def quantity(
+    request: Split, *, target: str | None = None, holdout: float | None = 0.0
+) -> Data:
+    """A quantity to predict."""
+    return load(request, target=target, kind="regression", holdout=holdout)
+
+
+def classes(
+    request: Split, *, target: str | None = None, holdout: float | None = None
+) -> Data:
+    """Classes to tell apart."""
+    return load(request, target=target, kind="classes", holdout=holdout)
+
+
+def sequences(
+    request: Split, *, target: str | None = None, holdout: float | None = None
+) -> Data:
+    """Sequences [T, D]; grey images are read row by row."""
+    data = load(request, target=target, holdout=holdout)
+    grey = data.schema.image and data.schema.shape[-1] == 1
+    return as_sequence(data) if grey else data
+
+
+def unit_images(request: Split, *, holdout: float | None = None) -> Data:
+    """Images with values in [0, 1]."""
+    return between(load(request, holdout=holdout), 0, 1)
+
+
+def signed_images(request: Split, *, holdout: float | None = None) -> Data:
+    """Images with values in [-1, 1]."""
+    return between(load(request, holdout=holdout), -1, 1)
+
+
+def pixels(
+    request: Split, *, holdout: float | None = None, likelihood: str = "bernoulli"
+) -> Data:
+    """Images in [0, 1]; black and white, at one half, for a Bernoulli likelihood."""
+    data = unit_images(request, holdout=holdout)
+    if likelihood != "bernoulli":
+        return data
+    return change(data, lambda rows: rows | {"x": (rows["x"] > 0.5).astype(np.float32)})
+
+
+def few_labels(request: Split, *, labels: int, holdout: float | None = None) -> Data:
+    """Images in [-1, 1], of which `labels` have "known" [N]: of each class as many.
+
+    They are drawn by the seed of the request.
+    """
+    data = signed_images(request, holdout=holdout)
+    schema, y = data.schema, data.train["y"]
+    count = len(schema.classes)
+    if not count:
+        raise UsageError(f"expected classes, found a quantity in {schema.name}")
+    if labels < count or labels % count:
+        raise UsageError(
+            f"expected a multiple of the {count} classes as the number of labels, "
+            f"found {labels}"
+        )
+    order = np.random.default_rng(request.seed).permutation(len(y))
+    at = [order[y[order] == k][: labels // count] for k in range(count)]
+    if min(map(len, at)) < labels // count:
+        raise UsageError(
+            f"expected {labels // count} examples of each class in {schema.name}, "
+            f"found {min(map(len, at))}"
+        )
+    known = np.zeros(len(y), bool)
+    known[np.concatenate(at)] = True
+    return data._replace(train=data.train | {"known": known})
+
+
+def text(request: Split, *, length: int, holdout: float = 0.1) -> Data:
+    """A text to go on writing, in windows of `length` characters."""
+    return load_text(request, length=length, holdout=holdout)
+
+
+def apart(request: Split, *, length: int) -> Data:
+    """A text whose windows to test on have no character in common."""
+    data = load_text(request, length=length)
+
+    def every_second(rows):  # they overlap by half, and their mask says what is new
+        return {name: rows[name][::2] for name in ("x", "y")}
+
+    parts = (data.test, data.watched)
+    test, watched = (None if rows is None else every_second(rows) for rows in parts)
+    return data._replace(test=test, watched=watched)
+
+
+def pairs(request: Split) -> Data:
+    """Sequences, and what each becomes."""
+    return load_pairs(request)

@@ -1,0 +1,67 @@
+"""Scores of what a model predicts, of what it evaluates to, and their pictures."""
+
+import numpy as np
+
+from train import evaluate
+from train.data import Arrays, Data, Schema, restore_target
+from train.report import Measured, Report, metrics
+from train.step import Trained
+from zoo.base import Task, UsageError
+
+
+def tested(data: Data) -> Arrays:
+    """The rows that a model is measured on: those of training without others."""
+    return data.train if data.test is None else data.test
+
+
+def labels_for(classes: int, n: int, label: int | None) -> np.ndarray | None:
+    """n times the label, or each of the classes in turn; None without classes.
+
+    Raises UsageError where a model without classes is asked for one.
+    """
+    if not classes:
+        if label is not None:
+            raise UsageError("expected no label: the model is not conditional")
+        return None
+    return np.arange(n) % classes if label is None else np.full(n, label)
+
+
+def predictions(task: Task, schema: Schema) -> Report:
+    """The report of a model that predicts classes or a quantity."""
+
+    def quantity(trained: Trained, data: Data) -> Measured:
+        rows = tested(data)
+        found = evaluate.predict(task, trained, rows)
+        y, values = (restore_target(schema, v) for v in (rows["y"], found))
+        values = values.reshape(y.shape)
+        return Measured(
+            metrics.regression(values, y),
+            files={"predictions.png": lambda: _plot().regression(values, y)},
+        )
+
+    def classes(trained: Trained, data: Data) -> Measured:
+        rows = tested(data)
+        found = evaluate.predict(task, trained, rows)
+        scores = metrics.classification(found, rows["y"], schema.classes)
+
+        def confusion():
+            return _plot().confusion(scores["confusion"], schema.classes)
+
+        return Measured(scores, files={"confusion.png": confusion})
+
+    return Report(quantity if schema.regression else classes)
+
+
+def losses(task: Task) -> Report:
+    """The report of a model that is measured by its task's metrics."""
+
+    def measure(trained: Trained, data: Data) -> Measured:
+        return Measured(evaluate.evaluate(task, trained, tested(data)))
+
+    return Report(measure)
+
+
+def _plot():
+    from train.report import plot  # matplotlib takes half a second: only to draw
+
+    return plot
