@@ -11,7 +11,7 @@ import pytest
 from train import data as sets
 from train.__main__ import HUGE
 from train.data import Data, Schema
-from train.recipes import RECIPES
+from train.recipes import RECIPES, Experiment, prepare
 
 # a folder for each of pytest-xdist's workers: none reads what another still writes
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "xla")
@@ -49,8 +49,13 @@ def forget():
 
 
 def first(data: Data, n: int) -> Data:
-    """A data set's first n rows of each part."""
-    return sets.change(data, lambda rows: {k: v[:n] for k, v in rows.items()})
+    """A data set's first n rows of each part; of a text, n windows of eight or so."""
+
+    def cut(rows):
+        size = 8 * n if "tokens" in rows else n
+        return {name: array[:size] for name, array in rows.items()}
+
+    return sets.change(data, cut)
 
 
 SMALL = {
@@ -74,22 +79,32 @@ SMALL = {
     "recurrent_vae": {"length": 12, "latent": 4, "features": 16, "anneal": 4},
     "gan": {"data": "digits", "latent": 4},
     **dict.fromkeys(
-        ("dcgan", "wgan_gp", "conditional_gan", "semi_supervised_gan"),
+        ("dcgan", "wgan_gp", "conditional_gan"),
         {"data": "digits", "latent": 4, "channels": (8, 4)},
     ),
+    "semi_supervised_gan": {"data": "digits", "latent": 4, "channels": (8, 4)}
+    | {"labels": 1000},
+    "few_labels": {"data": "digits", "channels": (8, 4), "labels": 1000},
 }
 
 
-def small(name: str, n: int = 32):
+def small(name: str, n: int = 32) -> Experiment:
     """A small recipe on n rows of its data; for CIFAR-10, a download, on noise."""
-    flags = dict(SMALL.get(name, {}))
+    recipe, flags = RECIPES[name], SMALL.get(name, {})
     if name == "cnn_cifar10":
         schema: Schema = sets.schema_of("cifar10")
         x = np.random.default_rng(0).normal(size=(n, 32, 32, 3)).astype(np.float32)
         rows = {"x": x, "y": np.arange(n, dtype=np.int32) % 10}
-        return RECIPES[name](data=Data(schema, rows, rows))
-    default = RECIPES[name](**flags).data
-    return RECIPES[name](**flags | {"data": first(default, n)})
+        return prepare(recipe, data=Data(schema, rows, rows))
+    found = prepare(recipe, **flags)
+    return found._replace(data=first(found.rows, n))
+
+
+def batch_of(recipe: Experiment, n: int = 8) -> dict:
+    """n examples of a small recipe, fewer where it has not as many."""
+    rows = recipe.rows.train
+    source = recipe.draw(rows, min(n, *map(len, rows.values())))
+    return jax.jit(source.batch)(source.arrays, np.uint32(0), np.int32(0))
 
 
 # put through the contracts apart, as compiling them takes minutes; of the quick ones,
@@ -98,7 +113,7 @@ ALIKE = (
     *("cnn_cifar10", "rnn", "gru", "peephole_lstm", "transformer_classifier"),
     *("char_lstm", "char_transformer", "seq2seq_transformer", "copy"),
     *("autoencoder", "bernoulli_mixture", "vae", "conv_vae", "recurrent_vae"),
-    *("gan", "wgan_gp", "conditional_gan", "semi_supervised_gan"),
+    *("gan", "wgan_gp", "conditional_gan", "semi_supervised_gan", "few_labels"),
 )
 MARKS = dict.fromkeys(ALIKE, [pytest.mark.contract])
 EVERY = [pytest.param(name, marks=MARKS.get(name, ())) for name in RECIPES]

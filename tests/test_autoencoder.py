@@ -215,7 +215,7 @@ def test_half_precision_is_near_and_ends_in_single(name):
 
 def test_principal_components_are_given_the_noise_of_the_evaluation():
     recipe = small("denoising_autoencoder", 40)
-    rows = {"x": recipe.data.test["x"]}
+    rows = {"x": recipe.rows.test["x"]}
 
     class Same(nn.Module):
         def __call__(self, x, *, train=False):
@@ -226,8 +226,8 @@ def test_principal_components_are_given_the_noise_of_the_evaluation():
     key = jax.random.key(0)
     batch = jax.tree.map(jnp.asarray, rows)
     found = Trained(*jax.jit(recipe.task.init)(key, batch))
-    everything = recipe._replace(data=recipe.data._replace(train=rows, test=rows))
-    scores = recipe.measure(everything, found, None)
+    everything = recipe.rows._replace(train=rows, test=rows)
+    scores = recipe.report.measure(found, everything).scores
     x = rows["x"].reshape(40, -1)
     noisy = np.stack(
         [

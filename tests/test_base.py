@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from tests.conftest import small
+from tests.conftest import batch_of, small
 from train import step
 from train.evaluate import make_eval
 from train.recipes import RECIPES
@@ -119,7 +119,7 @@ SHRINK = {"kernel", "embedding", "recurrent", "query", "key", "vector", "mu"}
 @pytest.mark.parametrize("name", RECIPES)
 def test_decay_shrinks_kernels_and_embeddings_alone(name):
     recipe = small(name)
-    batch = {k: jnp.asarray(a[:2]) for k, a in recipe.data.train.items()}
+    batch = batch_of(recipe, 2)
     key = jax.eval_shape(lambda: jax.random.key(0))
     params = jax.eval_shape(recipe.task.init, key, batch)[0]
     leaves = jax.tree_util.tree_leaves_with_path(is_weight(params))

@@ -65,22 +65,19 @@ def test_a_run_measures_and_shows_what_it_writes(runs):
 
 def test_sample_goes_on_from_a_prompt(zoo):
     flags = ("--length", "20", "--temperature", "0")
-    status, out, _ = zoo("sample", "char_lstm", "lstm", "--prompt", "a rose", *flags)
+    status, out, _ = zoo("sample", "lstm", "--prompt", "a rose", *flags)
     assert status == 0 and out == (SENTENCE * 2)[:26] + "\n"
     a, b, c = (
-        zoo("sample", "char_lstm", "lstm", "--prompt", "a", "--seed", seed)[1]
-        for seed in "001"
+        zoo("sample", "lstm", "--prompt", "a", "--seed", seed)[1] for seed in "001"
     )
     assert a == b != c and len(a) == 302
     # a Transformer writes on past its context of 16
-    status, out, _ = zoo(
-        "sample", "char_transformer", "transformer", "--prompt", "a rose is a rose"
-    )
+    status, out, _ = zoo("sample", "transformer", "--prompt", "a rose is a rose")
     assert status == 0 and len(out) == 16 + 300 + 1
 
 
 def test_translate_prints_a_line_for_each_and_draws_the_attention(zoo):
-    status, out, err = zoo("translate", "seq2seq_lstm", "pairs", "101", "0")
+    status, out, err = zoo("translate", "pairs", "101", "0")
     assert status == 0 and "attention" in err
     lines = [line.split("\t") for line in out.splitlines()]
     assert [line[0] for line in lines] == ["101", "0"]
@@ -92,24 +89,22 @@ def test_translate_prints_a_line_for_each_and_draws_the_attention(zoo):
 @pytest.mark.parametrize(
     "command, message",
     [
-        ("sample char_lstm lstm --prompt ROSE", "'E', 'O', 'R', 'S'"),
-        ("sample char_lstm lstm --prompt=", "at least one character"),
-        ("sample char_lstm lstm --prompt a --top-p 2", "top_p in (0, 1], found 2"),
-        ("sample char_lstm lstm --prompt a --top-k 99", "top_k in 1..10"),
-        ("sample char_lstm lstm --prompt a --length 0", "length of at least 1"),
-        ("sample char_lstm lstm --prompt a --temperature -1", "temperature"),
+        ("sample lstm --prompt ROSE", "'E', 'O', 'R', 'S'"),
+        ("sample lstm --prompt=", "at least one character"),
+        ("sample lstm --prompt a --top-p 2", "top_p in (0, 1], found 2"),
+        ("sample lstm --prompt a --top-k 99", "top_k in 1..10"),
+        ("sample lstm --prompt a --length 0", "length of at least 1"),
+        ("sample lstm --prompt a --temperature -1", "temperature"),
         (
-            "sample char_transformer transformer --prompt aaaaaaaaaaaaaaaaa",
+            "sample transformer --prompt aaaaaaaaaaaaaaaaa",
             "at most 16 characters, the model's context, found 17",
         ),
-        ("sample char_lstm pairs", "is of the recipe seq2seq_lstm, not char_lstm"),
-        ("sample seq2seq_lstm pairs", "draws or writes, found seq2seq_lstm"),
-        ("sample char_lstn lstm", "char_lstm"),
-        ("sample char_lstm nowhere", "no run in nowhere"),
-        ("translate char_lstm lstm rose", "translates, found char_lstm"),
-        ("translate seq2seq_lstm pairs", "a word or a sentence"),
-        ("translate seq2seq_lstm pairs 12", "found '2' in '12'"),
-        ("translate seq2seq_lstm pairs 1 --beams 0", "1 beam"),
+        ("sample pairs", "draws or writes, found seq2seq_lstm"),
+        ("sample nowhere", "no run in nowhere"),
+        ("translate lstm rose", "translates, found char_lstm"),
+        ("translate pairs", "a word or a sentence"),
+        ("translate pairs 12", "found '2' in '12'"),
+        ("translate pairs 1 --beams 0", "1 beam"),
         ("predict lstm rose.npz", "zoo sample"),
         ("train char_lstm --data nowhere.txt --out x", "no file at nowhere.txt"),
         ("train seq2seq_lstm --data nowhere.tsv --out x", "no file at nowhere.tsv"),

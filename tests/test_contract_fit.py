@@ -12,37 +12,30 @@ import jax
 import numpy as np
 import pytest
 
-from tests.conftest import EVERY, small
+from tests.conftest import EVERY, batch_of, small
 from tests.test_contract import assert_close, assert_equal
-from train import loop, mesh, programs
+from train import loop, mesh
 
 
 def size_of(recipe):
     """A batch of a training: 14 examples, or all where the recipe takes all."""
-    return None if recipe.batch_size is None else 14
+    return None if recipe.training.batch_size is None else 14
+
+
+def fit(recipe, **options):
+    source = recipe.draw(recipe.rows.train, size_of(recipe))
+    options = {"progress": False, **options}
+    return loop.fit(recipe.task, recipe.optimizer, source, **options)
 
 
 def test_chunks_of_any_length_are_bit_equal(recipe):
-    ways = [
-        loop.fit(
-            recipe.task,
-            recipe.optimizer,
-            recipe.data.train,
-            steps=6,
-            batch_size=size_of(recipe),
-            augment=recipe.augment,
-            log_every=every,
-            progress=False,
-        ).state
-        for every in (1, 4)
-    ]
-    assert_equal(*ways)
+    assert_equal(*(fit(recipe, steps=6, log_every=every).state for every in (1, 4)))
 
 
 @contextlib.contextmanager
 def kept_programs():
     """The text of each program that the loop runs, in a list."""
-    texts, plain = [], programs.compiled
+    texts, plain = [], mesh.compiled
 
     def keep(*args, **options):
         program, name = plain(*args, **options)
@@ -50,30 +43,22 @@ def kept_programs():
         return program, name
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(programs, "compiled", keep)
+        patch.setattr(mesh, "compiled", keep)
         yield texts
 
 
 def fit_on(devices, recipe):
     """Three steps, and the program that ran them."""
     with kept_programs() as texts:
-        found = loop.fit(
-            recipe.task,
-            recipe.optimizer,
-            recipe.data.train,
-            steps=3,
-            batch_size=size_of(recipe),
-            augment=recipe.augment,
-            progress=False,
-            mesh=None if devices == 1 else mesh.data_parallel(devices),
-        )
+        split = None if devices == 1 else mesh.data_parallel(devices)
+        found = fit(recipe, steps=3, mesh=split)
     return found, texts[-1]
 
 
 def assert_split(program, recipe):
     """Each of two devices has half of the batch, and what they find is added up."""
-    x = recipe.data.train["x"]
-    size = size_of(recipe) or len(x)
+    x = batch_of(recipe, size_of(recipe) or len(recipe.rows.train["x"]))["x"]
+    size = len(x)
     shapes = {
         tuple(map(int, found.split(",")))
         for found in re.findall(r"\w\[([\d,]+)\]", program)
@@ -82,7 +67,7 @@ def assert_split(program, recipe):
     # in whatever shape
     assert size // 2 * x[0].size in map(math.prod, shapes)
     # the data themselves lie whole on both
-    assert (size, *x.shape[1:]) not in shapes or size == len(x)
+    assert (size, *x.shape[1:]) not in shapes or size_of(recipe) is None
 
 
 def test_two_devices_share_a_batch_and_equal_one(recipe):
@@ -118,19 +103,8 @@ for name, folder in json.loads(sys.argv[1]).items():
 
 def trained(recipe, steps, folder=None):
     """The state after `steps`, continued from the checkpoints in a folder."""
-    return loop.fit(
-        recipe.task,
-        recipe.optimizer,
-        recipe.data.train,
-        steps=steps,
-        batch_size=size_of(recipe),
-        augment=recipe.augment,
-        ema=recipe.ema,
-        seed=7,
-        checkpoints=folder,
-        resume=folder is not None,
-        progress=False,
-    ).state
+    more = {"checkpoints": folder, "resume": folder is not None}
+    return fit(recipe, steps=steps, ema=recipe.training.ema, seed=7, **more).state
 
 
 @pytest.fixture(scope="module")

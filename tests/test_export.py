@@ -1,11 +1,10 @@
 """What a recipe predicts, as a saved program: of any batch and any length of time."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.conftest import small
+from tests.conftest import batch_of, small
 from train.recipes import RECIPES
 
 # a model of each kind; the others are much alike, and compiling them takes a minute
@@ -22,7 +21,7 @@ AXES = jax.export.symbolic_shape("b, t")
 
 def inputs_of(recipe, rows, time=None):
     """The first rows of what `predict` reads, each sequence cut to a time."""
-    batch = {name: a[:rows] for name, a in recipe.data.train.items() if name != "y"}
+    batch = {k: np.asarray(a[:rows]) for k, a in batch_of(recipe).items() if k != "y"}
     if time is not None:
         batch["x"] = batch["x"][:, :time]
         if "length" in batch:
@@ -39,9 +38,9 @@ def symbolic(name, array, sequence):
 @pytest.mark.parametrize("name", NAMES)
 def test_predictions_are_exported_for_any_batch_and_time(name):
     recipe = small(name)
-    schema, predict = recipe.data.schema, jax.jit(recipe.task.predict)
+    schema, predict = recipe.schema, jax.jit(recipe.task.predict)
     sequence = bool(schema.lengths or schema.tokens)
-    first = {key: jnp.asarray(a[:1]) for key, a in recipe.data.train.items()}
+    first = batch_of(recipe, 1)
     params, state = jax.jit(recipe.task.init)(jax.random.key(0), first)
     # weights that begin at zero would predict the same of everything
     rng = np.random.default_rng(0)

@@ -5,6 +5,7 @@ import functools
 import json
 import re
 import warnings
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -14,7 +15,7 @@ from tests.test_checkpoint import listing, no_file_above
 from train import loop
 from train.cli import run
 from train.cli.disk import Log
-from train.recipes import RECIPES
+from train.recipes import RECIPES, saved
 from zoo.base import UsageError
 
 GOOD = {"loss": 0.5, "examples_per_second": 10.0, "seconds": 1.0}
@@ -24,6 +25,11 @@ def train(out, name="ridge", resume=False, seed=0, **arguments):
     arguments = {"steps": 12, **arguments}
     options = run.Options(seed=seed)
     return run.train(name, arguments, options, out, resume)
+
+
+def at(step):
+    """A state at a step, as a callback gets it."""
+    return SimpleNamespace(step=step)
 
 
 def steps(path):
@@ -39,7 +45,8 @@ def test_restore_touches_nothing(tmp_path):
     before = listing(out)
     with (out / ".lock").open() as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        run.restore(out, rows=True)
+        saved.restore(out)
+        saved.with_rows(out)
     assert listing(out) == before
 
 
@@ -49,23 +56,23 @@ def test_restore_of_a_run_without_states_makes_no_folder(tmp_path):
     (out / "checkpoints").rename(tmp_path / "elsewhere")
     before = listing(out)
     with pytest.raises(UsageError, match="saved no state yet"):
-        run.restore(out)
+        saved.restore(out)
     assert listing(out) == before
 
 
 def test_a_run_that_begins_while_another_prepares_is_refused(tmp_path, monkeypatch):
     out, refused = tmp_path / "run", []
-    prepare = RECIPES["ridge"]
+    recipe = RECIPES["ridge"]
 
-    @functools.wraps(prepare)
-    def slow(**arguments):
+    @functools.wraps(recipe.load)
+    def slow(request, **flags):
         # the data load: another process starts in the same directory
         with pytest.raises(UsageError, match="another process") as error:
             train(out, "lasso")
         refused.append(error)
-        return prepare(**arguments)
+        return recipe.load(request, **flags)
 
-    monkeypatch.setitem(RECIPES, "ridge", slow)
+    monkeypatch.setitem(RECIPES, "ridge", recipe._replace(load=slow))
     train(out)
     assert len(refused) == 1
     assert json.loads((out / "config.json").read_text())["recipe"] == "ridge"
@@ -135,8 +142,8 @@ def test_damaged_lines_of_the_log_are_skipped(tmp_path):
     lines = [good[0], *bad[:4], good[1], good[2], *bad[4:], good[3], good[4]]
     path.write_bytes("\n".join(lines).encode() + b"\n\xff\xfe")
     log = Log(path)
-    log.open(5)  # what came after step 5 is done again
-    log({"step": 6, **GOOD})
+    log(at(5), None)  # what came after step 5 is done again
+    log(at(6), {"step": 6, **GOOD})
     assert [record["step"] for record in log.records] == [1, 2, 3, 4, 6]
     assert steps(path) == [1, 2, 3, 4, 6]
     assert log.records[-1]["seconds"] == 2.0
@@ -159,20 +166,20 @@ def test_a_log_that_was_damaged_does_not_stop_a_run(tmp_path):
 def test_a_full_disk_is_one_warning_of_the_log_and_loses_none(tmp_path):
     path = tmp_path / "metrics.jsonl"
     log = Log(path)
-    log.open(0)
+    log(at(0), None)
     with (
         no_file_above(1000),
         pytest.warns(UserWarning, match="metrics.jsonl.*File too large") as seen,
     ):
         for step in range(1, 50):
-            log({"step": step, **GOOD})
+            log(at(step), {"step": step, **GOOD})
     assert len(seen) == 1
     assert len(log.records) == 49
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        log({"step": 50, **GOOD})
-        log({"step": 51, **GOOD})
+        log(at(50), {"step": 50, **GOOD})
+        log(at(51), {"step": 51, **GOOD})
     assert steps(path) == list(range(1, 52))
 
 
@@ -199,10 +206,10 @@ def test_reading_beside_a_run_that_trains(tmp_path, monkeypatch):
     out, fit, seen = tmp_path / "run", loop.fit, []
 
     class Reading(Log):
-        def __call__(self, record):
-            super().__call__(record)
-            if record["step"] > 6:
-                seen.append(run.restore(out)[1].params)
+        def __call__(self, state, record):
+            super().__call__(state, record)
+            if record and record["step"] > 6:
+                seen.append(saved.restore(out).trained.params)
 
     def frequent(*args, **options):
         return fit(*args, **options, save_seconds=0.0)
@@ -221,7 +228,7 @@ def test_a_run_that_diverges_keeps_its_last_good_state(tmp_path):
         train(out, "linear", **rate)
     step = int(re.search(r"that of step (\d+) is saved", str(e.value))[1])
     assert 0 < step < 400 and steps(out / "metrics.jsonl")[-1] == step
-    leaves = jax.tree.leaves(run.restore(out)[1])
+    leaves = jax.tree.leaves(saved.restore(out).trained)
     assert all(np.isfinite(leaf).all() for leaf in leaves)
     assert not (out / "result.json").exists()
 
@@ -233,7 +240,7 @@ def test_data_that_changed_are_not_measured_with_the_old_statistics(tmp_path):
     table.write_text("\n".join(["a,b", *lines]))
     out = tmp_path / "run"
     train(out, data=str(table), target="b")
-    run.restore(out, rows=True)
+    saved.with_rows(out)
     table.write_text("\n".join(["a,b", *lines[:-9]]))
     with pytest.raises(UsageError, match="data have changed since"):
-        run.restore(out, rows=True)
+        saved.with_rows(out)

@@ -1,34 +1,31 @@
 """Every numeric hyperparameter of every recipe may be traced, as a sweep does."""
 
-import inspect
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.conftest import MARKS, SMALL, small
+from tests.conftest import MARKS, SMALL, batch_of, small
 from train import optim
 from train import step as one
-from train.recipes import RECIPES
+from train.recipes import RECIPES, build, parameters
 
 # where the default is None, or would be off
 GIVEN = {"weight_decay": 1e-2, "clip": 0.5, "ema": 0.9, "dropout": 0.2, "anneal": 4.0}
-# a share of rows; and what lbfgs does without
-NOT = ("holdout",)
 
 
 def numbers(name):
     """The numeric hyperparameters of a recipe, by name, with a value for each."""
     found = {}
-    for key, parameter in inspect.signature(RECIPES[name]).parameters.items():
-        kind = parameter.annotation
-        if key not in NOT and ("float" in str(kind) or key == "anneal"):
+    known = parameters(RECIPES[name])
+    for key, parameter in known.items():
+        if jax.Array in get_args(parameter.annotation) or key == "anneal":
             default = parameter.default
             # not the default: a recipe that falls back to it is seen
             found[key] = GIVEN.get(key, default and 0.9 * default)
-    searched = inspect.signature(RECIPES[name]).parameters
-    if "optimizer" in searched and searched["optimizer"].default == "lbfgs":
+    if known["optimizer"].default == "lbfgs":
         found["learning_rate"] = 0.05
     return found
 
@@ -40,18 +37,16 @@ CASES = [pytest.param(name, marks=MARKS.get(name, ())) for name in RECIPES]
 def test_every_number_may_be_traced(name):
     given = numbers(name)
     assert all(isinstance(value, float) for value in given.values()), given
-    flags = dict(SMALL.get(name, {}))
-    if "optimizer" in inspect.signature(RECIPES[name]).parameters:
-        flags["optimizer"] = "adam"
-    rows = small(name, 16).data
-    batch = {key: jnp.asarray(array[:8]) for key, array in rows.train.items()}
+    flags = SMALL.get(name, {}) | {"optimizer": "adam"}
+    flags = {key: value for key, value in flags.items() if key != "data"}
+    example = small(name, 16)
+    batch = batch_of(example)
 
     def train(given):
-        recipe = RECIPES[name](**flags | given | {"data": rows})
-        update = one.make_step(recipe.task, recipe.optimizer, ema=recipe.ema)
-        state = one.init(
-            recipe.task, recipe.optimizer, 0, batch, average=recipe.ema is not None
-        )
+        recipe = build(RECIPES[name], example.schema, **flags | given)
+        task, optimizer, ema = recipe.task, recipe.optimizer, recipe.training.ema
+        update = one.make_step(task, optimizer, ema=ema)
+        state = one.init(task, optimizer, 0, batch, average=ema is not None)
         for _ in range(2):
             state, _ = update(state, batch)
         return state

@@ -23,6 +23,7 @@ from train import checkpoint, loop, mesh
 from train import data as sets
 from train.checkpoint import read_json, whole, write_json
 from train.cli.disk import FullDisk, Log, locked
+from train.recipes import RECIPES
 from train.recipes.base import Experiment
 from train.recipes.saved import FORMAT, Options, prepared, read_config, same_data
 from zoo.base import UsageError, count_parameters
@@ -51,7 +52,8 @@ def train(
     With `longer` the run goes on to more steps than it began with. Raises UsageError
     for what cannot be right, or where the directory is taken.
     """
-    arguments = arguments | {"data": sets.absolute(arguments["data"])}
+    data = arguments.get("data", RECIPES[name].data)
+    arguments = arguments | {"data": sets.absolute(data)}
     if options.data_seed is None:
         options = options._replace(data_seed=options.seed)
     asked = (name, arguments, options)

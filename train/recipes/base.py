@@ -32,7 +32,7 @@ class Training(NamedTuple):
     clip: Number | None = None  # bound on the gradient's global norm
     betas: tuple[float, float] | None = None  # decays of Adam's two moments
     accumulate: int = 1  # batches that a step reads, for one update by all
-    ema: float | None = None  # decay of a moving average to predict with
+    ema: Number | None = None  # decay of a moving average to predict with
 
 
 class Goal(NamedTuple):
@@ -51,18 +51,13 @@ class Goal(NamedTuple):
         return f"{self.metric} {'<=' if self.at_most else '>='} {self.score}"
 
 
-def drawn(rows: Arrays, size: int | None) -> Source:
-    """Batches of `size` of the rows, each once before any again; all for None."""
-    return sources.full(rows) if size is None else sources.examples(rows, size)
-
-
 class Built(NamedTuple):
     """A model with its objective, and all that is its own."""
 
     task: Task
     network: Any  # the Flax module
     report: Report
-    source: Callable[[Arrays, int | None], Source] = drawn  # of rows, and batch size
+    source: Callable[[Arrays, int | None], Source] = sources.examples
     players: Callable[..., optax.GradientTransformation] = lambda optimizer: optimizer
     stoppable: bool = True  # its loss on rows not trained on says how good it is
 

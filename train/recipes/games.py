@@ -15,7 +15,6 @@ from train.recipes.base import (
     Goal,
     Recipe,
     Training,
-    drawn,
     expect_classes,
     expect_images,
 )
@@ -98,8 +97,11 @@ def semi_supervised_gan(
     def source(rows, size):
         """Beside each image another, "labelled", of the few, and its label."""
         known = rows["known"]
-        few = {"labelled": rows["x"][known], "y": rows["y"][known]}
-        return sources.pair(drawn({"x": rows["x"]}, size), drawn(few, size))
+        few = {"x": rows["x"][known], "y": rows["y"][known]}
+        every = {"x": rows["x"]}
+        return sources.pair(
+            *(sources.examples(part, size or len(known)) for part in (few, every))
+        )
 
     return Built(task, players.generator, report, source, optim.adversaries)
 
@@ -120,7 +122,7 @@ def few_labels(
 
     def source(rows, size):
         few = {name: rows[name][rows["known"]] for name in ("x", "y")}
-        return sources.augmented(drawn(few, size), noisy)
+        return sources.augmented(sources.examples(few, size), noisy)
 
     return Built(task, network, predictions(task, schema), source)
 

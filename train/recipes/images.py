@@ -6,7 +6,7 @@ from flax import linen as nn
 
 from train import source as sources
 from train.data import Schema, augment, views
-from train.recipes.base import Built, Goal, Recipe, Training, drawn
+from train.recipes.base import Built, Goal, Recipe, Training
 from train.report.measure import predictions
 from zoo import cnn as cnns
 from zoo import mlp as mlps
@@ -87,7 +87,9 @@ def fitted(
     if changed is None:
         return built
     return built._replace(
-        source=lambda rows, size: sources.augmented(drawn(rows, size), changed)
+        source=lambda rows, size: sources.augmented(
+            sources.examples(rows, size), changed
+        )
     )
 
 

@@ -59,6 +59,8 @@ def char_transformer(
 def windows(length: int, rows: Arrays, size: int | None) -> sources.Source:
     """Batches of a text's windows, which begin every eighth of their length."""
     tokens, every = rows["tokens"], -(-length // 8)
+    if size is None:
+        size = (len(tokens) - length - 1) // every + 1
     return sources.windows(tokens, length, size, every=every)
 
 
