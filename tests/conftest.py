@@ -11,7 +11,7 @@ import pytest
 from train import data as sets
 from train.__main__ import HUGE
 from train.data import Data, Schema
-from train.recipes import RECIPES, Experiment, prepare
+from train.recipes import RECIPES, Experiment, prepare, saved
 
 # a folder for each of pytest-xdist's workers: none reads what another still writes
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "xla")
@@ -123,3 +123,8 @@ EVERY = [pytest.param(name, marks=MARKS.get(name, ())) for name in RECIPES]
 def recipe(request):
     """Every recipe in turn, small."""
     return small(request.param)
+
+
+def with_rows(directory: Path) -> Experiment:
+    """A run's experiment with its data loaded again."""
+    return saved.with_rows(saved.read_config(directory), directory)

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.conftest import with_rows
 from tests.test_download import cifar_batches, cifar_file
 from train import __main__ as entry
 from train.cli.main import main
@@ -177,7 +178,7 @@ def test_early_stopping_restores_the_best(here, capsys):
     # the restored parameters are those of the best evaluation, not the last
     from train.evaluate import evaluate
 
-    recipe, found = saved.with_rows(Path("run")), saved.restore(Path("run"))
+    recipe, found = with_rows(Path("run")), saved.restore(Path("run"))
     best = evaluate(recipe.task, found.trained, recipe.rows.watched)["loss"]
     assert best == pytest.approx(min(losses), rel=1e-5)
 

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from sklearn.linear_model import Ridge
 
+from tests.conftest import with_rows
 from train import data as sets
 from train.cli import run
 from train.cli.main import main
 from train.data import text
-from train.recipes import RECIPES, prepare, saved
+from train.recipes import RECIPES, prepare
 from zoo.base import UsageError
 
 
@@ -172,7 +173,7 @@ def test_patience_fits_and_watches_different_rows(runs, monkeypatch):
     assert main(flags.split()) == 0
     config = json.loads(Path("run/config.json").read_text())
     assert config["options"]["data_seed"] == 4
-    data = saved.with_rows(Path("run")).rows
+    data = with_rows(Path("run")).rows
     expected = sets.load(sets.Split("diabetes", 0.1, 4), holdout=0.0)
     assert len(expected.train["x"]) == 397
     for rows in (seen["train"], data.train):
@@ -184,7 +185,7 @@ def test_patience_fits_and_watches_different_rows(runs, monkeypatch):
 def test_the_seed_reaches_the_holdout_and_data_seed_parts_it_from_the_rest(runs):
     def train(out, *flags):
         assert main(["train", "softmax", "--data", "iris", "--out", out, *flags]) == 0
-        return saved.with_rows(Path(out)).rows.test["x"].tobytes()
+        return with_rows(Path(out)).rows.test["x"].tobytes()
 
     one, other = train("a", "--seed", "0"), train("b", "--seed", "1")
     assert one != other

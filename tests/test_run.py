@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 
+from tests.conftest import with_rows
 from tests.test_checkpoint import listing, no_file_above
 from train import loop
 from train.cli import run
@@ -46,7 +47,7 @@ def test_restore_touches_nothing(tmp_path):
     with (out / ".lock").open() as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         saved.restore(out)
-        saved.with_rows(out)
+        with_rows(out)
     assert listing(out) == before
 
 
@@ -240,7 +241,7 @@ def test_data_that_changed_are_not_measured_with_the_old_statistics(tmp_path):
     table.write_text("\n".join(["a,b", *lines]))
     out = tmp_path / "run"
     train(out, data=str(table), target="b")
-    saved.with_rows(out)
+    with_rows(out)
     table.write_text("\n".join(["a,b", *lines[:-9]]))
     with pytest.raises(UsageError, match="data have changed since"):
-        saved.with_rows(out)
+        with_rows(out)

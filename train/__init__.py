@@ -7,11 +7,11 @@ if TYPE_CHECKING:
     from train.recipes.saved import Loaded
 
 
-def load(directory: str | os.PathLike[str]) -> "Loaded":
-    """A trained model of a run's directory, as functions: predict, sample, ...
+def load(path: str | os.PathLike[str]) -> "Loaded":
+    """A trained model, of a run's directory or a file of weights, as functions.
 
     Reads, and never writes. Raises UsageError where there is none.
     """
     from train.recipes import saved  # the step alone needs none of it
 
-    return saved.load(directory)
+    return saved.load(path)

@@ -67,7 +67,7 @@ def evaluate(argv: list[str]) -> int:
 
     directory = parse(flags, argv, "zoo eval")
     found = saved.restore(directory)
-    experiment = saved.with_rows(directory)
+    experiment = saved.with_rows(found.config, directory)
     part = "training data" if experiment.rows.test is None else "test data"
     measured = experiment.report.measure(found.trained, experiment.rows)
     scores(measured.scores, f"{found.config['recipe']} on the {part}")
@@ -214,6 +214,39 @@ def translate(argv: list[str]) -> int:
     return 0
 
 
+def export(argv: list[str]) -> int:
+    """`zoo export DIR`: a program or weights for elsewhere."""
+
+    def flags(
+        directory: Directory, stablehlo: Path | None = None, weights: Path | None = None
+    ) -> tuple[Path, Path | None, Path | None]:
+        """A trained model for elsewhere.
+
+        Args:
+            directory: the run's directory
+            stablehlo: a file for a program that needs only JAX: raw inputs of any batch
+                size to predictions, on CPU, GPU or TPU
+            weights: a .safetensors file; `train.load` reads it
+        """
+        return directory, stablehlo, weights
+
+    directory, program, weights = parse(flags, argv, "zoo export")
+    if program is None and weights is None:
+        raise UsageError("expected --stablehlo FILE or --weights FILE, found neither")
+    if weights is not None and weights.suffix != ".safetensors":
+        raise UsageError(f"expected a file .safetensors for weights, found {weights}")
+    from train.recipes import export, saved
+
+    config, experiment, trained = saved.restore(directory)
+    if program is not None:
+        export.stablehlo(experiment.task, trained, experiment.schema, program)
+        print(program)
+    if weights is not None:
+        export.write_weights(trained, config, weights)
+        print(weights)
+    return 0
+
+
 def failed(failure: str | None) -> int:
     """The exit status; says why a training failed."""
     if failure:
@@ -262,4 +295,5 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "predict": predict,
     "sample": sample,
     "translate": translate,
+    "export": export,
 }

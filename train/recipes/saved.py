@@ -15,7 +15,7 @@ from train import checkpoint, evaluate, loop
 from train import data as sets
 from train import source as sources
 from train.data import Schema, Split, inputs
-from train.recipes import RECIPES
+from train.recipes import RECIPES, export
 from train.recipes.base import Experiment, build, prepare
 from train.step import Trained
 from zoo.base import Task, UsageError, check_choice, check_int
@@ -64,15 +64,12 @@ class Loaded(NamedTuple):
     columns: int  # of a picture of samples
 
 
-def load(directory: str | os.PathLike[str]) -> Loaded:
-    """The model that a run trained. Raises UsageError where there is none."""
-    directory = Path(directory)
-    return loaded(restore(directory), lambda: with_rows(directory))
+def load(path: str | os.PathLike[str]) -> Loaded:
+    """The model that a run trained, by its directory or its weights (.safetensors).
 
-
-def loaded(saved: Saved, again: Callable[[], Experiment]) -> Loaded:
-    """A saved model; `again` loads its rows, where a sample shows some of them."""
-    config, experiment, trained = saved
+    Raises UsageError where there is none.
+    """
+    config, experiment, trained = restore(Path(path))
     schema, report = experiment.schema, experiment.report
 
     def predict(given: Any) -> np.ndarray:
@@ -86,7 +83,7 @@ def loaded(saved: Saved, again: Callable[[], Experiment]) -> Loaded:
         check_int("n", n, 1, 10_000)
         check_int("seed", seed, 0, 2**32 - 1)
         assert report.sample is not None
-        rows = again().data if report.of_rows else None
+        rows = with_rows(config, path).data if report.of_rows else None
         return report.sample(trained, rows, seed, n, sets.label_of(schema, label))
 
     def bound(function):
@@ -110,6 +107,10 @@ def loaded(saved: Saved, again: Callable[[], Experiment]) -> Loaded:
 
 def restore(directory: Path) -> Saved:
     """A run's model, without its rows. Raises UsageError where none is trained."""
+    if directory.suffix == ".safetensors":
+        trained, config = export.read_weights(directory)
+        _check(config, directory)
+        return Saved(config, described(config), trained)
     config = read_config(directory)
     folder = directory / "checkpoints"
     experiment = described(config)
@@ -139,9 +140,8 @@ def described(config: dict[str, Any]) -> Experiment:
     return build(RECIPES[config["recipe"]], schema, **flags)
 
 
-def with_rows(directory: Path) -> Experiment:
+def with_rows(config: dict[str, Any], directory: Any) -> Experiment:
     """A run's experiment with its data loaded again. Raises UsageError for others."""
-    config = read_config(directory)
     options = Options(**config["options"])
     experiment = prepared(config["recipe"], config["arguments"], options)
     same_data(config, experiment, directory)
@@ -156,7 +156,7 @@ def prepared(name: str, arguments: dict[str, Any], options: Options) -> Experime
     return prepare(RECIPES[name], wanted, **flags)
 
 
-def same_data(config: dict[str, Any], experiment: Experiment, directory: Path) -> None:
+def same_data(config: dict[str, Any], experiment: Experiment, directory: Any) -> None:
     """Raise UsageError where other data were loaded than the run began with."""
     if sets.from_json(config["schema"]) != experiment.schema:
         raise UsageError(f"the data have changed since the run in {directory} began")
@@ -168,13 +168,18 @@ def read_config(directory: Path) -> dict[str, Any]:
     if not path.exists():
         raise UsageError(f"there is no run in {directory} (no config.json)")
     config = checkpoint.read_json(path)
+    _check(config, path)
+    return config
+
+
+def _check(config, path):
+    """Raise UsageError for a config that is not of this format."""
     if not isinstance(config, dict) or "recipe" not in config:
         raise UsageError(f"{path} does not describe a run")
     found = config.get("format", 1)
     if found != FORMAT:
         raise UsageError(
-            f"the run in {directory} has the format {found} of another version; this "
-            f"one reads the format {FORMAT}: train it again"
+            f"{path} has the format {found} of another version; this one reads the "
+            f"format {FORMAT}: train it again"
         )
     check_choice("recipe", config["recipe"], tuple(RECIPES))
-    return config

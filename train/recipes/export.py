@@ -1,0 +1,120 @@
+"""A trained model for elsewhere: a program that needs only JAX, or its weights.
+
+A program is StableHLO with weights and standardisation inside, of any batch size, for
+CPU, GPU and TPU; weights are a .safetensors file that says what they are of.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from train.checkpoint import whole
+from train.data import Schema
+from train.step import Trained
+from zoo.base import Task, UsageError
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+
+
+def program(task: Task, trained: Trained, schema: Schema) -> Callable[..., jax.Array]:
+    """What predicts from raw inputs: x [B, *shape] float32, or tokens [B, T] int32.
+
+    Of sequences with padding also length [B] int32. It gives probabilities [B, K], or
+    values [B] in their own unit. Raises UsageError where nothing is predicted.
+    """
+    if task.predict is None:
+        raise UsageError("expected a model that predicts, found one that does not")
+    predict, (center, unit) = task.predict, schema.target
+    mean, scale = (np.float32(v) for v in (schema.mean, schema.scale))
+
+    def call(x: jax.Array, *length: jax.Array) -> jax.Array:
+        batch = {
+            "x": x if schema.tokens else (x - _beside(mean, x)) / _beside(scale, x)
+        }
+        if length:
+            real = jnp.arange(x.shape[1])[None] < length[0][:, None]
+            x = jnp.where(real[..., None], batch["x"], 0)
+            batch = {"x": x, "length": length[0]}
+        found = predict(trained.params, trained.model, batch)
+        return found.reshape(-1) * unit + center if schema.regression else found
+
+    return call
+
+
+def _beside(statistics, x):
+    return jnp.asarray(statistics).reshape((1,) * (x.ndim - 1) + (-1,))
+
+
+def stablehlo(task: Task, trained: Trained, schema: Schema, path: Path) -> None:
+    """Write `program` to a file; `jax.export.deserialize(bytes).call(x)` runs it.
+
+    Raises UsageError where nothing is predicted.
+    """
+    call = program(task, trained, schema)
+    names = "b, t" if schema.lengths or schema.tokens else "b"
+    sizes = jax.export.symbolic_shape(names)
+    kind = jnp.int32 if schema.tokens else jnp.float32
+    shape = (*sizes, *schema.shape[len(sizes) - 1 :])
+    inputs = [jax.ShapeDtypeStruct(shape, kind)]
+    if schema.lengths:
+        inputs.append(jax.ShapeDtypeStruct(sizes[:1], jnp.int32))
+    made = jax.export.export(jax.jit(call), platforms=PLATFORMS)(*inputs)
+    with whole(path) as part:
+        part.write_bytes(made.serialize())
+
+
+def write_weights(trained: Trained, config: dict[str, Any], path: Path) -> None:
+    """Write parameters and model state by name: "params/dense/kernel", "state/...".
+
+    The file says what they are of: the run's config, and a checksum.
+    """
+    from safetensors.numpy import save
+
+    tree = {"params": trained.params, "state": trained.model}
+    arrays = {
+        name: np.ascontiguousarray(array)
+        for name, array in flatten_dict(jax.device_get(tree), sep="/").items()
+    }
+    about = {
+        "config": json.dumps(config),
+        "recipe": config["recipe"],
+        "version": config["versions"]["purezoo"],
+        "sha256": checksum(arrays),
+    }
+    with whole(path) as part:
+        part.write_bytes(save(arrays, about))
+
+
+def read_weights(path: Path) -> tuple[Trained, dict[str, Any]]:
+    """What `write_weights` wrote, and the config. Raises UsageError for other files."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "numpy") as file:
+            about = file.metadata() or {}
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise UsageError(f"{path} cannot be read as weights: {error}") from None
+    if "config" not in about:
+        raise UsageError(f"{path} does not say what its weights are of")
+    if about.get("sha256") != checksum(arrays):
+        raise UsageError(f"the weights in {path} are not those that were written")
+    tree = unflatten_dict(arrays, sep="/")
+    state = tree.get("state", {})
+    return Trained(tree.get("params", {}), state), json.loads(about["config"])
+
+
+def checksum(arrays: dict[str, np.ndarray]) -> str:
+    """SHA-256 of arrays by name: their names, types, shapes and bytes."""
+    found = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        found.update(f"{name} {array.dtype} {array.shape}".encode())
+        found.update(np.ascontiguousarray(array).tobytes())
+    return found.hexdigest()
