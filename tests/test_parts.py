@@ -11,7 +11,7 @@ from tests.conftest import with_rows
 from train import data as sets
 from train.cli import run
 from train.cli.main import main
-from train.data import text
+from train.data import pairs, text
 from train.recipes import RECIPES, prepare
 from zoo.base import UsageError
 
@@ -86,7 +86,7 @@ def test_the_watched_part_of_a_text_is_the_last_tenth_before_its_test_part(tmp_p
 
 @pytest.mark.parametrize("name", ["ui_en_fr", "reverse"])
 def test_the_watched_part_of_pairs_shares_no_source(name):
-    whole, found = text.load_pairs(name), text.load_pairs(sets.Split(name, 0.1))
+    whole, found = pairs.load_pairs(name), pairs.load_pairs(sets.Split(name, 0.1))
 
     def sources(data, part):
         rows = [text.decode(data.schema.tokens, row[row > 0]) for row in part["x"]]
@@ -100,7 +100,7 @@ def test_the_watched_part_of_pairs_shares_no_source(name):
     known = {tokens for row in found.train["x"] for tokens in row}
     assert known == set(range(len(found.schema.tokens))) - {1, 2}
     assert test <= sources(whole, whole.test)
-    again = text.load_pairs(sets.Split(name, 0.1, seed=5))
+    again = pairs.load_pairs(sets.Split(name, 0.1, seed=5))
     assert sources(again, again.test) != test
     assert sources(again, again.watched) != watched
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from train import data
-from train.data import text
+from train.data import pairs, text
 from train.report import metrics
 from zoo.base import UsageError
 
-pairs = functools.cache(text.load_pairs)
+pairs = functools.cache(pairs.load_pairs)
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +102,7 @@ def test_text_that_cannot_be_used_is_named(file, novel):
         text.encode(novel.schema, "caf€é")
 
 
-@pytest.mark.parametrize("name", list(text.PAIRS))
+@pytest.mark.parametrize("name", list(pairs.PAIRS))
 def test_pairs_share_no_source_and_targets_end(name):
     rows = pairs(name)
     schema = rows.schema
@@ -114,14 +114,14 @@ def test_pairs_share_no_source_and_targets_end(name):
     assert 0.01 < len(sources[1]) / len(sources[0]) < 0.2
     for part in (rows.train, rows.test):
         y = part["y"]
-        assert ((y == text.END).sum(1) == 1).all()
-        ended = np.cumsum(y == text.END, 1) - (y == text.END)
+        assert ((y == pairs.END).sum(1) == 1).all()
+        ended = np.cumsum(y == pairs.END, 1) - (y == pairs.END)
         assert (y[ended > 0] == 0).all() and (y[ended == 0] > 0).all()
         assert part["x"].dtype == y.dtype == np.int32
     assert rows.train["x"].shape[1:] == schema.shape
     assert rows.train["y"].shape[1:] == schema.target_shape
     assert data.from_json(json.loads(json.dumps(data.to_json(schema)))) == schema
-    again = text.load_pairs(name)
+    again = pairs.load_pairs(name)
     np.testing.assert_array_equal(again.test["x"], rows.test["x"])
 
 
@@ -144,7 +144,7 @@ def _plain(source):
 def test_a_users_sources_that_differ_in_case_or_marks_stay_together(file):
     lines = "".join(f"{w}\tb\n{w.upper()}!\tb\n" for w in map("w{}".format, range(99)))
     marks = "".join(f"{'?' * i}\tb\n" for i in range(1, 60))  # told by themselves
-    rows = text.load_pairs(file(lines + marks, "my.tsv"))
+    rows = pairs.load_pairs(file(lines + marks, "my.tsv"))
     sources = [
         text.decode(rows.schema.tokens, row[row > 0].tolist()) for row in rows.test["x"]
     ]
@@ -159,13 +159,13 @@ def test_words_become_phonemes():
     rows = pairs("cmudict")
     schema = rows.schema
     assert len(schema.target_tokens) == 3 + 39  # ARPAbet without stress
-    source = text.encode_source(schema, "Hello")
-    known = text.pronunciations()
+    source = pairs.encode_source(schema, "Hello")
+    known = pairs.pronunciations()
     assert known["hello"] == (("HH", "AH", "L", "OW"), ("HH", "EH", "L", "OW"))
     x = np.concatenate([rows.train["x"], rows.test["x"]])
     y = np.concatenate([rows.train["y"], rows.test["y"]])
     at = np.flatnonzero((x[:, :5] == source).all(1) & (x[:, 5] == 0))
-    assert [text.decode_target(schema, y[i]) for i in at] == ["HH AH L OW"]
+    assert [pairs.decode_target(schema, y[i]) for i in at] == ["HH AH L OW"]
 
 
 def test_strings_are_copied_and_turned_around():
@@ -173,19 +173,19 @@ def test_strings_are_copied_and_turned_around():
         rows = pairs(name)
         for x, y in zip(rows.test["x"][:50], rows.test["y"], strict=False):
             source = text.decode(rows.schema.tokens, x[x > 0])
-            assert text.decode_target(rows.schema, y) == change(source)
+            assert pairs.decode_target(rows.schema, y) == change(source)
 
 
 def test_lines_of_pairs_end_where_a_line_ends(file):
     lines = [f"a\u2028b{i % 7}{'a' * (i % 11)}\t{i}" for i in range(70)]
     path = file("\ufeff" + "\r\n".join([*lines[:3], "", *lines[3:]]), "my.TSV")
-    rows = text.load_pairs(path)
+    rows = pairs.load_pairs(path)
     letters = set("ab\u20280123456")
     assert set(rows.schema.tokens[3:]) == letters
     assert set(rows.schema.target_tokens[3:]) == set("0123456789")
     wrong = file("a\tb\n\nc\n", "my.tsv")
     with pytest.raises(UsageError, match="found 1 in line 3"):
-        text.load_pairs(wrong)
+        pairs.load_pairs(wrong)
 
 
 def test_no_word_to_test_on_is_left_unread(file):
@@ -193,23 +193,23 @@ def test_no_word_to_test_on_is_left_unread(file):
     while zlib.crc32("\t".join(held).encode()) % 10:
         held += "z"
     with pytest.warns(UserWarning, match="1 of 51 pairs in .*my.tsv are left out"):
-        found = text.load_pairs(file(f"{rows}{held}\tc\n", "my.tsv"))
+        found = pairs.load_pairs(file(f"{rows}{held}\tc\n", "my.tsv"))
     assert set(found.schema.tokens[3:]) == {"a", "b"}
     assert all(row[row > 0].all() for row in found.test["x"])
     total = len(found.train["x"]) + len(found.test["x"])
     assert total == 50
     with pytest.raises(UsageError, match="found 1 and 0"):
-        text.load_pairs(file(f"a\tc\n{held}\tc\n", "my.tsv"))
+        pairs.load_pairs(file(f"a\tc\n{held}\tc\n", "my.tsv"))
 
 
 def test_a_users_own_pairs(file):
     lines = "".join(f"{i}x\t{i * i}y\n" for i in range(200))
-    rows = text.load_pairs(file(lines, "my.tsv"))
+    rows = pairs.load_pairs(file(lines, "my.tsv"))
     assert len(rows.train["x"]) + len(rows.test["x"]) == 200
     source = rows.test["x"][0]
     word = text.decode(rows.schema.tokens, source[source > 0])
     expected = f"{int(word[:-1]) ** 2}y"
-    assert text.decode_target(rows.schema, rows.test["y"][0]) == expected
+    assert pairs.decode_target(rows.schema, rows.test["y"][0]) == expected
     for content, name, match in (
         ("a\tb\tc\n", "my.tsv", "two columns.*found 3 in line 1"),
         ("a\tb\n", "my.tsv", "to train and to test"),
@@ -217,16 +217,16 @@ def test_a_users_own_pairs(file):
         ("a\tb\n", "my.csv", r"\.tsv file or one of"),
     ):
         with pytest.raises(UsageError, match=match):
-            text.load_pairs(file(content, name))
+            pairs.load_pairs(file(content, name))
     with pytest.raises(UsageError, match="cmudict"):
-        text.load_pairs("cmudikt")
+        pairs.load_pairs("cmudikt")
     for word, match in (
         ("", "nothing"),
         ("a b", "found 'a', ' ', 'b'|found ' ', 'a', 'b'"),
         ("1" * 99, "at most"),
     ):
         with pytest.raises(UsageError, match=match):
-            text.encode_source(rows.schema, word)
+            pairs.encode_source(rows.schema, word)
 
 
 def test_lengths_of_the_users_sequences(tmp_path):

@@ -14,7 +14,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from zoo.base import Aux, Mean, Task, UsageError, check_choice, concrete, is_weight
+from zoo.base import (
+    Aux,
+    Mean,
+    Number,
+    Task,
+    UsageError,
+    check_choice,
+    concrete,
+    is_weight,
+)
 
 Name = Literal[
     "sgd", "momentum", "nesterov", "rmsprop", "adam", "adamw", "lion", "lbfgs"
@@ -35,10 +44,10 @@ PRECONDITIONERS: dict[str, Callable[[], optax.GradientTransformation]] = {
 
 def optimizer(
     name: Name,
-    learning_rate: float | jax.Array | optax.Schedule | None = None,
+    learning_rate: Number | optax.Schedule | None = None,
     *,
-    weight_decay: float | None = None,
-    clip: float | None = None,
+    weight_decay: Number | None = None,
+    clip: Number | None = None,
     betas: tuple[float, float] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """The named optimizer over optax. Numbers may be traced.

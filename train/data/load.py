@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from train.data.builtin import NAMES, PUBLISHED
+from train.data.pairs import PAIRS
 from train.data.parts import split
 from train.data.schema import (
     Arrays,
@@ -24,7 +25,7 @@ from train.data.schema import (
     within,
 )
 from train.data.tables import Kind, Rows, nearest, read_csv, read_npz
-from train.data.text import PAIRS, TEXTS
+from train.data.text import TEXTS
 from zoo.base import UsageError
 
 

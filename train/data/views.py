@@ -8,8 +8,9 @@ no test part. All raise UsageError for data that cannot be right.
 import numpy as np
 
 from train.data.load import load
+from train.data.pairs import load_pairs
 from train.data.schema import Data, Split, as_sequence, between, change
-from train.data.text import load_pairs, load_text
+from train.data.text import load_text
 from zoo.base import UsageError
 
 

@@ -32,16 +32,15 @@ def program(task: Task, trained: Trained, schema: Schema) -> Callable[..., jax.A
     if task.predict is None:
         raise UsageError("expected a model that predicts, found one that does not")
     predict, (center, unit) = task.predict, schema.target
-    mean, scale = (np.float32(v) for v in (schema.mean, schema.scale))
+    mean, scale = (np.array(v, np.float32) for v in (schema.mean, schema.scale))
 
     def call(x: jax.Array, *length: jax.Array) -> jax.Array:
-        batch = {
-            "x": x if schema.tokens else (x - _beside(mean, x)) / _beside(scale, x)
-        }
+        if not schema.tokens:
+            x = (x - _beside(mean, x)) / _beside(scale, x)
+        batch = {"x": x}
         if length:
             real = jnp.arange(x.shape[1])[None] < length[0][:, None]
-            x = jnp.where(real[..., None], batch["x"], 0)
-            batch = {"x": x, "length": length[0]}
+            batch = {"x": jnp.where(real[..., None], x, 0), "length": length[0]}
         found = predict(trained.params, trained.model, batch)
         return found.reshape(-1) * unit + center if schema.regression else found
 

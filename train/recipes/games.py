@@ -98,10 +98,8 @@ def semi_supervised_gan(
         """Beside each image another, "labelled", of the few, and its label."""
         known = rows["known"]
         few = {"x": rows["x"][known], "y": rows["y"][known]}
-        every = {"x": rows["x"]}
-        return sources.pair(
-            *(sources.examples(part, size or len(known)) for part in (few, every))
-        )
+        first = sources.examples(few, size or len(known))
+        return sources.pair(first, sources.examples({"x": rows["x"]}, size))
 
     return Built(task, players.generator, report, source, optim.adversaries)
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from train import evaluate
 from train import source as sources
-from train.data import Arrays, Data, Schema, text, views
+from train.data import Arrays, Data, Schema, pairs, text, views
 from train.recipes.base import Built, Goal, Recipe, Training
 from train.report import Measured, Report, metrics, samples
 from train.report.measure import tested
@@ -90,9 +90,15 @@ def seq2seq_transformer(
     dropout: Number = 0.1,
 ) -> Built:
     """A Transformer reads and writes."""
-    vocabularies = len(schema.tokens), len(schema.target_tokens)
-    sizes = {"width": width, "layers": layers, "heads": heads, "dropout": dropout}
-    return _transducer(transformer.EncoderDecoder(*vocabularies, **sizes), schema)
+    model = transformer.EncoderDecoder(
+        len(schema.tokens),
+        len(schema.target_tokens),
+        width=width,
+        layers=layers,
+        heads=heads,
+        dropout=dropout,
+    )
+    return _transducer(model, schema)
 
 
 def _writer(model, schema, length, context=None):
@@ -127,12 +133,12 @@ def _error_rates(task, model, schema, trained: Trained, data: Data) -> Measured:
     rows = tested(data)
     variables = {"params": trained.params, **trained.model}
     found = [
-        text.target_names(schema, row)
+        pairs.target_names(schema, row)
         for row in samples.decode_all(model, schema, variables, rows["x"])
     ]
-    sources_, known = text.sources_of(schema, rows), text.answers(schema)
+    sources_, known = pairs.sources_of(schema, rows), pairs.answers(schema)
     wanted = [
-        known.get(source, (tuple(text.target_names(schema, row)),))
+        known.get(source, (tuple(pairs.target_names(schema, row)),))
         for source, row in zip(sources_, rows["y"], strict=True)
     ]
     scores = metrics.transduction(found, wanted)
@@ -140,7 +146,7 @@ def _error_rates(task, model, schema, trained: Trained, data: Data) -> Measured:
 
     def table():
         lines = [
-            "\t".join((source, *(text.joined(schema, s) for s in (one, right[0]))))
+            "\t".join((source, *(pairs.joined(schema, s) for s in (one, right[0]))))
             for source, one, right in zip(sources_, found, wanted, strict=True)
         ]
         return "\n".join(["source\tfound\texpected", *lines[:50]])
@@ -149,8 +155,9 @@ def _error_rates(task, model, schema, trained: Trained, data: Data) -> Measured:
 
 
 def _training(steps: int, batch_size: int, learning_rate: float) -> Training:
-    rate: tuple = ("adamw", learning_rate, "warmup_cosine")
-    return Training(steps, batch_size, *rate, clip=1.0)
+    return Training(
+        steps, batch_size, "adamw", learning_rate, "warmup_cosine", clip=1.0
+    )
 
 
 VASWANI = 'Vaswani et al., "Attention is all you need", 2017'

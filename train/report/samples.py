@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from train.data import Schema, text
+from train.data import Schema, pairs, text
 from train.step import Trained
 from zoo import language, seq2seq
 from zoo.base import UsageError
@@ -97,7 +97,7 @@ def translate(
 
     Raises UsageError for sources that the model cannot read.
     """
-    tokens = [text.encode_source(schema, source) for source in sources]
+    tokens = [pairs.encode_source(schema, source) for source in sources]
     width = schema.shape[0]
     padded = np.stack([np.pad(row, (0, width - len(row))) for row in tokens])
     variables = {"params": trained.params, **trained.model}
@@ -106,11 +106,11 @@ def translate(
     weights = align(model, variables, padded, before)
     results = []
     for row, source, p, w in zip(found, tokens, score, weights, strict=True):
-        names = text.target_names(schema, row)
-        ended = names + [schema.target_tokens[text.END]] * (len(names) < len(row))
+        names = pairs.target_names(schema, row)
+        ended = names + [schema.target_tokens[pairs.END]] * (len(names) < len(row))
         results.append(
             Translation(
-                text.decode_target(schema, row),
+                pairs.decode_target(schema, row),
                 float(p),
                 [schema.tokens[token] for token in source],
                 ended,
