@@ -13,7 +13,7 @@ from train.data import pairs, text
 from train.report import metrics
 from zoo.base import UsageError
 
-pairs = functools.cache(pairs.load_pairs)
+load_pairs = functools.cache(pairs.load_pairs)
 
 
 @pytest.fixture(scope="module")
@@ -32,13 +32,25 @@ def file(tmp_path):
 
 
 def test_windows_are_the_text_and_what_comes_after(novel):
-    x, y = novel.train["x"], novel.train["y"]
-    np.testing.assert_array_equal(x[:, 1:], y[:, :-1])
-    start = text.decode(novel.schema.tokens, x[0])
+    tokens, test = novel.train["tokens"], novel.test
+    start = text.decode(novel.schema.tokens, tokens[:64])
     assert start.startswith("PRIDE AND PREJUDICE\n\nBy Jane Austen")
-    # a window begins every eighth of its length
-    np.testing.assert_array_equal(x[1, :-8], x[0, 8:])
-    assert x.dtype == y.dtype == np.int32 and x.min() >= 1
+    assert tokens.dtype == np.int32 and tokens.min() >= 1
+    assert novel.schema.rows == len(tokens)
+    np.testing.assert_array_equal(test["x"][:, 1:], test["y"][:, :-1])
+    # a window begins every half of its length
+    np.testing.assert_array_equal(test["x"][1, :-32], test["x"][0, 32:])
+
+
+def test_a_text_at_hand_has_its_end_watched(novel):
+    found = text.load_text(data.Split(novel, 0.1), length=64)
+    n = len(novel.train["tokens"])
+    assert len(found.train["tokens"]) == found.schema.rows == round(0.9 * n)
+    assert found.watched["mask"].sum() == n - round(0.9 * n) - 1
+    assert text.load_text(data.Split(found, 0.1), length=64) is found
+    short = novel._replace(train={"tokens": novel.train["tokens"][:600]})
+    with pytest.raises(UsageError, match="more than 64 characters .* found 600"):
+        text.load_text(data.Split(short, 0.1), length=64)
 
 
 @pytest.mark.parametrize("length", [2, 7, 64, 90])
@@ -63,8 +75,8 @@ def test_a_text_goes_there_and_back(novel):
     assert data.from_json(json.loads(json.dumps(data.to_json(schema)))) == schema
     blank = data.blank(schema)
     for name in ("x", "y"):
-        assert blank.train[name].shape[1:] == novel.train[name].shape[1:]
-        assert blank.train[name].dtype == novel.train[name].dtype
+        assert blank[name].shape[1:] == novel.test[name].shape[1:]
+        assert blank[name].dtype == novel.test[name].dtype
 
 
 def test_a_replacement_character_of_the_text_is_an_unknown_one(file):
@@ -72,7 +84,8 @@ def test_a_replacement_character_of_the_text_is_an_unknown_one(file):
     rows = text.load_text(path, length=5)
     assert rows.schema.tokens == (text.UNKNOWN, "\n", "a", "b", "c")
     assert rows.schema.name == str(path)
-    assert text.decode(rows.schema.tokens, rows.train["x"][0]) == "ab\nc\ufffd"
+    first = rows.train["tokens"][:5]
+    assert text.decode(rows.schema.tokens, first) == "ab\nc\ufffd"
 
 
 def test_characters_of_the_test_part_alone_are_unknown(file):
@@ -104,7 +117,7 @@ def test_text_that_cannot_be_used_is_named(file, novel):
 
 @pytest.mark.parametrize("name", list(pairs.PAIRS))
 def test_pairs_share_no_source_and_targets_end(name):
-    rows = pairs(name)
+    rows = load_pairs(name)
     schema = rows.schema
     sources = [
         {text.decode(schema.tokens, row[row > 0]) for row in part["x"]}
@@ -127,7 +140,7 @@ def test_pairs_share_no_source_and_targets_end(name):
 
 @pytest.mark.parametrize("name, share", [("ui_en_fr", 1 / 10), ("cmudict", 1 / 20)])
 def test_no_source_to_test_on_is_trained_on_with_other_case_or_marks(name, share):
-    rows = pairs(name)
+    rows = load_pairs(name)
     train, test = (
         ["".join(rows.schema.tokens[i] for i in row if i) for row in part["x"]]
         for part in (rows.train, rows.test)
@@ -156,7 +169,7 @@ def test_a_users_sources_that_differ_in_case_or_marks_stay_together(file):
 
 
 def test_words_become_phonemes():
-    rows = pairs("cmudict")
+    rows = load_pairs("cmudict")
     schema = rows.schema
     assert len(schema.target_tokens) == 3 + 39  # ARPAbet without stress
     source = pairs.encode_source(schema, "Hello")
@@ -170,7 +183,7 @@ def test_words_become_phonemes():
 
 def test_strings_are_copied_and_turned_around():
     for name, change in (("copy", str), ("reverse", lambda s: s[::-1])):
-        rows = pairs(name)
+        rows = load_pairs(name)
         for x, y in zip(rows.test["x"][:50], rows.test["y"], strict=False):
             source = text.decode(rows.schema.tokens, x[x > 0])
             assert pairs.decode_target(rows.schema, y) == change(source)
