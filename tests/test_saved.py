@@ -226,7 +226,7 @@ def test_weights_that_changed_are_refused(runs, tmp_path):
     [
         ("export mlp", "--stablehlo FILE or --weights FILE"),
         ("export mlp --weights a.bin", ".safetensors for weights"),
-        ("export seq2seq_lstm --stablehlo a.bin", "a model that predicts"),
+        ("export autoencoder --stablehlo a.bin", "a model that predicts"),
         ("export nowhere --stablehlo a.bin", "no run in nowhere"),
         ("info nowhere", "no run in nowhere"),
     ],

@@ -86,6 +86,9 @@ def load(path: str | os.PathLike[str]) -> Loaded:
         rows = with_rows(config, path).data if report.of_rows else None
         return report.sample(trained, rows, seed, n, sets.label_of(schema, label))
 
+    # what it says is text, which `translate` has
+    predicts = experiment.task.predict is not None and report.translate is None
+
     def bound(function):
         return function and (lambda *args, **more: function(trained, *args, **more))
 
@@ -97,7 +100,7 @@ def load(path: str | os.PathLike[str]) -> Loaded:
         trained.model,
         schema,
         config,
-        predict if experiment.task.predict is not None else None,
+        predict if predicts else None,
         sample if report.sample is not None else None,
         bound(report.write),
         bound(report.translate),
