@@ -279,12 +279,14 @@ def table(heads: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
     for i, head in enumerate(heads):
         values = [row[i].replace(",", "").replace(".", "") for row in rows]
         right = all(value.lstrip("-").isdigit() for value in values)
-        table.add_column(escape(head), justify="right" if right else "left")
+        last = i == len(heads) - 1  # a long one: it is broken where it must be
+        side: Any = "right" if right else "left"
+        table.add_column(escape(head), justify=side, no_wrap=not last)
     for row in rows:
         table.add_row(*map(escape, row))
     console = Console()
     console.width = (
-        max(console.width, 110) if not console.is_terminal else console.width
+        max(console.width, 140) if not console.is_terminal else console.width
     )
     console.print(table)
 

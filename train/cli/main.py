@@ -3,6 +3,7 @@
 The flags of `zoo train RECIPE` are the recipe's keywords.
 """
 
+import re
 import sys
 import warnings
 from pathlib import Path
@@ -58,8 +59,14 @@ def _list(argv: list[str]) -> int:
 
     parse(lambda: None, argv, "zoo list")
     rows = [
-        (name, recipe.data, str(recipe.goal or ""), recipe.cost, recipe.about)
-        for name, recipe in RECIPES.items()
+        (
+            name,
+            row.data,
+            str(row.goal or ""),
+            row.cost,
+            re.split("[.:;,]", row.about)[0],
+        )
+        for name, row in RECIPES.items()
     ]
     table(("recipe", "data", "target", "time", "what it is"), rows)
     return 0
