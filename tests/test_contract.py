@@ -16,6 +16,7 @@ from tests.conftest import small
 from train import loop, optim
 from train import step as one
 from train.evaluate import evaluate, make_eval
+from train.source import full
 from zoo.base import Aux, Mean
 
 TOLERANCE = {"rtol": 2e-4, "atol": 2e-5}  # float32 sums in another order
@@ -247,7 +248,7 @@ def test_overfits_one_batch(recipe):
     before = evaluate(recipe.task, begin, rows)
     if "discriminator" in before:
         pytest.skip("a game has no loss that falls")
-    fit = loop.fit(recipe.task, optimizer, rows, steps=250, progress=False)
+    fit = loop.fit(recipe.task, optimizer, full(rows), steps=250, progress=False)
     after = evaluate(recipe.task, fit.trained, rows)
     # of a density, a part is what is not known of a pixel
     share = 0.2 if recipe.draw is None else 0.4

@@ -14,7 +14,8 @@ import pytest
 
 from tests.conftest import EVERY, small
 from tests.test_contract import assert_close, assert_equal
-from train import loop, mesh, programs
+from train import loop, mesh
+from train.source import augmented, examples
 
 
 def size_of(recipe):
@@ -22,15 +23,17 @@ def size_of(recipe):
     return None if recipe.batch_size is None else 14
 
 
+def source_of(recipe):
+    return augmented(examples(recipe.data.train, size_of(recipe)), recipe.augment)
+
+
 def test_chunks_of_any_length_are_bit_equal(recipe):
     ways = [
         loop.fit(
             recipe.task,
             recipe.optimizer,
-            recipe.data.train,
+            source_of(recipe),
             steps=6,
-            batch_size=size_of(recipe),
-            augment=recipe.augment,
             log_every=every,
             progress=False,
         ).state
@@ -42,7 +45,7 @@ def test_chunks_of_any_length_are_bit_equal(recipe):
 @contextlib.contextmanager
 def kept_programs():
     """The text of each program that the loop runs, in a list."""
-    texts, plain = [], programs.compiled
+    texts, plain = [], mesh.compiled
 
     def keep(*args, **options):
         program, name = plain(*args, **options)
@@ -50,7 +53,7 @@ def kept_programs():
         return program, name
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(programs, "compiled", keep)
+        patch.setattr(mesh, "compiled", keep)
         yield texts
 
 
@@ -60,10 +63,8 @@ def fit_on(devices, recipe):
         found = loop.fit(
             recipe.task,
             recipe.optimizer,
-            recipe.data.train,
+            source_of(recipe),
             steps=3,
-            batch_size=size_of(recipe),
-            augment=recipe.augment,
             progress=False,
             mesh=None if devices == 1 else mesh.data_parallel(devices),
         )
@@ -121,10 +122,8 @@ def trained(recipe, steps, folder=None):
     return loop.fit(
         recipe.task,
         recipe.optimizer,
-        recipe.data.train,
+        source_of(recipe),
         steps=steps,
-        batch_size=size_of(recipe),
-        augment=recipe.augment,
         ema=recipe.ema,
         seed=7,
         checkpoints=folder,

@@ -16,6 +16,7 @@ from train import loop, optim
 from train.cli.main import main
 from train.recipes import RECIPES, latent
 from train.report import judge, metrics, plot
+from train.source import full
 from zoo import vae
 from zoo.base import UsageError
 
@@ -150,10 +151,11 @@ def interrupted(monkeypatch):
     fit = judge.loop.fit
 
     def stopped(*args, **options):
-        def stop(record):
-            signal.raise_signal(signal.SIGINT)
+        def stop(state, record):
+            if record:
+                signal.raise_signal(signal.SIGINT)
 
-        return fit(*args, on_record=stop, **options)
+        return fit(*args, callbacks=[stop], **options)
 
     monkeypatch.setattr(judge, "loop", SimpleNamespace(fit=stopped))
 
@@ -191,7 +193,7 @@ def test_elbo_and_bound_are_of_the_same_images():
     schema = sets.Schema("bits", (4, 4, 1), (), (0.0,), (1.0,))
     rows = {"x": x, "y": np.zeros(len(x), np.float32)}
     recipe = RECIPES["vae"](data=sets.Data(schema, rows, rows), latent=1, widths=(2,))
-    state = loop.start(recipe.task, recipe.optimizer, rows)[0]
+    state = loop.start(recipe.task, recipe.optimizer, full(rows))[0]
     scores = recipe.measure(recipe, state, None)
     model, variables = recipe.network, {"params": state.params}
     mean = np.mean(latent.bounds(model, variables, recipe.data.test["x"]))

@@ -158,9 +158,9 @@ def runs(tmp_path, monkeypatch):
 def test_patience_fits_and_watches_different_rows(runs, monkeypatch):
     seen = {}
 
-    def fit(task, optimizer, train, **options):
-        seen.update(train=train, watched=options["evaluation"])
-        return whole(task, optimizer, train, **options)
+    def fit(task, optimizer, source, **options):
+        seen.update(train=source.arrays, watched=options["evaluation"])
+        return whole(task, optimizer, source, **options)
 
     whole = run.loop.fit
     monkeypatch.setattr(run.loop, "fit", fit)

@@ -11,18 +11,17 @@ from train import loop
 from train.cli import run
 from train.evaluate import evaluate
 from train.recipes import RECIPES
+from train.source import augmented, examples
 
 
 def fit(recipe, seed=0):
     return loop.fit(
         recipe.task,
         recipe.optimizer,
-        recipe.data.train,
+        augmented(examples(recipe.data.train, recipe.batch_size), recipe.augment),
         steps=recipe.steps,
-        batch_size=recipe.batch_size,
         accumulate=recipe.accumulate,
         ema=recipe.ema,
-        augment=recipe.augment,
         seed=seed,
         progress=False,
     )

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 Batch = dict[str, jax.Array]
 Number = float | jax.Array
@@ -130,6 +131,15 @@ def is_zero(value: Any) -> bool:
 def count_parameters(params: Any) -> int:
     """The number of scalars in a tree of arrays or of their shapes."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+def check_int(name: str, value: Any, low: int, high: int = 2**31 - 1) -> int:
+    """The value, an integer in [low, high]. Raises UsageError."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise UsageError(f"expected a whole number for {name}, found {value!r}")
+    if not low <= value <= high:
+        raise UsageError(f"expected {name} between {low} and {high}, found {value}")
+    return int(value)
 
 
 def check_inputs(x: jax.Array, axes: str | None = None) -> jax.Array:

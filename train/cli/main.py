@@ -14,7 +14,7 @@ from typing import Any
 import tyro
 
 from train.cli.flags import Directory, parse, recipe_flags
-from zoo.base import UsageError, count_parameters
+from zoo.base import UsageError, check_int, count_parameters
 
 USAGE = """\
 usage: zoo COMMAND [...]
@@ -231,12 +231,11 @@ def _sample(argv: list[str]) -> int:
 
 
 def _draw(recipe, trained, directory, seed, n=64, label=None, out=None):
-    from train import check
     from train.cli import run
 
     schema = recipe.data.schema
-    check.whole("n", n, 1, 10_000)
-    check.whole("seed", seed, 0, 2**32 - 1)
+    check_int("n", n, 1, 10_000)
+    check_int("seed", seed, 0, 2**32 - 1)
     at = None
     if label is not None:
         if schema.classes:

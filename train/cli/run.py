@@ -28,7 +28,8 @@ from train.data import text
 from train.evaluate import predict
 from train.recipes import RECIPES, Recipe
 from train.report import metrics
-from train.step import Trained
+from train.source import augmented, examples, full
+from train.step import State, Trained
 from zoo.base import UsageError, count_parameters
 
 SHOWN = 64  # images of a picture
@@ -87,38 +88,42 @@ def _train(name, arguments, options, out, config, resume):
     evaluation = {"test": data.test, "watched": data.watched}[part]
     log, drawing = Log(out / "metrics.jsonl"), FullDisk("a picture was not written")
 
-    def on_start(step: int) -> None:
-        if config is None:
-            began = _describe(name, arguments, options, recipe)
-            write_json(out / "config.json", began)
-        log.open(step)
+    began = False
 
-    def on_evaluation(step: int, trained: Trained) -> None:
-        if recipe.draw is not None:
+    def tell(state: State, record: dict[str, float] | None) -> None:
+        nonlocal began
+        if not began:
+            began = True
+            if config is None:
+                described = _describe(name, arguments, options, recipe)
+                write_json(out / "config.json", described)
+            log.open(int(state.step))
+        if record is None:
+            return
+        if recipe.draw is not None and f"{part}_loss" in record:
+            trained = loop.trained(state)
             drawn = recipe.draw(recipe, trained, options.seed, SHOWN, None)
-            frame = out / "samples" / f"{step:06d}"
+            frame = out / "samples" / f"{int(record['step']):06d}"
             with drawing:
                 show(drawn, frame, columns(recipe), film=True)
+        log(record)
 
+    size = None if recipe.batch_size is None else recipe.batch_size * recipe.accumulate
     try:
         fit = loop.fit(
             recipe.task,
             recipe.optimizer,
-            data.train,
+            augmented(examples(data.train, size), recipe.augment),
             steps=recipe.steps,
-            batch_size=recipe.batch_size,
             accumulate=recipe.accumulate,
             ema=recipe.ema,
             seed=options.seed,
-            augment=recipe.augment,
             evaluation=evaluation,
             evaluated=part,
             patience=options.patience,
             checkpoints=out / "checkpoints",
             resume=resume,
-            on_start=on_start,
-            on_record=log,
-            on_evaluation=on_evaluation,
+            callbacks=[tell],
             mesh=mesh.data_parallel(options.devices) if options.devices != 1 else None,
         )
     except loop.Diverged as error:
@@ -251,7 +256,7 @@ def restore(directory: Path, *, rows: bool = False) -> tuple[Recipe, Trained, di
     like = loop.start(
         recipe.task,
         recipe.optimizer,
-        data.train,
+        full(data.train),
         options.seed,
         average=recipe.ema is not None,
         watch=options.patience is not None,

@@ -16,6 +16,7 @@ from train import loop, optim
 from train.data import Data
 from train.evaluate import evaluate
 from train.report import metrics
+from train.source import examples
 from zoo import cnn, supervised
 from zoo.base import UsageError
 
@@ -57,9 +58,8 @@ def train(data: Data, seed: int = 0) -> Judge:
     fit = loop.fit(
         task,
         optim.optimizer("adamw", rate),
-        {name: rows[name] for name in ("x", "y")},
+        examples({name: rows[name] for name in ("x", "y")}, size),
         steps=steps,
-        batch_size=size,
         seed=seed,
         progress=False,
     )
