@@ -15,6 +15,7 @@ from tests.conftest import small
 from train import loop
 from train.evaluate import evaluate, row_key
 from train.optim import optimizer, schedule
+from train.source import full
 from train.step import Trained
 from zoo import autoencoder
 from zoo.base import UsageError
@@ -31,7 +32,7 @@ def test_the_linear_one_spans_the_principal_components():
     model = autoencoder.linear((64,), 4)
     task = autoencoder.task(model)
     rule = optimizer("adam", schedule("cosine", 0.02, 2000))
-    fit = loop.fit(task, rule, {"x": x}, steps=2000, progress=False)
+    fit = loop.fit(task, rule, full({"x": x}), steps=2000, progress=False)
     pca = PCA(4).fit(x)
     params = fit.trained.params
     kernel = params["decoder"]["MLP_0"]["Dense_0"]["kernel"]  # [Z, 64]

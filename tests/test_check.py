@@ -5,7 +5,8 @@ import numpy as np
 import optax
 import pytest
 
-from train import check, optim
+from train import optim
+from train.evaluate import check_rows
 from zoo.base import UsageError
 
 PARAMS = {"w": jnp.ones(3)}
@@ -34,30 +35,30 @@ def rows(**changes):
 def test_what_a_mask_leaves_out_may_be_nan():
     x = np.ones((3, 4, 2))
     x[1] = np.nan
-    assert check.arrays(rows(x=x, mask=np.array([1.0, 0.0, 1.0]))) == 3
+    assert check_rows(rows(x=x, mask=np.array([1.0, 0.0, 1.0]))) == 3
     x[2, 3, 1] = np.inf
     with pytest.raises(UsageError, match="1 NaN or infinite values in 'x', .* 2"):
-        check.arrays(rows(x=x, mask=np.array([1.0, 0.0, 1.0])))
+        check_rows(rows(x=x, mask=np.array([1.0, 0.0, 1.0])))
     counts = np.ones((3, 4))
     counts[1], counts[2, 3] = 0, 0
-    assert check.arrays(rows(x=x, mask=counts)) == 3
+    assert check_rows(rows(x=x, mask=counts)) == 3
     y = np.ones((3, 4))
     y[0, 2] = np.nan
     with pytest.raises(UsageError, match="1 NaN or infinite values in 'y', .* 0"):
-        check.arrays(rows(x=x, y=y, mask=counts))
+        check_rows(rows(x=x, y=y, mask=counts))
 
 
 def test_a_mask_of_targets_leaves_out_whole_rows_of_what_has_other_lengths():
     x, counts = np.ones((3, 7)), np.ones((3, 4))
     x[1], counts[1], counts[2, 1:] = np.nan, 0, 0
-    assert check.arrays(rows(x=x, mask=counts)) == 3
+    assert check_rows(rows(x=x, mask=counts)) == 3
     x[2, 6] = np.nan
     with pytest.raises(UsageError, match="'x', the first in example 2"):
-        check.arrays(rows(x=x, mask=counts))
+        check_rows(rows(x=x, mask=counts))
 
 
 def test_the_mask_itself_is_numbers():
     with pytest.raises(UsageError, match="'mask', the first in example 1"):
-        check.arrays(rows(mask=np.array([0.0, np.nan, 1.0])))
+        check_rows(rows(mask=np.array([0.0, np.nan, 1.0])))
     with pytest.raises(UsageError, match="3 entries in 'mask'"):
-        check.arrays(rows(mask=np.ones(2)))
+        check_rows(rows(mask=np.ones(2)))

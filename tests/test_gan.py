@@ -13,6 +13,7 @@ from scipy.special import expit, logsumexp, softmax
 from scipy.stats import wasserstein_distance
 
 from train import loop
+from train.source import full
 from zoo import gan
 from zoo.base import UsageError
 from zoo.mlp import MLP
@@ -544,7 +545,7 @@ def test_a_critic_measures_the_distance_to_move_the_mass():
     x = np.random.default_rng(0).uniform(0, 1, (512, 1)).astype(np.float32)
     rules = {"discriminator": optax.adam(0.01), "generator": optax.set_to_zero()}
     opt = optax.partition(rules, {name: name for name in rules})
-    fit = loop.fit(task, opt, {"x": x}, steps=400, progress=False)
+    fit = loop.fit(task, opt, full({"x": x}), steps=400, progress=False)
     params = fit.trained.params
     key = jax.random.key(1)
     fake = np.asarray(gan.generate(generator, params, {}, key, 5000))[:, 0]

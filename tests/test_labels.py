@@ -8,6 +8,7 @@ import pytest
 from flax import linen as nn
 
 from train import loop
+from train.source import full
 from zoo import gan, linear, rnn, seq2seq, supervised, vae
 from zoo.base import UsageError
 
@@ -60,7 +61,7 @@ TASKS = {
 
 def fit(task, data, **options):
     options = {"steps": 1, "progress": False, **options}
-    return loop.fit(task, optax.sgd(0.1), data, **options)
+    return loop.fit(task, optax.sgd(0.1), full(data), **options)
 
 
 @pytest.mark.parametrize("low", [True, False])

@@ -10,8 +10,9 @@ import numpy as np
 import optax
 import pytest
 
-from train import chunk, loop, mesh, optim
+from train import loop, mesh, optim
 from train.evaluate import evaluate, predict
+from train.source import augmented, examples, full
 from zoo import linear, mlp, rnn, supervised
 from zoo.base import Aux, Mean, Task, UsageError
 
@@ -22,10 +23,11 @@ def line(n=24):
     return {"x": x, "y": (2 * x[:, 0] - x[:, 1] + 0.5).astype(np.float32)}
 
 
-def fit(data=None, optimizer=None, **options):
+def fit(data=None, optimizer=None, size=None, augment=None, **options):
     options = {"steps": 50, "progress": False, **options}
     optimizer = optimizer or optim.optimizer("sgd", 0.1)
-    return loop.fit(linear.regression(), optimizer, data or line(), **options)
+    source = augmented(examples(data or line(), size), augment)
+    return loop.fit(linear.regression(), optimizer, source, **options)
 
 
 @pytest.mark.parametrize("batch_size", [None, 24, 5, 1])
@@ -34,9 +36,7 @@ def test_every_mode_finds_the_line(batch_size, name):
     if name == "lbfgs" and batch_size not in (None, 24):
         pytest.skip("a line search wants the full batch")
     rate = None if name == "lbfgs" else 0.05
-    result = fit(
-        optimizer=optim.optimizer(name, rate), batch_size=batch_size, steps=900
-    )
+    result = fit(optimizer=optim.optimizer(name, rate), size=batch_size, steps=900)
     dense = result.trained.params["dense"]
     np.testing.assert_allclose(dense["kernel"][:, 0], [2, -1], atol=1e-3)
     np.testing.assert_allclose(dense["bias"], [0.5], atol=1e-3)
@@ -70,9 +70,8 @@ def test_each_example_is_drawn_once_before_any_is_drawn_again(n, batch_size):
         state = loop.fit(
             recorder(n),
             optax.sgd(0.1),
-            rows,
+            examples(rows, batch_size),
             steps=steps,
-            batch_size=batch_size,
             log_every=5,
             progress=False,
         ).state
@@ -81,20 +80,11 @@ def test_each_example_is_drawn_once_before_any_is_drawn_again(n, batch_size):
         assert seen.max() - seen.min() <= 1
 
 
-def test_order_is_a_permutation_that_changes_with_seed_and_epoch():
-    orders = chunk.permutations(jnp.uint32(3), 5, 2, 50).reshape(2, 50)
-    for order in orders:
-        np.testing.assert_array_equal(np.sort(order), np.arange(50))
-    again = chunk.permutations(jnp.uint32(3), 6, 1, 50)
-    np.testing.assert_array_equal(orders[1], again)  # a function of the epoch alone
-    assert (orders[0] != orders[1]).any()
-    assert (chunk.permutations(jnp.uint32(4), 5, 1, 50) != orders[0]).any()
-
-
-def test_streams_of_keys_never_collide_with_the_steps():
-    # a step's key is fold_in(key, t) with t an int32
-    assert min(chunk.ORDER, chunk.AUGMENT) > np.iinfo(np.int32).max
-    assert chunk.ORDER != chunk.AUGMENT and chunk.AUGMENT < 2**32
+def test_a_dict_of_arrays_is_no_source():
+    with pytest.raises(
+        UsageError, match=r"found dict: source.examples\(arrays, size\)"
+    ):
+        loop.fit(linear.regression(), optim.optimizer("sgd", 0.1), line(), steps=1)
 
 
 def test_evaluation_counts_every_example_once():
@@ -113,7 +103,11 @@ def test_evaluation_counts_every_example_once():
 def test_records_hold_what_happened():
     seen = []
     result = fit(
-        steps=10, log_every=4, eval_every=5, evaluation=line(), on_record=seen.append
+        steps=10,
+        log_every=4,
+        eval_every=5,
+        evaluation=line(),
+        callbacks=[lambda state, record: record and seen.append(record)],
     )
     assert seen == result.records
     assert [record["step"] for record in seen] == [4, 5, 8, 10]
@@ -134,7 +128,7 @@ def test_early_stopping_returns_the_best_parameters():
     result = loop.fit(
         task,
         optim.optimizer("adam", 0.02),
-        noise,
+        examples(noise, None),
         steps=2000,
         evaluation=line(40),
         patience=3,
@@ -166,22 +160,21 @@ def test_batch_statistics_are_averaged_with_the_parameters():
     result = loop.fit(
         task,
         optim.optimizer("sgd", 0.05),
-        line(),
+        examples(line(), 8),
         steps=4,
-        batch_size=8,
         ema=0.9,
         log_every=1,
         evaluation=line(),
         eval_every=1,
-        on_evaluation=lambda step, found: means.append(found.model),
+        callbacks=[lambda state, record: means.append(loop.trained(state).model)],
         progress=False,
     )
     raw = jax.tree.leaves(result.state.model)
     average = jax.tree.leaves(result.trained.model)
     assert any(np.any(a != b) for a, b in zip(raw, average, strict=True))
-    # what a callback was given is its own: still there, and not the same
+    # what a callback keeps is its own: still there, and not the same
     firsts = [float(jax.tree.leaves(model)[0].sum()) for model in means]
-    assert len(set(firsts)) == 4
+    assert len(set(firsts)) == 5
 
 
 def test_what_a_training_leaves_shares_no_buffer():
@@ -213,14 +206,15 @@ def test_divergence_raises_and_names_the_steps():
     [
         ({"steps": 0}, "steps"),
         ({"steps": 2.5}, "whole number"),
-        ({"batch_size": 25}, "larger than the 24"),
-        ({"batch_size": 0}, "batch_size"),
+        ({"size": 25}, "larger than the 24"),
+        ({"size": 0}, "size"),
         ({"seed": 2**40}, "seed"),
         ({"seed": -1}, "seed"),
         ({"patience": 2}, "patience"),
         ({"log_every": 0}, "log_every"),
         ({"eval_every": 0, "evaluation": line()}, "eval_every"),
         ({"resume": True}, "checkpoints"),
+        ({"accumulate": 5}, "24 does not divide into 5 parts"),
         ({"data": {"x": np.zeros((0, 2), np.float32)}}, "empty"),
         ({"data": {"y": np.zeros(3)}}, '"x"'),
         ({"data": line() | {"y": line()["y"][:5]}}, "24 entries in 'y'"),
@@ -240,7 +234,7 @@ def test_labels_out_of_range_are_found(label):
     data = {"x": line()["x"], "y": np.array([0, 1, 2] * 8, np.int32)}
     data["y"][5] = label
     with pytest.raises(UsageError, match=f"found {label} in example 5"):
-        loop.fit(linear.softmax(3), optax.sgd(0.1), data, steps=1, progress=False)
+        loop.fit(linear.softmax(3), optax.sgd(0.1), full(data), steps=1, progress=False)
 
 
 @pytest.mark.parametrize("token", [-1, 5, 1000])
@@ -252,8 +246,10 @@ def test_tokens_outside_the_vocabulary_are_found(token):
     wrong = x.astype(np.int32)
     wrong[3, 2] = token
     with pytest.raises(UsageError, match=f"found {token} in example 3"):
-        loop.fit(task, optax.sgd(0.1), {"x": wrong, "y": y}, steps=1, progress=False)
-    loop.fit(task, optax.sgd(0.1), {"x": x, "y": y}, steps=1, progress=False)
+        rows = full({"x": wrong, "y": y})
+        loop.fit(task, optax.sgd(0.1), rows, steps=1, progress=False)
+    rows = full({"x": x, "y": y})
+    loop.fit(task, optax.sgd(0.1), rows, steps=1, progress=False)
 
 
 def test_fit_runs_outside_the_main_thread():
@@ -268,14 +264,14 @@ def test_meshes_are_checked():
     with pytest.raises(UsageError, match="1 to 2 devices"):
         mesh.data_parallel(3)
     with pytest.raises(UsageError, match="does not divide"):
-        fit(batch_size=5, mesh=mesh.data_parallel(2))
+        fit(size=5, mesh=mesh.data_parallel(2))
     assert mesh.data_parallel().size == 2
 
 
 def test_plain_output_is_lines(capsys):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        fit(steps=40, batch_size=8, progress=True, evaluation=line())
+        fit(steps=40, size=8, progress=True, evaluation=line())
     lines = capsys.readouterr().out.splitlines()
     assert 18 <= len(lines) <= 22
     assert lines[-1].startswith("step 40/40  loss ")

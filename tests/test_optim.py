@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from tests.test_contract_fit import kept_programs
-from train import loop, mesh, optim
+from train import loop, mesh, optim, source
 from zoo import mlp, supervised
 from zoo.base import UsageError, masked
 
@@ -108,11 +108,16 @@ def test_accumulation_keeps_the_schedule_and_the_average_in_updates():
     optimizer = optim.optimizer("sgd", optim.schedule("cosine", 0.1, 40))
     ends = [
         loop.fit(
-            task, optimizer, rows, steps=40, batch_size=size, accumulate=k, ema=0.9,
+            task,
+            optimizer,
+            source.full(rows),
+            steps=40,
+            accumulate=k,
+            ema=0.9,
             progress=False,
         )
-        for size, k in ((24, 1), (6, 4))
-    ]  # fmt: skip
+        for k in (1, 4)
+    ]
     # the same updates, of all 24 rows each, at the same rates
     for a, b in zip(*map(jax.tree.leaves, (ends[0].state, ends[1].state)), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
@@ -192,9 +197,8 @@ def test_parts_of_a_batch_lie_on_their_devices():
             found = loop.fit(
                 task,
                 optim.optimizer("adam", 0.01),
-                rows,
+                source.examples(rows, 12),
                 steps=6,
-                batch_size=4,
                 accumulate=3,
                 progress=False,
                 mesh=place,
@@ -213,6 +217,5 @@ def test_parts_of_a_batch_lie_on_their_devices():
 def test_a_step_wants_no_more_rows_than_there_are():
     task, rows = regression_of()
     with pytest.raises(UsageError, match="a step of 32 examples.*24"):
-        loop.fit(
-            task, optim.optimizer("sgd", 0.1), rows, steps=1, batch_size=8, accumulate=4
-        )
+        batches = source.examples(rows, 32)
+        loop.fit(task, optim.optimizer("sgd", 0.1), batches, steps=1, accumulate=4)

@@ -7,8 +7,10 @@ from collections import OrderedDict
 import jax
 import numpy as np
 
-from train import loop, optim, programs
+from train import loop, optim
+from train import mesh as programs
 from train.evaluate import evaluate, predict
+from train.source import examples
 from zoo import mlp, supervised
 
 
@@ -23,9 +25,8 @@ def train(rate=0.1, width=5):
     found = loop.fit(
         task,
         optimizer,
-        rows(),
+        examples(rows(), 8),
         steps=12,
-        batch_size=8,
         evaluation=rows(),
         progress=False,
     )

@@ -12,6 +12,7 @@ import pytest
 
 from tests.test_checkpoint import listing
 from train import checkpoint, loop, optim
+from train.source import augmented, examples
 from zoo import linear, mlp, supervised
 from zoo.base import Aux, Mean, Task, UsageError
 
@@ -21,13 +22,12 @@ def line(n=24):
     return {"x": x, "y": (2 * x[:, 0] - x[:, 1] + 0.5).astype(np.float32)}
 
 
-def fit(folder=None, **options):
+def fit(folder=None, rows=None, size=4, augment=None, **options):
     options = {
         "task": linear.regression(),
         "optimizer": optim.optimizer("adam", 0.1),
-        "train": line(),
+        "source": augmented(examples(rows or line(), size), augment),
         "steps": 20,
-        "batch_size": 4,
         "progress": False,
         "checkpoints": folder,
         **options,
@@ -58,26 +58,32 @@ def shifted(key, batch):
 
 OTHERS = {
     "another seed: 0, now 4": {"seed": 4},
-    "another number of training examples: 24, now 25": {"train": line(25)},
-    "other training data": {"train": line() | {"y": line()["y"] + 1}},
-    "another batch size: 4, now 8": {"batch_size": 8},
-    "another number of batches to an update: 1, now 2": {"accumulate": 2},
+    "another number of training examples: 24, now 25": {"rows": line(25)},
+    "other training data": {"rows": line() | {"y": line()["y"] + 1}},
+    "another batch size: 4, now 8": {"size": 8},
+    "another number of parts of a batch: 1, now 2": {"accumulate": 2},
     "another averaging decay: None, now 0.9": {"ema": 0.9},
     "another use of patience: False, now True": {"patience": 2, "evaluation": line()},
-    "another model, optimizer or schedule": {"optimizer": optim.optimizer("adam", 0.2)},
+    "another optimizer or schedule": {"optimizer": optim.optimizer("adam", 0.2)},
 }
-PROGRAMS = [
+RATES = [
     {"optimizer": optim.optimizer("sgd", 0.1)},
+    {"optimizer": optim.optimizer("adam", optim.schedule("cosine", 0.1, 40))},
+]
+MODELS = [
     {"task": linear.regression(l2=0.1)},
     {"task": supervised.task(mlp.MLP(1, (4,)), supervised.regression)},
     {"augment": shifted},
-    {"optimizer": optim.optimizer("adam", optim.schedule("cosine", 0.1, 40))},
 ]
 
 
 @pytest.mark.parametrize(
     "words, change",
-    [*OTHERS.items(), *(("another model, optimizer", change) for change in PROGRAMS)],
+    [
+        *OTHERS.items(),
+        *(("another optimizer or schedule", change) for change in RATES),
+        *(("another model, objective", change) for change in MODELS),
+    ],
 )
 def test_another_training_is_not_continued(tmp_path, words, change):
     fit(tmp_path, steps=10)
@@ -194,47 +200,49 @@ def test_a_run_that_diverges_at_once_saves_nothing(tmp_path):
     assert checkpoint.latest(tmp_path) is None
 
 
-@pytest.mark.parametrize("callback", ["on_record", "on_evaluation"])
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-def test_an_error_of_a_callback_loses_no_more_than_its_line(tmp_path, callback, error):
-    calls, records = [], []
+def test_an_error_of_a_callback_loses_no_more_than_its_line(tmp_path, error):
+    records = []
 
-    def fails(*args):
-        calls.append(args)
-        if len(calls) == 7:
+    def fails(state, record):
+        if record and record["step"] == 7:
             raise error("mine")
+
+    def keep(state, record):
+        if record:
+            records.append(record)
 
     options = {"evaluation": line(), "eval_every": 1, "log_every": 1, "patience": 50}
     with pytest.raises(error, match="mine") as caught:
-        fit(tmp_path, **options, **{callback: fails})
+        fit(tmp_path, callbacks=[fails], **options)
     left = caught.value.fit
     assert left.ended == ("failed" if error is ValueError else "interrupted")
     assert len(left.records) == 6 and int(left.state.step) == 6
     assert checkpoint.latest(tmp_path) == 6
-    done = fit(tmp_path, resume=True, on_record=records.append, **options)
+    done = fit(tmp_path, resume=True, callbacks=[keep], **options)
     assert [record["step"] for record in records] == list(range(7, 21))
     whole = fit(**options)
     assert_equal((done.state, done.trained), (whole.state, whole.trained))
 
 
 def test_an_error_without_checkpoints_carries_what_was_reached():
-    def fails(record):
-        if record["step"] == 8:
+    def fails(state, record):
+        if record and record["step"] == 8:
             raise ValueError("mine")
 
     with pytest.raises(ValueError) as caught:
-        fit(on_record=fails)
+        fit(callbacks=[fails])
     assert_equal(caught.value.fit.state, fit(steps=7).state)
 
 
 def test_ctrl_c_twice_leaves_the_last_line(tmp_path):
-    def press(record):
-        if record["step"] == 5:
+    def press(state, record):
+        if record and record["step"] == 5:
             signal.raise_signal(signal.SIGINT)
             signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt) as caught:
-        fit(tmp_path, on_record=press, log_every=1)
+        fit(tmp_path, callbacks=[press], log_every=1)
     assert caught.value.fit.ended == "interrupted"
     assert checkpoint.latest(tmp_path) == 4
     assert_equal(fit(tmp_path, resume=True).state, fit().state)

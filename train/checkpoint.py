@@ -5,6 +5,7 @@ random lives outside the saved tree: what continues from it is bit-equal.
 """
 
 import contextlib
+import hashlib
 import json
 import logging
 import os
@@ -12,13 +13,16 @@ import re
 import shutil
 import threading
 import warnings
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
+import numpy as np
 from orbax.checkpoint import v1 as ocp
 
+from train.source import Source, shapes
 from zoo.base import UsageError
 
 ORIGIN = "origin.json"
@@ -73,8 +77,8 @@ def read(directory: Path | str, like: Any) -> Any:
             # a run that trains here saved newer states meanwhile, and deleted this one
 
 
-def origin(directory: Path | str) -> dict[str, Any]:
-    """What the states in a directory belong to (`train.origin`).
+def read_origin(directory: Path | str) -> dict[str, Any]:
+    """What the states in a directory belong to (`describe`).
 
     Raises UsageError where the file that says so is not there, or damaged.
     """
@@ -172,6 +176,122 @@ class Checkpoints:
         if saver is not None:
             with contextlib.suppress(Exception):
                 saver.close()  # orbax raises a failed save's error again and again
+
+
+# What states belong to ---------------------------------------------------------------
+
+WORDS = {
+    "seed": "another seed",
+    "rows": "another number of training examples",
+    "batch_size": "another batch size",
+    "accumulate": "another number of parts of a batch",
+    "ema": "another averaging decay",
+    "patience": "another use of patience",
+    "init": "other parameters",
+    "data": "other training data",
+    "model": "another model, objective or augmentation",
+    "program": "another optimizer or schedule",
+}
+TOLD = ("seed", "rows", "batch_size", "accumulate", "ema", "patience")
+
+
+def describe(
+    carry: tuple[Any, Any],
+    source: Source,
+    model: Callable,
+    update: Callable,
+    *,
+    init: Any = None,
+    **numbers: Any,
+) -> dict[str, Any]:
+    """All that the states of a training follow from, beside their step, for JSON.
+
+    update(state, arrays of the source) is a step, its lowered text stands for model,
+    optimizer and rates: they are constants in it. model(state, arrays) is a step that
+    knows no optimizer.
+    """
+    state, best = carry
+    like = shapes(state), shapes(source.arrays)
+    data = source.stream.describe() if source.stream else _checksums(source.arrays)
+    return {
+        "seed": int(state.seed),
+        "rows": source.rows,
+        "batch_size": source.size,
+        "patience": best is not None,
+        "init": None if init is None else _checksums(init),
+        "data": data,
+        "jax": jax.__version__,
+        "platform": jax.default_backend(),
+        "model": _text(model, like),
+        "program": _text(update, like),
+        **numbers,
+    }
+
+
+def proceed(
+    directory: Path | str,
+    origin: dict[str, Any],
+    carry: Any,
+    steps: int,
+    resume: bool | Literal["longer"],
+) -> Any:
+    """The newest state in a directory, like `carry`; `carry` itself where none is.
+
+    Raises UsageError where a state is saved and `resume` is False, where it is of
+    another training than `origin` describes (but, if "longer", for the optimizer and
+    its schedule), or past `steps`.
+    """
+    step = latest(directory)
+    if step is None:
+        return carry
+    if not resume:
+        raise UsageError(
+            f"{directory} holds states of a training, the last of step {step}: "
+            "resume=True goes on from there, another directory starts afresh"
+        )
+    _compare(read_origin(directory), origin, directory, resume)
+    if step > steps:
+        raise UsageError(
+            f"the checkpoint in {directory} is at step {step}, past the {steps} steps "
+            "asked for"
+        )
+    return read(directory, carry)
+
+
+def _compare(began, now, directory, resume):
+    """Raise UsageError naming the first thing that differs."""
+    # another compiler writes the same program in other words
+    same = all(began.get(name) == now[name] for name in ("jax", "platform"))
+    skipped = set() if same else {"model", "program"}
+    skipped |= {"program"} if resume == "longer" else set()
+    for name, words in WORDS.items():
+        if name in skipped or began.get(name) == now[name]:
+            continue
+        values = f": {began.get(name)}, now {now[name]}" if name in TOLD else ""
+        hint = 'resume="longer" goes on by it, ' if name == "program" else ""
+        raise UsageError(
+            f"the training in {directory} began with {words}{values}; {hint}another "
+            "directory starts afresh"
+        )
+
+
+def _text(function, args):
+    text = jax.jit(function).lower(*args).as_text()
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _checksums(tree):
+    """A line for each array of a tree, by path."""
+    return {
+        jax.tree_util.keystr(path): _checksum(leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
+def _checksum(array):
+    array = np.ascontiguousarray(array)
+    crc = zlib.crc32(array.reshape(-1).view(np.uint8))
+    return f"{array.dtype} {list(array.shape)} {crc:08x}"
 
 
 # Small files ------------------------------------------------------------------------

@@ -1,75 +1,123 @@
-"""The compiled part of a training: chunks of the one step.
+"""What is compiled of a training: its beginning, and chunks of the one step.
 
-A chunk is one program that runs any number of steps over data that lies on the device;
+A chunk is one program that runs any number of steps over data that lie on the device;
 chunked, single-stepped and resumed runs are therefore bit-equal on one device.
 """
 
+import functools
+import math
 import operator
 import time
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from train import mesh as meshes
-from train import programs
-from train.data.augment import Augment
-
-# Streams of keys beside the steps' own, which are numbered below 2^31.
-ORDER, AUGMENT = 2**31, 2**31 + 1
+from train import step as one
+from train.source import Source, batch_shapes
+from zoo.base import Task, UsageError, check_int
 
 
-def permutations(seed: jax.Array, epoch: jax.Array, count: int, n: int) -> jax.Array:
-    """The order of the examples in epochs epoch, epoch + 1, ...: [count * n] indices.
+class Best(NamedTuple):
+    """What had the lowest evaluation loss so far."""
 
-    A pure function of the seed and the epoch; each epoch is a permutation of range(n).
+    loss: jax.Array
+    step: jax.Array
+    trained: one.Trained
+
+
+def start(
+    task: Task,
+    optimizer: Any,
+    source: Source,
+    seed: int = 0,
+    *,
+    average: bool = False,
+    watch: bool = False,
+    init: Any = None,
+) -> tuple[one.State, Best | None]:
+    """What a training on this source begins with, and what its checkpoints hold.
+
+    No rows are read: the batch of `task.init` is one row of zeros. `average` keeps a
+    moving average, `watch` the best of the evaluations. `init` is as in `fit`. Raises
+    UsageError for what of it the model has not.
     """
-    key = jax.random.fold_in(jax.random.key(seed), ORDER)
+    check_int("seed", seed, 0, 2**32 - 1)
+    like = batch_shapes(source)
+    zeros = jax.tree.map(lambda a: np.zeros((1, *a.shape[1:]), a.dtype), like)
+    given = None if init is None else _given(task, init, zeros)
 
-    def order(e):
-        return jax.random.permutation(jax.random.fold_in(key, e), n)
+    def begin(seed, batch, given):
+        own = task if given is None else task._replace(init=filled(given))
+        return one.init(own, optimizer, seed, batch, average=average)
 
-    return jax.vmap(order)(epoch + jnp.arange(count)).reshape(-1)
+    def filled(given):
+        return lambda *args: jax.tree_util.tree_map_with_path(
+            lambda path, a: given.get(jax.tree_util.keystr(path), a).astype(a.dtype),
+            task.init(*args),
+        )
+
+    # runs once: optimizing its random numbers would take longer than all else
+    quickly = {"xla_backend_optimization_level": 0}
+    args = np.uint32(seed), zeros, given
+    run, _ = meshes.compiled(begin, *args, compiler_options=quickly)
+    state = copied(run(*args))
+    best = Best(jnp.float32(math.inf), jnp.copy(state.step), trained(state))
+    return state, best if watch else None
 
 
-def augmented(step: Callable, augment: Augment | None) -> Callable:
-    """The step on batches that are augmented, by a key of the seed and the step."""
-    if augment is None:
-        return step
+def _given(task, init, batch):
+    """What `init` gives of task.init's (params, state), by path."""
 
-    def update(state, batch):
-        key = jax.random.fold_in(jax.random.key(state.seed), AUGMENT)
-        return step(state, augment(jax.random.fold_in(key, state.step), batch))
+    def by_path(tree):
+        leaves = jax.tree_util.tree_leaves_with_path(tree)
+        return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
 
-    return update
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    fresh = by_path(jax.eval_shape(task.init, key, batch))
+    found = by_path(tuple(init) if isinstance(init, one.Trained) else (init, {}))
+    for path, leaf in found.items():
+        name, has = path[3:], fresh.get(path)
+        if has is None or has.shape != np.shape(leaf):
+            model = "no such" if has is None else list(has.shape)
+            raise UsageError(
+                f"expected parameters of this model in init, found {name} of shape "
+                f"{list(np.shape(leaf))} where it has {model}: leave out what is to "
+                "begin afresh"
+            )
+    return {path: jnp.asarray(leaf) for path, leaf in found.items()}
 
 
-def make_chunk(step: Callable, size: int, mesh: jax.sharding.Mesh | None = None):
-    """chunk(state, total, data, order, offset, stop) -> (state, total): pure.
+def trained(state: one.State, best: Best | None = None) -> one.Trained:
+    """What to predict with, in buffers of its own: the best, averaged or last."""
+    if best is not None and math.isfinite(float(best.loss)):
+        return copied(best.trained)
+    return copied(state.average or one.Trained(state.params, state.model))
 
-    Runs a step (`train.step`) on data[order[offset : offset + size]], the next `size`,
-    ... until `stop`, adding the metrics to `total`; order None means all of the data
-    each time. A traced bound makes one program serve every length.
+
+def make_chunk(step: Callable, source: Source, mesh: jax.sharding.Mesh | None = None):
+    """chunk(state, total, arrays, stop) -> (state, total): pure.
+
+    Runs a step (`train.step`) on the batches of a source's arrays until `stop`, adding
+    the metrics to `total`. A traced bound makes one program serve every length.
     """
 
-    def chunk(state, total, data, order, offset, stop):
-        begin = state.step
+    def body(arrays, carry):
+        state, total = carry
+        batch = source.batch(arrays, state.seed, state.step)
+        if mesh is not None:
+            batch = meshes.rows(mesh, batch)
+        state, metrics = step(state, batch)
+        return state, jax.tree.map(operator.add, total, metrics)
 
-        def body(t, carry):
-            state, total = carry
-            batch = data
-            if order is not None:
-                at = jax.lax.dynamic_slice_in_dim(
-                    order, offset + (t - begin) * size, size
-                )
-                batch = jax.tree.map(lambda a: a[at], data)
-            if mesh is not None:
-                batch = meshes.rows(mesh, batch)
-            state, metrics = step(state, batch)
-            return state, jax.tree.map(operator.add, total, metrics)
-
-        return jax.lax.fori_loop(begin, stop, body, (state, total))
+    def chunk(state, total, arrays, stop):
+        run = functools.partial(body, arrays)
+        return jax.lax.fori_loop(
+            state.step, stop, lambda _, carry: run(carry), (state, total)
+        )
 
     return chunk
 
@@ -80,49 +128,33 @@ def _finite(tree):
     return jnp.all(jnp.array([jnp.isfinite(a).all() for a in floats]))
 
 
-class Runner:
-    """A compiled chunk with what it needs at hand: data, order, running metrics."""
+class Chunks:
+    """A compiled chunk with what it needs at hand: state, data, running metrics."""
 
-    def __init__(self, step, data, n, size, length, mesh, state):
-        self._data, self._n, self._size, self._length = data, n, size, length
-        # the next `length` batches may begin anywhere in an epoch: one epoch more
-        self._count = -(-length * size // n) + 1
-        self._epoch, self._order = None, None
+    def __init__(self, step, source, mesh, state, blocks):
+        self.state, self._blocks, self._size = state, blocks, source.size
+        self._arrays, self._end = next(blocks)
         self._pace, self._busy, self._examples = 1.0, 0.0, 0
-        self._permutations = jax.jit(permutations, static_argnums=(2, 3))
-        chunk = make_chunk(step, size, mesh)
+        chunk = make_chunk(step, source, mesh)
 
         def checked(*args):
             state, total = chunk(*args)
             return state, total, _finite((state.params, state.model))
 
-        one_batch = jax.tree.map(lambda a: a[:size], data)
-        shapes = jax.eval_shape(step, state, one_batch)[1]
-        self._zero = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes)
-        self._total = self._zero
-        args = (state, self._total, data, *self._batches(state, int(state.step)), 0)
-        self._run, _ = programs.compiled(checked, *args, donate_argnums=0)
-        self._finite = np.True_
+        metrics = jax.eval_shape(step, state, batch_shapes(source))[1]
+        self._zero = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), metrics)
+        self._total, self._good = self._zero, np.True_
+        args = state, self._total, self._arrays, 0
+        self._run, _ = meshes.compiled(checked, *args, donate_argnums=0)
 
-    def _batches(self, state, now):
-        """The order of the examples from step `now` on, and where that step begins."""
-        if self._size == self._n:
-            return None, 0
-        epoch, offset = divmod(now * self._size, self._n)
-        if epoch != self._epoch:
-            self._epoch = epoch
-            self._order = self._permutations(
-                np.uint32(state.seed), np.int32(epoch), self._count, self._n
-            )
-        return self._order, offset
-
-    def __call__(self, state, now, boundary):
-        """Train until `boundary`, or for about a second; the new state and step."""
-        stop = min(boundary, now + self._length, now + max(1, int(self._pace)))
+    def on(self, now, boundary):
+        """Train until `boundary`, or for about a second; the new step."""
+        if now == self._end:
+            self._arrays, self._end = next(self._blocks)
+        stop = min(boundary, self._end, now + max(1, int(self._pace)))
         began = time.perf_counter()
-        order, offset = self._batches(state, now)
-        state, self._total, self._finite = self._run(
-            state, self._total, self._data, order, offset, stop
+        self.state, self._total, self._good = self._run(
+            self.state, self._total, self._arrays, stop
         )
         # reading a number would block signals until the chunk ends; this does not
         jax.block_until_ready(self._total)
@@ -130,11 +162,11 @@ class Runner:
         self._pace = (stop - now) / seconds
         self._busy += seconds
         self._examples += (stop - now) * self._size
-        return state, stop
+        return stop
 
     def finite(self):
         """Whether parameters and model state are, after the last step."""
-        return bool(self._finite)
+        return bool(self._good)
 
     def metrics(self):
         """The means since the last call, and the speed of the steps alone."""
@@ -142,3 +174,8 @@ class Runner:
         values["examples_per_second"] = self._examples / max(self._busy, 1e-9)
         self._total, self._busy, self._examples = self._zero, 0.0, 0
         return values
+
+
+def copied(tree):
+    """Buffers of their own: the state is donated, and no buffer can be given twice."""
+    return jax.tree.map(jnp.copy, tree)

@@ -1,25 +1,27 @@
-"""A task over a whole data set, in batches of one compiled size."""
+"""A task over a whole data set, in batches of one compiled size; and checks of data.
+
+JAX itself is silent about most of what the checks find: an index out of range is
+clamped, a label out of range gives a finite loss, a NaN can vanish in a max.
+"""
 
 import functools
 import operator
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from train import programs
+from train import mesh as programs
+from train.source import count_rows, stream
 from train.step import State, Trained
 from zoo.base import Batch, Mean, Task, UsageError, masked
-
-# A stream of keys beside those of the training, which are numbered below 2^31 + 2.
-EVALUATION = 2**31 + 2
 
 
 def row_key(seed: int | jax.Array, row: jax.Array) -> jax.Array:
     """The key of all that is drawn to evaluate a row of the data set."""
-    key = jax.random.fold_in(jax.random.key(seed), EVALUATION)
-    return jax.random.fold_in(key, row)
+    return stream(seed, "evaluation", row)
 
 
 def make_eval(task: Task) -> Callable[..., dict[str, Mean]]:
@@ -111,3 +113,128 @@ def _batches(data, size) -> Iterator[dict[str, np.ndarray]]:
             name: np.pad(a, [(0, fill)] + [(0, 0)] * (a.ndim - 1))
             for name, a in part.items()
         }
+
+
+# Checks on the host ------------------------------------------------------------------
+
+
+def check_rows(
+    data: dict[str, Any],
+    what: str = "data",
+    at: Callable[[int], str] = "example {}".format,
+) -> int:
+    """The number of examples in {"x": [N, ...], "y": [N, ...]}.
+
+    Raises UsageError for missing, empty or unequal arrays and for NaN or infinity; but
+    what "mask" [N] or [N, T] leaves out may be anything. at(i) names the i-th.
+    """
+    n = count_rows(data, what)
+    for name, array in data.items():
+        wrong = ~np.isfinite(np.asarray(array))
+        if name != "mask" and "mask" in data:
+            wrong &= _counted(np.asarray(data["mask"]) != 0, wrong.shape)
+        bad = np.argwhere(wrong)
+        if len(bad):
+            raise UsageError(
+                f"the {what} has {len(bad)} NaN or infinite values in {name!r}, the "
+                f"first in {at(bad[0][0])}"
+            )
+    return n
+
+
+def checks(task, trained, batch, what):
+    """check(rows, at), which raises UsageError for values that cannot be right."""
+    params, model = trained.params, trained.model
+    check_fits(task, params, model, batch)
+
+    def check(rows, at="example {}".format):
+        check_rows(rows, what, at)
+        check_labels(task, params, model, batch, rows, at)
+        check_tokens(task, params, model, batch, rows, at)
+
+    return check
+
+
+def _counted(mask, shape):
+    """Which entries of an array [N, ...] a mask [N, ...] counts, of its rank; where
+    their axes are not the same, all of a row of which it counts one."""
+    if mask.shape != shape[: mask.ndim]:
+        mask = mask.reshape(len(mask), -1).any(1)
+    return mask.reshape(mask.shape + (1,) * (len(shape) - mask.ndim))
+
+
+def check_fits(task: Task, params: Any, state: Any, batch: Batch) -> None:
+    """Trace the loss of shapes without running it: raises what the model raises."""
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    jax.eval_shape(lambda *a: task.loss(*a, train=False), params, state, batch, key)
+
+
+def check_labels(
+    task: Task,
+    params: Any,
+    state: Any,
+    batch: Batch,
+    data: dict[str, Any],
+    at: Callable[[int], str] = "example {}".format,
+) -> None:
+    """Raise UsageError where an integer label is none of the task's classes.
+
+    `batch` supplies the shapes that the task sees. What a mask drops is not looked at,
+    and nothing past a sequence's length. at(i) names the i-th example.
+    """
+    y = np.asarray(data["y"]) if "y" in data else None
+    if task.classes is None or y is None or not np.issubdtype(y.dtype, np.integer):
+        return
+    classes = task.classes(params, state, batch)
+    if classes is None or (0 <= y.min() and y.max() < classes):
+        return
+    wrong = np.argwhere(((y < 0) | (y >= classes)) & _counts(data, y))
+    if len(wrong):
+        raise UsageError(
+            f"expected labels 0 to {classes - 1} for a model with {classes} classes, "
+            f"found {y[tuple(wrong[0])]} in {at(wrong[0][0])}"
+        )
+
+
+def _counts(data, y):
+    """Which labels [N] or [N, T] a loss counts."""
+    mask = np.asarray(data.get("mask", np.ones(len(y)))) != 0
+    if y.ndim > 1 and "length" in data:
+        length = np.asarray(data["length"]).reshape(-1, 1)
+        mask = mask.reshape(len(y), -1) & (np.arange(y.shape[1]) < length)
+    return mask.reshape(mask.shape + (1,) * (y.ndim - mask.ndim))
+
+
+def check_tokens(
+    task: Task,
+    params: Any,
+    state: Any,
+    batch: Batch,
+    data: dict[str, Any],
+    at: Callable[[int], str] = "example {}".format,
+) -> None:
+    """Raise UsageError where an integer in "x" has no embedding in the model.
+
+    `batch` supplies the shapes that the task sees, at(i) names the i-th example. Flax
+    gives NaN for a token past the end of a table, and the last for -1.
+    """
+    x = np.asarray(data.get("x", 0))
+    if "x" not in data or not np.issubdtype(x.dtype, np.integer):
+        return
+    rows = x.reshape(len(x), -1)
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    tables = [len(leaf) for path, leaf in leaves if "'embedding'" in str(path[-1])]
+    most, first = rows.max(), int(rows.max(1).argmax())
+    known = rows.min() >= 0 and most < min(tables, default=0)
+    if not known and rows.min() >= 0:  # which table it is, the model knows
+        one = {k: jnp.zeros((1, *a.shape[1:]), a.dtype) for k, a in batch.items()}
+        one |= {k: jnp.asarray(a[first : first + 1]) for k, a in data.items()}
+        loss = jax.jit(task.loss, static_argnames="train")
+        value, _ = loss(params, state, one, jax.random.key(0), train=False)
+        known = bool(jnp.isfinite(value))
+    if not known:
+        least = rows.min(), rows.min(1).argmin()
+        wrong, first = (most, first) if rows.min() >= 0 else least
+        raise UsageError(
+            f"expected tokens of the model's vocabulary, found {wrong} in {at(first)}"
+        )

@@ -1,34 +1,37 @@
-"""The only training loop: what stands between the chunks of the one step.
+"""The only training loop: a generator of what stands between chunks of the one step.
 
-Between chunks (`train.chunk`) the host reads metrics, shows progress, evaluates and
-saves.
+A chunk is one program that runs any number of steps over data that lies on the device;
+chunked, single-stepped and resumed runs are therefore bit-equal on one device. Between
+chunks the host reads metrics; `fit` shows, evaluates, saves and stops, each a consumer
+of the generator.
 """
 
 import contextlib
+import functools
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from train import check, origin, programs
+from train import checkpoint, optim
 from train import mesh as meshes
 from train import step as one
-from train.checkpoint import Checkpoints
-from train.chunk import Runner, augmented
-from train.data.augment import Augment
-from train.evaluate import evaluate
-from train.optim import accumulated, full_batch
-from train.progress import bar
-from zoo.base import Task, UsageError
+from train.chunk import Best, Chunks, copied
+from train.chunk import start as start
+from train.chunk import trained as trained
+from train.evaluate import check_rows, checks, evaluate
+from train.progress import bar, interrupts
+from train.source import Arrays, Source, batch_shapes, shapes
+from train.stream import feed
+from zoo.base import Task, UsageError, check_int
 
-Arrays = dict[str, np.ndarray]
+Record = dict[str, float]
+Event = tuple[one.State, Record | None]
+Callback = Callable[[one.State, Record | None], bool | None]
 
 
 class Diverged(UsageError):
@@ -37,143 +40,216 @@ class Diverged(UsageError):
     fit: "Fit"  # with the last good state
 
 
-class Best(NamedTuple):
-    """What had the lowest evaluation loss so far."""
-
-    loss: jax.Array
-    step: jax.Array
-    trained: one.Trained
-
-
 class Fit(NamedTuple):
     """What a training leaves."""
 
     trained: one.Trained  # to predict with: the best or averaged, if asked for
-    records: list[dict[str, float]]  # one per log line
-    ended: Literal["finished", "early", "interrupted", "failed"]
+    records: list[Record]  # one per log line
+    ended: Literal["finished", "early", "stopped", "interrupted", "failed"]
     state: one.State  # to go on with
+
+
+def training(
+    task: Task,
+    optimizer: Any,
+    source: Source,
+    *,
+    steps: int,
+    seed: int = 0,
+    init: Any = None,
+    accumulate: int = 1,
+    ema: float | None = None,
+    log_every: int | tuple[int, ...] | None = None,
+    mesh: jax.sharding.Mesh | None = None,
+    begin: one.State | None = None,
+    stop: Callable[[], Any] = bool,
+) -> Generator[Event, None, None]:
+    """Train, and yield (state, record) between the chunks of steps.
+
+    First (state, None), when all is checked and compiled; then (state, None) after each
+    chunk, of a second at most, and (state, record) at each log line, the multiples of
+    `log_every` (one number, or several) and the last step. A state is donated to the
+    next chunk: copy what is to be kept, as `trained` does. `begin` is a state to go on
+    from, which is left alone. Once stop(), asked between chunks, is true, the line is
+    closed and the training ends. All else is as in `fit`.
+
+    Raises UsageError, before the first step, for what cannot be right, and Diverged.
+    """
+    _check(source, steps, accumulate, ema, mesh)
+    lines = log_every if isinstance(log_every, tuple) else (log_every,)
+    lines = tuple(_every("log_every", every, _lines(steps)) for every in lines)
+    if begin is None:
+        average = ema is not None
+        begin, _ = start(task, optimizer, source, seed, average=average, init=init)
+    optim.full_batch(begin.optimizer, source.size, source.rows)
+    like = batch_shapes(source)
+    check = checks(task, one.Trained(begin.params, begin.model), like, "training data")
+    for part in source.parts(source.arrays):
+        check(part)
+    place = jax.device_put
+    if mesh is not None:
+        place = functools.partial(meshes.replicate, mesh)
+    state, check = place(copied(begin)), source.stream and check
+    now, seed, began = int(state.step), int(state.seed), time.perf_counter()
+    step = one.make_step(optim.accumulated(task, accumulate), optimizer, ema=ema)
+    with contextlib.closing(feed(source, seed, now, steps, place, check)) as blocks:
+        run = Chunks(step, source, mesh, state, blocks)
+        del state, begin, check  # donated, or not needed
+        yield run.state, None
+        while now < steps and not stop():
+            since, line = now, min(steps, *(_after(now, every) for every in lines))
+            while now < line and not stop():
+                now = run.on(now, line)
+                if now < line:
+                    yield run.state, None
+            if now == since:
+                return
+            record = {"step": now, **run.metrics()}
+            _check_finite(record, since, run.finite())
+            yield run.state, record | {"seconds": time.perf_counter() - began}
 
 
 def fit(
     task: Task,
     optimizer: Any,
-    train: Arrays,
+    source: Source,
     *,
     steps: int,
-    batch_size: int | None = None,
+    seed: int = 0,
+    init: Any = None,
     accumulate: int = 1,
     ema: float | None = None,
-    seed: int = 0,
-    augment: Augment | None = None,
     evaluation: Arrays | None = None,
     evaluated: str = "eval",
     patience: int | None = None,
     log_every: int | None = None,
     eval_every: int | None = None,
     checkpoints: Path | str | None = None,
-    resume: bool = False,
+    resume: bool | Literal["longer"] = False,
     save_seconds: float = 10.0,
-    on_start: Callable[[int], None] | None = None,
-    on_record: Callable[[dict[str, float]], None] | None = None,
-    on_evaluation: Callable[[int, one.Trained], None] | None = None,
+    callbacks: Sequence[Callback] = (),
     progress: bool = True,
     mesh: jax.sharding.Mesh | None = None,
 ) -> Fit:
-    """Train a task for `steps` updates on {"x": [N, ...], "y": [N, ...]}.
+    """Train a task for `steps` updates on the batches of a source (`train.source`).
 
-    `batch_size` None is the full batch, 1 trains on single examples; each example is
-    drawn once before any is drawn again. A step reads `accumulate` batches, one after
-    the other, for one update by all of them. With `ema`, a decay in (0, 1), a moving
-    average of parameters and model state is kept to predict with. `augment` changes
-    training batches alone. `evaluation` is measured every `eval_every` steps (a
-    twentieth of the run); records name it by the prefix `evaluated`. With `patience`,
-    training ends after that many evaluations without a lower loss and the best
-    parameters are restored. Into `checkpoints`, a directory, states are saved every
-    `save_seconds` and at the end; with `resume` the newest one there is continued, if
-    it is of this same training. Ctrl-C ends the run within about a second and returns
-    what was reached. `on_start` hears of the first step once all checks have passed,
-    `on_record` of each log line, `on_evaluation` of the step and what was evaluated at
-    it. `mesh` (`train.mesh`) splits each batch over devices.
+    A batch is read in `accumulate` parts, one after the other, for one update by all.
+    `init`, a `Trained` or a tree of some of the parameters, is begun with in their
+    place. With `ema`, a decay in (0, 1), a moving average of parameters and model state
+    is kept to predict with. `evaluation`, {"x": [N, ...], ...}, is measured every
+    `eval_every` steps (a twentieth of the run); records name it by the prefix
+    `evaluated`. With `patience`, training ends after that many evaluations without a
+    lower loss, and the best parameters are restored.
+
+    Into `checkpoints`, a directory, states are saved every `save_seconds` and at the
+    end; with `resume` the newest one there is continued, if it is of this same
+    training, or, "longer", of one with another optimizer or schedule: more steps. Each
+    callback(state, record) hears of all that `training` yields, with the evaluation in
+    the record; where one returns True, training ends, and is saved. So does Ctrl-C,
+    within about a second. `mesh` (`train.mesh`) splits each batch over devices.
 
     Raises UsageError for data, labels, shapes and numbers that cannot be right, for
     states in `checkpoints` without `resume` or of another training, and Diverged, one
     of them, when loss or parameters are no longer finite. Whatever ends a training,
     its last good state is saved, and is the error's `fit`.
     """
-    n, size = _checked(train, evaluation, steps, batch_size, accumulate, patience, mesh)
-    if ema is not None and not 0 < ema < 1:
-        raise UsageError(f"expected an averaging decay in (0, 1), found {ema}")
-    log_every = _every("log_every", log_every, min(-(-steps // 100), 1000))
+    _check(source, steps, accumulate, ema, mesh)
+    if patience is not None and (evaluation is None or patience < 1):
+        raise UsageError("patience wants to be 1 or more, and evaluation data to watch")
+    log_every = _every("log_every", log_every, _lines(steps))
     eval_every = _every("eval_every", eval_every, -(-steps // 20))
-    place = jax.device_put if mesh is None else lambda t: meshes.replicate(mesh, t)
-    average, watch = ema is not None, patience is not None
-    carry = place(start(task, optimizer, train, seed, average=average, watch=watch))
-    full_batch(carry[0].optimizer, size, n)
-    for part in (train, evaluation):
-        if part is not None:
-            check.labels(task, carry[0].params, carry[0].model, part)
-            check.tokens(task, carry[0].params, carry[0].model, part)
-
-    step = one.make_step(accumulated(task, accumulate), optimizer, ema=ema)
-    update, about = augmented(step, augment), None
+    watched = {"average": ema is not None, "watch": patience is not None}
+    carry = start(task, optimizer, source, seed, init=init, **watched)
+    if evaluation is not None:
+        check_rows(evaluation, "evaluation data")
+        like = shapes({name: array[:1] for name, array in evaluation.items()})
+        checks(task, carry[0], like, "evaluation data")(evaluation)
+    about = None
     if checkpoints is not None:
-        about = origin.describe(update, carry, train, size, accumulate, ema)
-        carry = origin.proceed(checkpoints, about, carry, steps, resume)
+        about = _describe(task, optimizer, source, carry, init, accumulate, ema)
+        carry = checkpoint.proceed(checkpoints, about, carry, steps, resume)
     elif resume:
         raise UsageError("resume wants checkpoints, the directory of the states")
-    (begin, best), now = carry, int(carry[0].step)
 
+    watch = _Watch(carry, patience and patience * eval_every)
+    asked: list[bool] = []
     with (
         _Keeper(carry, checkpoints, about, save_seconds) as keeper,
-        bar(steps, now, enabled=progress) as show,
-        _interrupts() as interrupted,
+        bar(steps, watch.now, enabled=progress) as show,
+        interrupts() as interrupted,
     ):
-        if on_start is not None:
-            on_start(now)
-        data = place({name: jnp.asarray(array) for name, array in train.items()})
-        run = Runner(update, data, n, size, log_every, mesh, begin)
-
-        def stale():
-            # asked before a step, so that a resumed run stops where it had stopped
-            return patience and best and now - int(best.step) >= patience * eval_every
-
-        def boundary(now):
-            return min(_after(now, log_every), _after(now, eval_every), steps)
-
-        for state, record in _logged(run, begin, boundary, show, interrupted, stale):
-            now = record["step"]
-            if evaluation is not None and (now % eval_every == 0 or now == steps):
-                found = trained(state)
-                scores = evaluate(task, found, evaluation)
-                record |= {f"{evaluated}_{k}": value for k, value in scores.items()}
-                best = _better(best, place, scores["loss"], now, found)
-                if on_evaluation is not None:
-                    on_evaluation(now, trained(state))
-            show(now, record)
-            if on_record is not None:
-                on_record(record)
-            keeper.keep(state, best, record)
+        run = training(
+            task,
+            optimizer,
+            source,
+            steps=steps,
+            accumulate=accumulate,
+            ema=ema,
+            log_every=(log_every, eval_every),
+            mesh=mesh,
+            begin=carry[0],
+            stop=lambda: interrupted() or asked or watch.stale(),
+        )
+        del carry  # the keeper has a copy, the training another
+        with contextlib.closing(run):
+            events: Iterator[Event] = watch.over(run)
+            if evaluation is not None:
+                due = eval_every, steps
+                events = _evaluated(events, task, evaluation, evaluated, due, watch)
+            events = _told(_shown(events, show), callbacks, asked)
+            for state, record in events:
+                keeper.keep(state, watch.best, record)
         keeper.save(last=True)
-        ended: Any = "early" if stale() else "interrupted"
-        return keeper.fit("finished" if now == steps else ended)
+        return keeper.fit(_ended(watch, steps, asked))
 
 
-def _logged(run, state, boundary, show, interrupted, stale):
-    """(state, record) at each log line, until nothing is left or someone interrupts.
+# Consumers ----------------------------------------------------------------------------
 
-    Raises Diverged.
-    """
-    now, started = int(state.step), time.perf_counter()
-    while now < boundary(now) and not interrupted() and not stale():
-        since, end = now, boundary(now)
-        while now < end and not interrupted():
-            state, now = run(state, now, end)
-            show(now, None)
-        if now == since:
-            return
-        record = {"step": now, **run.metrics()}
-        _check_finite(record, since, run.finite())
-        yield state, record | {"seconds": time.perf_counter() - started}
+
+def _evaluated(events, task, data, name, due, watch):
+    """Records with the evaluation in them, at each of the steps that are due."""
+    every, last = due
+    for state, record in events:
+        if record is not None and (record["step"] % every == 0 or watch.now == last):
+            found = trained(state)
+            scores = evaluate(task, found, data)
+            record |= {f"{name}_{key}": value for key, value in scores.items()}
+            watch.see(scores["loss"], found)
+        yield state, record
+
+
+def _shown(events, show):
+    for state, record in events:
+        show(int(state.step), record)
+        yield state, record
+
+
+def _told(events, callbacks, asked):
+    """Every callback hears of it, and may ask to stop."""
+    for state, record in events:
+        asked += filter(None, [callback(state, record) for callback in callbacks])
+        yield state, record
+
+
+class _Watch:
+    """Where a training is, and what was best: it is stale `limit` steps after that."""
+
+    def __init__(self, carry, limit):
+        (state, self.best), self._limit = carry, limit
+        self.now = int(state.step)
+
+    def over(self, events):
+        for state, record in events:
+            self.now = int(state.step)
+            yield state, record
+
+    def see(self, loss, found):
+        if self.best is not None and loss < float(self.best.loss):
+            self.best = Best(jnp.float32(loss), jnp.int32(self.now), found)
+
+    def stale(self):
+        # asked before a step, so that a resumed run stops where it had stopped
+        return self.best and self.now - int(self.best.step) >= self._limit
 
 
 class _Keeper:
@@ -184,14 +260,18 @@ class _Keeper:
     """
 
     def __init__(self, carry, directory, about, seconds):
-        self._carry, self._records = (_copy(carry[0]), carry[1]), []
+        self._carry, self._records = (copied(carry[0]), carry[1]), []
         self._since, self._seconds = int(carry[0].step), seconds
-        self._saved = None if directory is None else Checkpoints(directory, about)
+        self._saved = None
+        if directory is not None:
+            self._saved = checkpoint.Checkpoints(directory, about)
         self._saved_at = time.perf_counter()
 
     def keep(self, state, best, record):
+        if record is None:
+            return
         self._records.append(record)
-        self._carry = _copy(state), best
+        self._carry = copied(state), best
         if time.perf_counter() - self._saved_at > self._seconds:
             self.save()
             self._saved_at = time.perf_counter()
@@ -216,80 +296,10 @@ class _Keeper:
             self._saved.close()
 
 
-def _every(name, asked, default):
-    return check.whole(name, default if asked is None else asked, 1)
-
-
-def _better(best, place, loss, now, found):
-    """The better of the best so far and what is evaluated; None where none is kept."""
-    if best is None or not loss < float(best.loss):
-        return best
-    loss, step = place((jnp.float32(loss), jnp.int32(now)))
-    return Best(loss, step, found)
-
-
-def _checked(train, evaluation, steps, batch_size, accumulate, patience, mesh):
-    """The numbers of training examples and of those that a step reads."""
-    check.whole("steps", steps, 1)
-    n = check.arrays(train, "training data")
-    size = check.whole("batch_size", n if batch_size is None else batch_size, 1)
-    if mesh is not None and size % mesh.size:
-        raise UsageError(f"a batch of {size} does not divide over {mesh.size} devices")
-    size *= check.whole("accumulate", accumulate, 1)
-    if size > n:
-        raise UsageError(
-            f"a step of {size} examples is larger than the {n} training examples"
-        )
-    if evaluation is not None:
-        check.arrays(evaluation, "evaluation data")
-    if patience is not None and (evaluation is None or patience < 1):
-        raise UsageError("patience wants to be 1 or more, and evaluation data to watch")
-    return n, size
-
-
-def start(
-    task: Task,
-    optimizer: Any,
-    train: Arrays,
-    seed: int = 0,
-    *,
-    average: bool = False,
-    watch: bool = False,
-) -> tuple[one.State, Best | None]:
-    """What a training on these arrays begins with, and what its checkpoints hold.
-
-    `average` keeps a moving average, `watch` the best of the evaluations.
-    """
-    check.whole("seed", seed, 0, 2**32 - 1)
-    first = {name: jnp.asarray(array[:1]) for name, array in train.items()}
-
-    def begin(seed, batch):
-        return one.init(task, optimizer, seed, batch, average=average)
-
-    # runs once: optimizing its random numbers would take longer than all else
-    quickly = {"xla_backend_optimization_level": 0}
-    args = np.uint32(seed), first
-    run, _ = programs.compiled(begin, *args, compiler_options=quickly)
-    state = _copy(run(*args))
-    best = Best(jnp.float32(math.inf), jnp.copy(state.step), trained(state))
-    return state, best if watch else None
-
-
-def trained(state: one.State, best: Best | None = None) -> one.Trained:
-    """What to predict with, in buffers of its own: the best, averaged or last."""
-    if best is not None and math.isfinite(float(best.loss)):
-        return _copy(best.trained)
-    return _copy(state.average or one.Trained(state.params, state.model))
-
-
-def _after(now, every):
-    """The first multiple of `every` after `now`."""
-    return (now // every + 1) * every
-
-
-def _copy(tree):
-    """Buffers of their own: the state is donated, and no buffer can be given twice."""
-    return jax.tree.map(jnp.copy, tree)
+def _ended(watch, steps, asked):
+    if watch.now == steps:
+        return "finished"
+    return "early" if watch.stale() else "stopped" if asked else "interrupted"
 
 
 def _check_finite(record, since, finite):
@@ -304,22 +314,63 @@ def _check_finite(record, since, finite):
         )
 
 
-@contextlib.contextmanager
-def _interrupts() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C and SIGTERM become a question asked between chunks; a second one kills."""
-    asked: list[int] = []
+def _describe(task, optimizer, source, carry, init, accumulate, ema):
+    """The origin of a training's states, for its checkpoints."""
 
-    def handle(number, frame):
-        if asked:
-            raise KeyboardInterrupt
-        asked.append(number)
+    def update(task, optimizer, ema=None):
+        step = one.make_step(task, optimizer, ema=ema)
 
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False  # only the main thread may set handlers
-        return
-    kept = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: bool(asked)
-    finally:
-        for number, handler in kept.items():
-            signal.signal(number, handler)
+        def run(state, arrays):
+            return step(state, source.batch(arrays, state.seed, state.step))
+
+        return run
+
+    plain = optim.optimizer("sgd", 1.0)
+    model = update(task, plain)
+    return checkpoint.describe(
+        carry,
+        source,
+        lambda s, a: model(s._replace(optimizer=plain.init(s.params)), a)[0].params,
+        update(optim.accumulated(task, accumulate), optimizer, ema),
+        init=init,
+        accumulate=accumulate,
+        ema=None if ema is None else float(ema),
+    )
+
+
+def _check(source, steps, accumulate, ema, mesh):
+    """Raise UsageError for numbers that cannot be right, or do not fit each other."""
+    if not isinstance(source, Source):
+        raise UsageError(
+            f"expected a Source, found {type(source).__name__}: source.examples("
+            "arrays, size) of train.source makes one of arrays"
+        )
+    check_int("steps", steps, 1)
+    check_int("accumulate", accumulate, 1)
+    if ema is not None and not 0 < ema < 1:
+        raise UsageError(f"expected an averaging decay in (0, 1), found {ema}")
+    if source.rows is not None and source.size > source.rows:
+        raise UsageError(
+            f"a step of {source.size} examples is larger than the {source.rows} "
+            "training examples"
+        )
+    devices = 1 if mesh is None else mesh.size
+    for size in {a.shape[0] for a in jax.tree.leaves(batch_shapes(source))}:
+        if size % (accumulate * devices):
+            parts = f"{accumulate} parts over " * (accumulate > 1)
+            raise UsageError(
+                f"a batch of {size} does not divide into {parts}{devices} devices"
+            )
+
+
+def _lines(steps):
+    return min(-(-steps // 100), 1000)
+
+
+def _every(name, asked, default):
+    return check_int(name, default if asked is None else asked, 1)
+
+
+def _after(now, every):
+    """The first multiple of `every` after `now`."""
+    return (now // every + 1) * every

@@ -207,7 +207,7 @@ def accumulated(task: Task, parts: int) -> Task:
     return task._replace(loss=loss)
 
 
-def full_batch(optimizer_state: Any, size: int, n: int) -> None:
+def full_batch(optimizer_state: Any, size: int, n: int | None) -> None:
     """Raise UsageError where lbfgs is to see batches of `size` of the n examples.
 
     It compares losses and gradients of several steps: they must be of one function.
@@ -216,9 +216,9 @@ def full_batch(optimizer_state: Any, size: int, n: int) -> None:
     def search(state):
         return isinstance(state, optax.ScaleByLBFGSState)
 
-    if size < n and any(map(search, jax.tree.leaves(optimizer_state, is_leaf=search))):
+    if size != n and any(map(search, jax.tree.leaves(optimizer_state, is_leaf=search))):
         raise UsageError(
-            f"expected a batch of all {n} examples for lbfgs, which compares the "
+            f"expected a batch of all {n or ''} examples for lbfgs, which compares the "
             f"losses of steps, found {size}"
         )
 

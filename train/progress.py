@@ -1,7 +1,9 @@
-"""Progress of a run: a bar in a terminal or notebook, plain lines elsewhere."""
+"""A run seen from its terminal: a bar, or plain lines; and Ctrl-C."""
 
 import contextlib
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 
 from rich.console import Console
@@ -59,3 +61,24 @@ def describe(record: dict) -> str:
     if record.get("examples_per_second"):
         parts.append(f"{record['examples_per_second']:,.0f} examples/s")
     return "  ".join(parts)
+
+
+@contextlib.contextmanager
+def interrupts() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C and SIGTERM become a question asked between chunks; a second one kills."""
+    asked: list[int] = []
+
+    def handle(number, frame):
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False  # only the main thread may set handlers
+        return
+    kept = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)

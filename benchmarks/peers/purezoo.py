@@ -17,7 +17,7 @@ from benchmarks.families import (
     Family,
     Trainer,
 )
-from train import chunk, loop, optim
+from train import chunk, loop, optim, source
 from train.step import make_step
 from zoo import cnn, gan, linear, mlp, rnn, supervised, transformer, vae
 from zoo.base import count_parameters
@@ -61,7 +61,7 @@ def _start(family, data):
         optimizer = optim.adversaries(family.rate, betas=BETAS)
     else:
         optimizer = optim.optimizer(family.optimizer, family.rate)
-    return task, optimizer, loop.start(task, optimizer, data)[0]
+    return task, optimizer, loop.start(task, optimizer, source.full(data))[0]
 
 
 def weights(family: Family) -> Arrays:
@@ -105,36 +105,32 @@ def prepare(family: Family, arrays: Arrays, peer: str) -> Trainer:
     """The weights are its own, from the seed that wrote `arrays`."""
     data = {name: arrays[name] for name in "xy" if name in arrays}
     task, optimizer, state = _start(family, data)
-    data = {name: jnp.asarray(array) for name, array in data.items()}
-    full = family.batch == family.rows
+    rows = jax.tree.map(jnp.asarray, data)
     one_step = make_step(task, optimizer)
-    run_chunk = jax.jit(chunk.make_chunk(one_step, family.batch), donate_argnums=0)
-    permutations = jax.jit(chunk.permutations, static_argnums=(2, 3))
-    in_order = None if full else jnp.arange(family.rows, dtype=jnp.int32)
-    one = jax.tree.map(lambda a: a[: family.batch], data)
-    shapes = jax.eval_shape(one_step, state, one)[1]
-    zero = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes)
-    parameters, now, epochs = count_parameters(state.params), 0, 0
+    drawn = source.examples(rows, family.batch)
 
-    def advance(order, offset, steps):
+    def in_order(arrays, seed, t):
+        at = t % family.epoch * family.batch + jnp.arange(family.batch)
+        return jax.tree.map(lambda a: a[at], arrays)
+
+    metrics = jax.eval_shape(one_step, state, source.batch_shapes(drawn))[1]
+    zero = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), metrics)
+    parameters, now = count_parameters(state.params), 0
+    alone, many = (
+        jax.jit(chunk.make_chunk(one_step, found), donate_argnums=0)
+        for found in (drawn._replace(batch=in_order), drawn)
+    )
+
+    def advance(run_chunk, steps):
         nonlocal state, now
-        state, total = run_chunk(state, zero, data, order, offset, now + steps)
+        state, total = run_chunk(state, zero, rows, now + steps)
         now += steps
         return total
 
     def step(i):
-        total = advance(in_order, i % family.epoch * family.batch, 1)
-        return float(total["loss"].value())
+        return float(advance(alone, 1)["loss"].value())
 
     def run(steps):
-        nonlocal epochs
-        while steps:
-            order, count = None, steps
-            if not full:
-                order = permutations(state.seed, np.int32(epochs), 1, family.rows)
-                count = min(steps, family.epoch)
-            total = advance(order, 0, count)
-            epochs, steps = epochs + 1, steps - count
-        jax.block_until_ready(total)
+        jax.block_until_ready(advance(many, steps))
 
     return Trainer(parameters, step, run)

@@ -7,16 +7,13 @@ Shapes: B batch, L length, H height, W width, C channels.
 """
 
 import math
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jax.scipy.ndimage import map_coordinates
 
-from train import check
-from zoo.base import Batch, Number, UsageError, check_inputs, concrete
-
-Augment = Callable[[jax.Array, Batch], Batch]
+from train.source import Augment as Augment
+from zoo.base import Number, UsageError, check_inputs, check_int, concrete
 
 
 def compose(*augments: Augment) -> Augment:
@@ -37,7 +34,7 @@ def crop(pixels: int) -> Augment:
     Every shift is as likely. A sequence with a "length" [B] moves within it, its first
     and last entry repeated. Raises UsageError for other shapes and pixels below 0.
     """
-    margin = check.whole("pixels", pixels, 0)
+    margin = check_int("pixels", pixels, 0)
 
     def augment(key, batch):
         x = check_inputs(batch["x"], "B L C" if batch["x"].ndim == 3 else "B H W C")
@@ -130,7 +127,7 @@ def cutout(size: int) -> Augment:
     DeVries & Taylor, "Improved Regularization of Convolutional Neural Networks with
     Cutout", 2017, arXiv:1708.04552.
     """
-    check.whole("size", size, 0)
+    check_int("size", size, 0)
 
     def augment(key, batch):
         x = check_inputs(batch["x"], "B H W C")

@@ -17,6 +17,7 @@ from train.data import Data
 from train.evaluate import evaluate
 from train.report import Measured, metrics
 from train.report.measure import tested
+from train.source import examples
 from zoo import cnn, supervised
 from zoo.base import UsageError
 
@@ -58,9 +59,8 @@ def train(data: Data, seed: int = 0) -> Judge:
     fit = loop.fit(
         task,
         optim.optimizer("adamw", rate),
-        {name: rows[name] for name in ("x", "y")},
+        examples({name: rows[name] for name in ("x", "y")}, size),
         steps=steps,
-        batch_size=size,
         seed=seed,
         progress=False,
     )
