@@ -12,36 +12,38 @@ Shapes: B batch, H heads, Q queries, K keys, D features of a query and a key, W 
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
 
-from zoo.base import UsageError
+from zoo.base import Array, Dtype, UsageError
+from zoo.cache import KeyValue as KeyValue
+from zoo.cache import write
+from zoo.weights import attention_from_torch
 
-Score = Callable[[jax.Array, jax.Array], jax.Array]
+Score = Callable[[Array, Array], Array]
 """Queries [..., Q, D] and keys [..., K, D] -> scores [..., Q, K]."""
 
 
-def dot(q: jax.Array, k: jax.Array) -> jax.Array:
+def dot(q: Array, k: Array) -> Array:
     """q . k (Luong et al. 2015, equation 8, "dot")."""
     # bfloat16 has 8 bits: too few for what goes through an exponential
     return jnp.matmul(q, k.mT, preferred_element_type=_at_least_float32(q))
 
 
-def scaled_dot(q: jax.Array, k: jax.Array) -> jax.Array:
+def scaled_dot(q: Array, k: Array) -> Array:
     """q . k / sqrt(D), of variance 1 where q and k have it (Vaswani et al., eq. 1)."""
     return dot(q, k) / math.sqrt(q.shape[-1])
 
 
-def bilinear(w: jax.Array) -> Score:
+def bilinear(w: Array) -> Score:
     """q W k with W [Dq, Dk] (Luong et al. 2015, equation 8, "general")."""
     return lambda q, k: dot(q @ w, k)
 
 
-def additive(w_query: jax.Array, w_key: jax.Array, v: jax.Array) -> Score:
+def additive(w_query: Array, w_key: Array, v: Array) -> Score:
     """v . tanh(q W + k U) with W [Dq, F], U [Dk, F], v [F] (Bahdanau et al., A.1.2)."""
 
     def score(q, k):
@@ -52,12 +54,12 @@ def additive(w_query: jax.Array, w_key: jax.Array, v: jax.Array) -> Score:
 
 
 def attention(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
+    q: Array,
+    k: Array,
+    v: Array,
     score: Score = scaled_dot,
-    mask: jax.Array | None = None,
-) -> tuple[jax.Array, jax.Array]:
+    mask: Array | None = None,
+) -> tuple[Array, Array]:
     """softmax(score(q, k)) v: -> (outputs [..., Q, Dv], weights [..., Q, K]).
 
     Queries [..., Q, Dq], keys [..., K, Dk], values [..., K, Dv]. Where `mask`, which
@@ -89,12 +91,12 @@ class Attention(nn.Module):
 
     score: str = "additive"
     features: int = 64
-    dtype: jax.typing.DTypeLike | None = None
+    dtype: Dtype = None
 
     @nn.compact
     def __call__(
-        self, q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None = None
-    ) -> tuple[jax.Array, jax.Array]:
+        self, q: Array, k: Array, v: Array, mask: Array | None = None
+    ) -> tuple[Array, Array]:
         """As `attention`: -> (outputs [..., Q, Dv], weights [..., Q, K])."""
         q, k, v = promote_dtype(q, k, v, dtype=self.dtype)
         return attention(q, k, v, self._score(q, k), mask)
@@ -120,7 +122,7 @@ class Attention(nn.Module):
         raise UsageError(f"expected a score {known}, found {self.score!r}")
 
 
-def sinusoid(positions: jax.Array, width: int) -> jax.Array:
+def sinusoid(positions: Array, width: int) -> Array:
     """Positions [T] -> [T, W]: sines, then cosines (Vaswani et al., section 3.5).
 
     The paper alternates the two: the same up to the order of the features.
@@ -129,7 +131,7 @@ def sinusoid(positions: jax.Array, width: int) -> jax.Array:
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], -1)[:, :width]
 
 
-def rotary(x: jax.Array, positions: jax.Array) -> jax.Array:
+def rotary(x: Array, positions: Array) -> Array:
     """Turns [..., T, D] by its positions [T] (Su et al. 2021, equation 34).
 
     Then q . k depends on the distance of the two alone. The pair that turns together
@@ -153,13 +155,6 @@ def _angles(positions, n):
     return positions.astype(rates.dtype).reshape(-1, 1) * rates.reshape(1, -1)
 
 
-class KeyValue(NamedTuple):
-    """Keys and values of some entries, ready for attention: [B, H_kv, K, D] each."""
-
-    key: jax.Array
-    value: jax.Array
-
-
 class MultiHead(nn.Module):
     """Attention in `heads` subspaces of a width (Vaswani et al., section 3.2.2).
 
@@ -177,7 +172,7 @@ class MultiHead(nn.Module):
     kv_heads: int | None = None
     rotary: bool = False
     use_bias: bool = True
-    dtype: jax.typing.DTypeLike | None = None
+    dtype: Dtype = None
 
     def setup(self):
         if self.heads < 1 or self.width % self.heads:
@@ -199,14 +194,14 @@ class MultiHead(nn.Module):
 
     def __call__(
         self,
-        x: jax.Array,
-        memory: jax.Array | KeyValue | None = None,
+        x: Array,
+        memory: Array | KeyValue | None = None,
         *,
-        mask: jax.Array | None = None,
+        mask: Array | None = None,
         causal: bool = False,
-        positions: jax.Array | None = None,
+        positions: Array | None = None,
         cache: KeyValue | None = None,
-    ) -> tuple[jax.Array, KeyValue | None]:
+    ) -> tuple[Array, KeyValue | None]:
         """x [B, Q, W] looks at memory [B, K, W], or at itself -> ([B, Q, W], cache).
 
         `mask` [B or 1, H or 1, Q or 1, K] says what may be seen; with `causal` also no
@@ -226,7 +221,7 @@ class MultiHead(nn.Module):
             kv = memory if isinstance(memory, KeyValue) else self.remember(memory)
         seen = positions
         if cache is not None:
-            cache = kv = _write(cache, kv, positions[0])
+            cache = kv = write(cache, kv, positions[0])
             seen = jnp.arange(kv.key.shape[2])  # what is not yet written is later
         if causal or cache is not None:
             past = positions.reshape(1, 1, -1, 1) >= seen.reshape(1, 1, 1, -1)
@@ -244,9 +239,7 @@ class MultiHead(nn.Module):
         y = y.reshape(x.shape[0], self.heads, *y.shape[3:])
         return self.out(jnp.swapaxes(y, 1, 2).reshape(*x.shape[:2], -1)), cache
 
-    def remember(
-        self, memory: jax.Array, positions: jax.Array | None = None
-    ) -> KeyValue:
+    def remember(self, memory: Array, positions: Array | None = None) -> KeyValue:
         """Keys and values of [B, K, W]; rotary keys turn by positions [K], if any."""
         key, value = (
             self._split(layer(memory), self._kv_heads())
@@ -264,40 +257,12 @@ class MultiHead(nn.Module):
         return jnp.swapaxes(x.reshape(*x.shape[:2], heads, -1), 1, 2)
 
 
-def from_torch(arrays: dict[str, jax.Array], prefix: str = "") -> dict[str, Any]:
-    """The arrays of a torch MultiheadAttention by its names -> params of a `MultiHead`.
-
-    torch has the kernels of query, key and value as one [3 W, W]. Raises UsageError
-    where an array is missing.
-    """
-    try:
-        w, b = (jnp.asarray(arrays[f"{prefix}in_proj_{k}"]) for k in ("weight", "bias"))
-        out = [jnp.asarray(arrays[f"{prefix}out_proj.{k}"]) for k in ("weight", "bias")]
-    except KeyError as error:
-        raise UsageError(f"expected an array {error}, found {list(arrays)}") from None
-    pairs = [*zip(jnp.split(w, 3), jnp.split(b, 3), strict=True), out]
-    return {
-        name: {"kernel": kernel.T, "bias": bias}
-        for name, (kernel, bias) in zip(
-            ("query", "key", "value", "out"), pairs, strict=True
-        )
-    }
-
-
-def _write(cache, new, start):
-    """The cache with new entries from `start` on."""
-    return jax.tree.map(
-        lambda old, x: jax.lax.dynamic_update_slice_in_dim(
-            old, x.astype(old.dtype), start, axis=2
-        ),
-        cache,
-        new,
-    )
-
-
 def _last(_, new):
     return new
 
 
 def _at_least_float32(x):
     return jnp.promote_types(x.dtype, "float32")
+
+
+from_torch = attention_from_torch

@@ -12,17 +12,18 @@ Shapes: B batch, P prompt, T time, V vocabulary, W beams.
 """
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from zoo.base import Number, UsageError, concrete, is_zero
+from zoo.base import Array, Number, Tree, UsageError, concrete, is_zero
 
-Extend = Callable[[jax.Array, Any], tuple[jax.Array, Any]]
+Extend = Callable[[Array, Any], tuple[Array, Any]]
 
 
+@runtime_checkable
 class Writer(Protocol):
     """What a language model has to have to write."""
 
@@ -34,13 +35,13 @@ class Writer(Protocol):
 
 
 def sample(
-    logits: jax.Array,
-    key: jax.Array,
+    logits: Array,
+    key: Array,
     *,
     temperature: Number = 1.0,
     top_k: int | None = None,
     top_p: Number | None = None,
-) -> jax.Array:
+) -> Array:
     """Logits [B, V] -> tokens [B], drawn from softmax(logits / temperature).
 
     Temperature 0 takes the likeliest. `top_k` keeps the k likeliest, `top_p` the fewest
@@ -82,15 +83,15 @@ def check_options(
 
 def generate(
     model: Writer,
-    variables: Any,
-    key: jax.Array,
-    prompt: jax.Array,
+    variables: Tree,
+    key: Array,
+    prompt: Array,
     length: int,
     *,
-    prompt_length: jax.Array | None = None,
+    prompt_length: Array | None = None,
     stop: int | None = None,
     **options: Any,
-) -> jax.Array:
+) -> Array:
     """What follows each prompt [B, P]: tokens [B, length], drawn as by `sample`.
 
     `prompt_length` [B] says how much of each prompt counts, where they differ. After
@@ -129,12 +130,12 @@ def generate(
 def search(
     extend: Extend,
     cache: Any,
-    start: jax.Array,
+    start: Array,
     length: int,
     *,
     beams: int,
     stop: int,
-) -> tuple[jax.Array, jax.Array]:
+) -> tuple[Array, Array]:
     """The likeliest continuations found -> (tokens [B, W, length], log p [B, W]).
 
     Begins with the tokens `start` [B] and a cache of B rows; keeps the W likeliest

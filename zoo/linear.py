@@ -5,11 +5,10 @@ Hastie, Tibshirani & Friedman, "The Elements of Statistical Learning", 2009, cha
 All are convex but the neuron, so weights start at zero. Shapes: B batch, D features.
 """
 
-import jax
 from flax import linen as nn
 
 from zoo import supervised
-from zoo.base import Task, check_inputs
+from zoo.base import Array, Task, check_inputs
 
 
 class Linear(nn.Module):
@@ -18,7 +17,7 @@ class Linear(nn.Module):
     outputs: int = 1
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+    def __call__(self, x: Array, *, train: bool = False) -> Array:
         """[B, ...] -> [B, outputs]; the same in training and evaluation."""
         x = check_inputs(x).reshape(x.shape[0], -1)
         zeros = nn.initializers.zeros_init()

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from optax import losses
 
-from zoo.base import Number, UsageError, is_zero
+from zoo.base import Array, Number, Tree, check_tokens, is_zero
 from zoo.rnn import LSTM, RNN
 
 
@@ -43,12 +43,12 @@ class RecurrentVAE(nn.Module):
 
     def __call__(
         self,
-        x: jax.Array,
-        noise: jax.Array,
+        x: Array,
+        noise: Array,
         y: None = None,
         *,
         train: bool = False,
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+    ) -> tuple[Array, Array, Array]:
         """Tokens [B, T], noise [B, Z] -> (log p(x|z) [B], mean, logvar [B, Z]).
 
         Draws what is hidden from the key "dropout".
@@ -57,10 +57,9 @@ class RecurrentVAE(nn.Module):
         z = mean + jnp.exp(0.5 * logvar) * noise
         return self.log_likelihood(x, z), mean, logvar
 
-    def encode(self, x: jax.Array, y: None = None) -> tuple[jax.Array, jax.Array]:
+    def encode(self, x: Array, y: None = None) -> tuple[Array, Array]:
         """Tokens [B, T] -> mean and log-variance of q(z|x), [B, Z] each."""
-        if x.ndim != 2 or not jnp.issubdtype(x.dtype, jnp.integer):
-            raise UsageError(f"expected tokens [B, T], found {x.dtype} {x.shape}")
+        check_tokens(x)
         if not self.latent:
             nothing = jnp.zeros((x.shape[0], 0))
             return nothing, nothing
@@ -68,7 +67,7 @@ class RecurrentVAE(nn.Module):
         mean, logvar = jnp.split(self.statistics(carries[0][0]), 2, -1)
         return mean, logvar
 
-    def log_likelihood(self, x: jax.Array, z: jax.Array, y: None = None) -> jax.Array:
+    def log_likelihood(self, x: Array, z: Array, y: None = None) -> Array:
         """log p(x|z), the sum over the tokens: [B, T], [B, Z] -> [B], nats."""
         first = jnp.full((x.shape[0], 1), self.vocabulary + 1)
         seen = jnp.concatenate([first, x[:, :-1]], 1)
@@ -79,7 +78,7 @@ class RecurrentVAE(nn.Module):
         _, logits = self._write(seen, hidden, z, self._carry(z))
         return -losses.softmax_cross_entropy_with_integer_labels(logits, x).sum(-1)
 
-    def draw(self, z: jax.Array, key: jax.Array, length: int) -> jax.Array:
+    def draw(self, z: Array, key: Array, length: int) -> Array:
         """z [B, Z] -> tokens [B, T] drawn from p(x|z)."""
         keys = jax.random.split(key, 2 * length).reshape(length, 2)
 
@@ -110,8 +109,8 @@ class RecurrentVAE(nn.Module):
 
 
 def generate(
-    model: RecurrentVAE, variables: dict, key: jax.Array, n: int, length: int
-) -> jax.Array:
+    model: RecurrentVAE, variables: Tree, key: Array, n: int, length: int
+) -> Array:
     """n sequences from the prior, [n, length] tokens."""
     z_key, key = jax.random.split(key)
     z = jax.random.normal(z_key, (n, model.latent))
