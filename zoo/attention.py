@@ -17,34 +17,40 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
+from jaxtyping import Bool, Float, Int, Shaped
 
 from zoo.base import Array, Dtype, UsageError
 from zoo.cache import KeyValue as KeyValue
 from zoo.cache import write
 from zoo.weights import attention_from_torch
 
+Queries = Float[Array, "*#B Q D"]
+Keys = Float[Array, "*#B K D"]
+Scores = Float[Array, "*#B Q K"]
 Score = Callable[[Array, Array], Array]
-"""Queries [..., Q, D] and keys [..., K, D] -> scores [..., Q, K]."""
+"""Queries [*B, Q, Dq] and keys [*B, K, Dk] -> scores [*B, Q, K]."""
 
 
-def dot(q: Array, k: Array) -> Array:
+def dot(q: Queries, k: Keys) -> Scores:
     """q . k (Luong et al. 2015, equation 8, "dot")."""
     # bfloat16 has 8 bits: too few for what goes through an exponential
     return jnp.matmul(q, k.mT, preferred_element_type=_at_least_float32(q))
 
 
-def scaled_dot(q: Array, k: Array) -> Array:
+def scaled_dot(q: Queries, k: Keys) -> Scores:
     """q . k / sqrt(D), of variance 1 where q and k have it (Vaswani et al., eq. 1)."""
     return dot(q, k) / math.sqrt(q.shape[-1])
 
 
-def bilinear(w: Array) -> Score:
+def bilinear(w: Float[Array, "Dq Dk"]) -> Score:
     """q W k with W [Dq, Dk] (Luong et al. 2015, equation 8, "general")."""
     return lambda q, k: dot(q @ w, k)
 
 
-def additive(w_query: Array, w_key: Array, v: Array) -> Score:
-    """v . tanh(q W + k U) with W [Dq, F], U [Dk, F], v [F] (Bahdanau et al., A.1.2)."""
+def additive(
+    w_query: Float[Array, "Dq F"], w_key: Float[Array, "Dk F"], v: Float[Array, "F"]
+) -> Score:
+    """v . tanh(q W + k U), W and U by w_query and w_key (Bahdanau et al., A.1.2)."""
 
     def score(q, k):
         hidden = jnp.tanh((q @ w_query)[..., :, None, :] + (k @ w_key)[..., None, :, :])
@@ -54,17 +60,16 @@ def additive(w_query: Array, w_key: Array, v: Array) -> Score:
 
 
 def attention(
-    q: Array,
-    k: Array,
-    v: Array,
+    q: Float[Array, "*#B Q Dq"],
+    k: Float[Array, "*#B K Dk"],
+    v: Float[Array, "*#B K Dv"],
     score: Score = scaled_dot,
-    mask: Array | None = None,
-) -> tuple[Array, Array]:
-    """softmax(score(q, k)) v: -> (outputs [..., Q, Dv], weights [..., Q, K]).
+    mask: Shaped[Array, "..."] | None = None,
+) -> tuple[Float[Array, "*#B Q Dv"], Float[Array, "*#B Q K"]]:
+    """softmax(score(q, k)) v, and the weights softmax(score(q, k)).
 
-    Queries [..., Q, Dq], keys [..., K, Dk], values [..., K, Dv]. Where `mask`, which
-    broadcasts to [..., Q, K], is False, the weight is 0; a query that may see nothing
-    gets zeros. The softmax is in float32 at least.
+    Where `mask`, which broadcasts to the weights [*B, Q, K], is False, the weight is 0;
+    a query that may see nothing gets zeros. The softmax is in float32 at least.
     """
     scores = score(q, k)
     scores = scores.astype(_at_least_float32(scores))
@@ -95,9 +100,13 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, q: Array, k: Array, v: Array, mask: Array | None = None
-    ) -> tuple[Array, Array]:
-        """As `attention`: -> (outputs [..., Q, Dv], weights [..., Q, K])."""
+        self,
+        q: Float[Array, "*#B Q Dq"],
+        k: Float[Array, "*#B K Dk"],
+        v: Float[Array, "*#B K Dv"],
+        mask: Shaped[Array, "..."] | None = None,
+    ) -> tuple[Float[Array, "*#B Q Dv"], Float[Array, "*#B Q K"]]:
+        """As `attention`: (outputs, weights)."""
         q, k, v = promote_dtype(q, k, v, dtype=self.dtype)
         return attention(q, k, v, self._score(q, k), mask)
 
@@ -122,8 +131,8 @@ class Attention(nn.Module):
         raise UsageError(f"expected a score {known}, found {self.score!r}")
 
 
-def sinusoid(positions: Array, width: int) -> Array:
-    """Positions [T] -> [T, W]: sines, then cosines (Vaswani et al., section 3.5).
+def sinusoid(positions: Shaped[Array, "T"], width: int) -> Float[Array, "T {width}"]:
+    """Of width W for each position: sines, then cosines (Vaswani et al., section 3.5).
 
     The paper alternates the two: the same up to the order of the features.
     """
@@ -131,8 +140,10 @@ def sinusoid(positions: Array, width: int) -> Array:
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], -1)[:, :width]
 
 
-def rotary(x: Array, positions: Array) -> Array:
-    """Turns [..., T, D] by its positions [T] (Su et al. 2021, equation 34).
+def rotary(
+    x: Float[Array, "*B T D"], positions: Shaped[Array, "T"]
+) -> Float[Array, "*B T D"]:
+    """Turns the pairs in D by their positions (Su et al. 2021, equation 34).
 
     Then q . k depends on the distance of the two alone. The pair that turns together
     is (i, i + D/2), where the paper has (2i, 2i + 1): the same up to their order.
@@ -194,17 +205,17 @@ class MultiHead(nn.Module):
 
     def __call__(
         self,
-        x: Array,
-        memory: Array | KeyValue | None = None,
+        x: Float[Array, "B Q _"],
+        memory: Float[Array, "B K _"] | KeyValue | None = None,
         *,
-        mask: Array | None = None,
+        mask: Bool[Array, "#B #H #Q #K"] | None = None,
         causal: bool = False,
-        positions: Array | None = None,
+        positions: Int[Array, "Q"] | None = None,
         cache: KeyValue | None = None,
-    ) -> tuple[Array, KeyValue | None]:
-        """x [B, Q, W] looks at memory [B, K, W], or at itself -> ([B, Q, W], cache).
+    ) -> tuple[Float[Array, "B Q {self.width}"], KeyValue | None]:
+        """x looks at memory, or at itself -> (outputs, cache).
 
-        `mask` [B or 1, H or 1, Q or 1, K] says what may be seen; with `causal` also no
+        `mask` says what may be seen; with `causal` also no
         entry sees a later one. `positions` [Q] are x's, 0, 1, ... by default.
         A `cache` has room for K entries and holds those before positions[0]; x follows
         them, causally, and the cache with x in it is returned, else None. The weights
@@ -239,8 +250,10 @@ class MultiHead(nn.Module):
         y = y.reshape(x.shape[0], self.heads, *y.shape[3:])
         return self.out(jnp.swapaxes(y, 1, 2).reshape(*x.shape[:2], -1)), cache
 
-    def remember(self, memory: Array, positions: Array | None = None) -> KeyValue:
-        """Keys and values of [B, K, W]; rotary keys turn by positions [K], if any."""
+    def remember(
+        self, memory: Float[Array, "B K _"], positions: Int[Array, "K"] | None = None
+    ) -> KeyValue:
+        """Keys and values of a memory; rotary keys turn by positions, if any."""
         key, value = (
             self._split(layer(memory), self._kv_heads())
             for layer in (self.key, self.value)

@@ -12,8 +12,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jaxtyping import Float, Shaped
 
-from zoo.base import Array, Number, Task, apply, is_zero, judged, parted
+from zoo.base import Array, Model, Number, Task, apply, is_zero, judged, parted
 from zoo.blocks import ConvDecoder, ConvEncoder, DenseDecoder
 from zoo.blocks import corrupt as corrupt
 from zoo.blocks import leaky as leaky
@@ -26,16 +27,18 @@ class Autoencoder(nn.Module):
     encoder: nn.Module
     decoder: nn.Module
 
-    def __call__(self, x: Array, *, train: bool = False) -> Array:
-        """[B, ...] -> its reconstruction [B, ...]."""
+    def __call__(
+        self, x: Shaped[Array, "B *D"], *, train: bool = False
+    ) -> Float[Array, "B *D"]:
+        """x's reconstruction."""
         return self.decoder(self.encoder(x, train=train), train=train)
 
-    def encode(self, x: Array) -> Array:
-        """[B, ...] -> [B, Z]."""
+    def encode(self, x: Shaped[Array, "B *D"]) -> Float[Array, "B Z"]:
+        """Where x lies in the latent space."""
         return self.encoder(x)
 
-    def decode(self, z: Array) -> Array:
-        """[B, Z] -> [B, ...]."""
+    def decode(self, z: Float[Array, "B Z"]) -> Float[Array, "B *D"]:
+        """What lies at z."""
         return self.decoder(z)
 
 
@@ -64,7 +67,7 @@ def conv(
     return Autoencoder(ConvEncoder(latent, channels, **fields), decoder)
 
 
-def task(model: nn.Module, *, noise: Number = 0.0) -> Task:
+def task(model: Model, *, noise: Number = 0.0) -> Task:
     """Gives batch["x"] back: mean squared error over the entries of an example.
 
     With `noise`, the model sees corrupt(x, split(key)[0], noise) and is to give the

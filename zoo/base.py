@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
+from jaxtyping import Bool, Float, Int, PRNGKeyArray, Shaped
 
 if TYPE_CHECKING:
     from jax import Array as Array
@@ -21,6 +21,8 @@ Batch = dict[str, Array]
 Shapes = Mapping[str, Array | jax.ShapeDtypeStruct]
 Tree = Any
 """Nested dicts, tuples, lists of arrays: parameters, a model's state, its variables."""
+Labels = Int[Array, "B"]
+Lengths = Int[Array, "B"]
 Number = float | int | Array
 """A number, or an array [] that may be traced: see `concrete`."""
 Dtype = jax.typing.DTypeLike | None
@@ -40,8 +42,10 @@ class Mean(NamedTuple):
     count: Array  # type: ignore[assignment]  # hides tuple.count
 
     @classmethod
-    def of(cls, values: Array, mask: Array | None = None) -> "Mean":
-        """Values [B, ...] -> their mean over what mask [B], or [B, T], keeps.
+    def of(
+        cls, values: Shaped[Array, "..."], mask: Shaped[Array, "B ..."] | None = None
+    ) -> "Mean":
+        """The mean of values [B, ...] over what mask [B], or [B, T], keeps.
 
         What is dropped may be NaN. Sums are float32 at least: bfloat16 counts to 256.
         """
@@ -55,7 +59,7 @@ class Mean(NamedTuple):
     def __add__(self, other: "Mean") -> "Mean":  # type: ignore[override]
         return Mean(self.total + other.total, self.count + other.count)
 
-    def value(self) -> Array:
+    def value(self) -> Float[Array, ""]:
         """The mean itself; NaN, without a gradient, where nothing was counted."""
         some = self.count != 0
         return jnp.where(some, self.total / jnp.where(some, self.count, 1), jnp.nan)
@@ -100,6 +104,17 @@ class Aux(NamedTuple):
 
 
 @runtime_checkable
+class Model(Protocol):
+    """A network: `init` and `apply` as a Linen module has them, pure functions both."""
+
+    def init(self, *args: Any, **kwargs: Any) -> Any:
+        """(key, *inputs, ...) -> variables, a dict of trees with "params"."""
+
+    def apply(self, *args: Any, **kwargs: Any) -> Any:
+        """(variables, *inputs, ...) -> outputs; with `mutable`, (outputs, changed)."""
+
+
+@runtime_checkable
 class Init(Protocol):
     """(params, state) of a fresh model: a batch only supplies shapes and dtypes.
 
@@ -107,7 +122,7 @@ class Init(Protocol):
     (batch statistics), {} if nothing.
     """
 
-    def __call__(self, key: Array, batch: Batch, /) -> tuple[Tree, Tree]: ...
+    def __call__(self, key: PRNGKeyArray, batch: Batch, /) -> tuple[Tree, Tree]: ...
 
 
 @runtime_checkable
@@ -115,7 +130,14 @@ class Loss(Protocol):
     """(scalar, Aux) of a batch, whose key is consumed; evaluation keeps the state."""
 
     def __call__(
-        self, params: Tree, state: Tree, batch: Batch, key: Array, /, *, train: bool
+        self,
+        params: Tree,
+        state: Tree,
+        batch: Batch,
+        key: PRNGKeyArray,
+        /,
+        *,
+        train: bool,
     ) -> tuple[Array, Aux]: ...
 
 
@@ -155,11 +177,11 @@ def parted(variables: Tree) -> tuple[Tree, Tree]:
 
 
 def apply(
-    model: nn.Module,
+    model: Model,
     params: Tree,
     state: Tree,
     *inputs: Any,
-    key: Array | None = None,
+    key: PRNGKeyArray | None = None,
     train: bool = False,
 ) -> tuple[Any, Tree]:
     """model(*inputs, train=...) -> (outputs, the model's state after them).
@@ -213,7 +235,9 @@ def count_parameters(params: Any) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
-def check_inputs(x: Array, axes: str | None = None) -> Array:
+def check_inputs(
+    x: Shaped[Array, "..."], axes: str | None = None
+) -> Shaped[Array, "..."]:
     """x itself, once its dtype is floating and it has the named axes ("B H W C").
 
     Raises UsageError: JAX would compute on, with raw pixels 0..255 as if they were
@@ -234,7 +258,7 @@ def check_inputs(x: Array, axes: str | None = None) -> Array:
     return x
 
 
-def check_tokens(tokens: Array, axes: str = "B T") -> Array:
+def check_tokens(tokens: Shaped[Array, "..."], axes: str = "B T") -> Int[Array, "..."]:
     """tokens themselves, once they are integers with the named axes.
 
     Raises UsageError: an embedding would round, or see another axis as time.
@@ -248,18 +272,18 @@ def check_tokens(tokens: Array, axes: str = "B T") -> Array:
     return tokens
 
 
-def check_labels(y: Array | None, classes: int) -> Array:
+def check_labels(y: Labels | None, classes: int) -> Labels:
     """Labels y [B] themselves; raises UsageError where a conditional model has none."""
     if y is None:
         raise UsageError(f"expected labels y [B], one of {classes} classes")
     return y
 
 
-def float32(x: Array) -> Array:
-    """x [...] in float32 at least: a loss of bfloat16 would lose what it adds."""
+def float32(x: Shaped[Array, "*S"]) -> Shaped[Array, "*S"]:
+    """x in float32 at least: a loss of bfloat16 would lose what it adds."""
     return x.astype(jnp.promote_types(x.dtype, "float32"))
 
 
-def entries(length: Array, n: int) -> Array:
-    """Lengths [B] -> [B, n]: which entries of a sequence are no padding."""
+def entries(length: Lengths, n: int) -> Bool[Array, "B {n}"]:
+    """Which entries of a sequence are no padding."""
     return jnp.arange(n).reshape(1, -1) < length.reshape(-1, 1)

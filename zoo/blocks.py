@@ -14,12 +14,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jaxtyping import Float, PRNGKeyArray, Shaped
 
 from zoo.base import (
     Activation,
     Array,
     Dtype,
     Initializer,
+    Labels,
     Number,
     check_inputs,
     check_labels,
@@ -31,7 +33,7 @@ from zoo.mlp import MLP
 LECUN = nn.initializers.lecun_normal()
 
 
-def leaky(x: Array) -> Array:
+def leaky(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """max(x, 0.2 x): the slope of Radford et al. 2016 (DCGAN)."""
     return nn.leaky_relu(x, 0.2)
 
@@ -59,8 +61,10 @@ class ConvEncoder(nn.Module):
         self.norms = [batch_norm(self.dtype) if follows else None for follows in normed]
         self.dense = nn.Dense(self.outputs, **fields)
 
-    def features(self, x: Array, *, train: bool = False) -> Array:
-        """[B, H, W, C] -> [B, F], what the dense layer sees."""
+    def features(
+        self, x: Shaped[Array, "B *image"], *, train: bool = False
+    ) -> Float[Array, "B F"]:
+        """[B, H, W, C] -> what the dense layer sees. Raises as `__call__`."""
         x = check_inputs(x, "B H W C")
         for layer, norm in zip(self.convs, self.norms, strict=True):
             x = layer(x)
@@ -69,12 +73,14 @@ class ConvEncoder(nn.Module):
             x = self.activation(x)
         return x.reshape(x.shape[0], -1)
 
-    def head(self, features: Array) -> Array:
-        """[B, F] -> [B, K]."""
+    def head(self, features: Float[Array, "B F"]) -> Float[Array, "B {self.outputs}"]:
+        """The dense layer."""
         return float32(self.dense(features))
 
-    def __call__(self, x: Array, *, train: bool = False) -> Array:
-        """[B, H, W, C] -> [B, K]."""
+    def __call__(
+        self, x: Shaped[Array, "B *image"], *, train: bool = False
+    ) -> Float[Array, "B {self.outputs}"]:
+        """[B, H, W, C] -> [B, K]. Raises UsageError for what are no images."""
         return self.head(self.features(x, train=train))
 
 
@@ -92,8 +98,10 @@ class ConvDecoder(nn.Module):
     dtype: Dtype = None
 
     @nn.compact
-    def __call__(self, z: Array, *, train: bool = False) -> Array:
-        """[B, Z] -> [B, H, W, C], of any size: no activation at the end."""
+    def __call__(
+        self, z: Shaped[Array, "B Z"], *, train: bool = False
+    ) -> Float[Array, "B H W C"]:
+        """Images of `shape`, of any size: no activation at the end."""
         height, width, colours = self.shape
         times = 2 ** len(self.channels)
         small = (-(-height // times), -(-width // times), self.channels[0])
@@ -123,8 +131,10 @@ class DenseDecoder(nn.Module):
     dtype: Dtype = None
 
     @nn.compact
-    def __call__(self, z: Array, *, train: bool = False) -> Array:
-        """[B, Z] -> [B, *shape]."""
+    def __call__(
+        self, z: Shaped[Array, "B Z"], *, train: bool = False
+    ) -> Float[Array, "B *shape"]:
+        """Examples of `shape`, of any size: no activation at the end."""
         layers = MLP(
             math.prod(self.shape),
             self.widths,
@@ -134,14 +144,18 @@ class DenseDecoder(nn.Module):
         return layers(z, train=train).reshape(-1, *self.shape)
 
 
-def corrupt(x: Array, key: Array, noise: Number) -> Array:
+def corrupt(
+    x: Float[Array, "*S"], key: PRNGKeyArray, noise: Number
+) -> Float[Array, "*S"]:
     """x plus normal noise of that standard deviation, in x's units."""
     deviation = jnp.asarray(noise, x.dtype)
     return x + deviation * jax.random.normal(key, x.shape, x.dtype)
 
 
-def beside(z: Array, y: Array | None, classes: int) -> Array:
-    """z [B, Z] and y [B] -> [B, Z + K]: each label, one-hot, behind its z.
+def beside(
+    z: Float[Array, "B Z"], y: Labels | None, classes: int
+) -> Float[Array, "B {z.shape[1]+classes}"]:
+    """Each label of K classes, one-hot, behind its z: [B, Z + K].
 
     Without classes, z itself. Raises UsageError where there are classes and no labels.
     """

@@ -9,29 +9,30 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Bool, Float, Int
 
 from zoo.base import Array, UsageError, concrete
 
 
 class KeyValue(NamedTuple):
-    """Keys and values of some entries, ready for attention: [B, H_kv, K, D] each."""
+    """Keys and values of some entries, ready for attention."""
 
-    key: Array
-    value: Array
+    key: Float[Array, "B H K D"]
+    value: Float[Array, "B H K D"]
 
 
 class Memory(NamedTuple):
     """A source as the decoder sees it."""
 
     layers: KeyValue  # [B, L, H, S, W / H]
-    real: Array  # [B, S], False where it is padding
+    real: Bool[Array, "B S"]  # False where it is padding
 
 
 class Cache(NamedTuple):
     """What a decoder has read, and of an encoder-decoder the source."""
 
     layers: KeyValue  # [B, L, H, room, W / H]
-    position: Array  # [], the tokens read
+    position: Int[Array, ""]  # the tokens read
     memory: Memory | None = None
 
 
@@ -49,7 +50,7 @@ def empty(
     return Cache(KeyValue(zeros, zeros), jnp.int32(0), memory)
 
 
-def write(cache: KeyValue, new: KeyValue, start: Array) -> KeyValue:
+def write(cache: KeyValue, new: KeyValue, start: Int[Array, ""]) -> KeyValue:
     """The cache with new entries from `start` on: [B, H, K, D], [B, H, t, D]."""
     return jax.tree.map(
         lambda old, x: jax.lax.dynamic_update_slice_in_dim(
@@ -60,8 +61,8 @@ def write(cache: KeyValue, new: KeyValue, start: Array) -> KeyValue:
     )
 
 
-def check_room(tokens: Array, cache: Cache) -> Cache:
-    """The cache itself, once tokens [B, t] fit behind what it holds.
+def check_room(tokens: Int[Array, "B t"], cache: Cache) -> Cache:
+    """The cache itself, once the tokens fit behind what it holds.
 
     Raises UsageError: a write past the end would move to where it fits, over older
     entries. Inside a compiled function, which does not know the position, only where

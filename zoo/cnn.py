@@ -9,6 +9,7 @@ import functools
 
 import jax.numpy as jnp
 from flax import linen as nn
+from jaxtyping import Float, Shaped
 
 from zoo.base import Array, Dtype, Number, UsageError, check_inputs, float32
 from zoo.layers import Conv, Dropout, batch_norm, max_pool
@@ -33,8 +34,10 @@ class CNN(nn.Module):
     dtype: Dtype = None
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool = False) -> Array:
-        """[B, *S, C] -> [B, K]."""
+    def __call__(
+        self, x: Shaped[Array, "B *S C"], *, train: bool = False
+    ) -> Float[Array, "B {self.outputs}"]:
+        """Logits. Raises UsageError for inputs of another rank, and for integers."""
         x = check_inputs(x, AXES[self.rank])
         for channels in self.channels:
             x = Conv(
@@ -81,7 +84,9 @@ class Block(nn.Module):
     dtype: Dtype = None
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool = False) -> Array:
+    def __call__(
+        self, x: Float[Array, "B *S C"], *, train: bool = False
+    ) -> Float[Array, "B *R F"]:
         """[B, *S, C] -> [B, *S / stride, channels (x 4)]."""
         conv = functools.partial(_conv, rank=self.rank, dtype=self.dtype)
 
@@ -124,8 +129,10 @@ class ResNet(nn.Module):
     dtype: Dtype = None
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool = False) -> Array:
-        """[B, *S, C] -> [B, K]."""
+    def __call__(
+        self, x: Shaped[Array, "B *S C"], *, train: bool = False
+    ) -> Float[Array, "B {self.outputs}"]:
+        """Logits. Raises UsageError for inputs of another rank, and for integers."""
         x = check_inputs(x, AXES[self.rank])
         stem = (7, 2) if self.imagenet else (3, 1)
         x = _conv(self.width, *stem, rank=self.rank, dtype=self.dtype)(x)

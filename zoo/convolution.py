@@ -15,8 +15,8 @@ Grouped convolution is a product for each group, depthwise convolution a sum of 
 slices, transposed convolution a convolution for each phase of the output. Dilated
 transposed convolution has no fast form and is XLA's. GPU and TPU get XLA's convolution
 always. All are plain compositions: `grad`, `jvp`, `vmap` and `hessian` go through them.
-Shapes: B batch, S one or two spatial axes ([L] or [H, W]), C channels, F features,
-G groups, K the kernel's size along each of S.
+Shapes: B batch, S one or two spatial axes ([L] or [H, W]), R those of the result,
+C channels, F features, G groups, c = C / G, K the kernel's size along each of S.
 """
 
 import functools
@@ -27,6 +27,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from zoo.base import Array, UsageError
 
@@ -35,15 +36,15 @@ Padding = str | int | Sequence[tuple[int, int]]
 
 
 def conv(
-    x: Array,
-    kernel: Array,
+    x: Float[Array, "B *S C"],
+    kernel: Float[Array, "*K c F"],
     *,
     strides: int | Sequence[int] = 1,
     padding: Padding = "SAME",
     dilation: int | Sequence[int] = 1,
     groups: int = 1,
-) -> Array:
-    """Correlate [B, *S, C] with a kernel [*K, C / groups, F] -> [B, *S', F].
+) -> Float[Array, "B *R F"]:
+    """Correlate [B, *S, C] with a kernel [*K, C / groups, F] -> [B, *R, F].
 
     Raises UsageError where shapes do not fit or the output would be empty.
     """
@@ -66,16 +67,16 @@ def conv(
 
 
 def conv_transpose(
-    x: Array,
-    kernel: Array,
+    x: Float[Array, "B *S C"],
+    kernel: Float[Array, "*K c F"],
     *,
     strides: int | Sequence[int] = 1,
     padding: Padding = "SAME",
     dilation: int | Sequence[int] = 1,
-) -> Array:
+) -> Float[Array, "B *R F"]:
     """Correlate x [B, *S, C], strides - 1 zeros between its entries, with [*K, C, F].
 
-    "SAME" gives S' = S * strides, "VALID" every output that an input reaches; pairs
+    "SAME" gives R = S * strides, "VALID" every output that an input reaches; pairs
     pad the spread-out input itself. Raises UsageError where shapes do not fit.
     """
     _check(x, kernel)
@@ -92,12 +93,12 @@ def conv_transpose(
 
 
 def max_pool(
-    x: Array,
+    x: Float[Array, "B *S C"],
     window: Sequence[int],
     strides: int | Sequence[int] | None = None,
     padding: Padding = "VALID",
-) -> Array:
-    """The maximum over windows: [B, *S, C] -> [B, *S', C]; strides default to `window`.
+) -> Float[Array, "B *R C"]:
+    """The maximum over windows: [B, *S, C] -> [B, *R, C]; strides default to `window`.
 
     Where several entries of a window are the maximum, they share its gradient.
     """
@@ -106,12 +107,12 @@ def max_pool(
 
 
 def avg_pool(
-    x: Array,
+    x: Float[Array, "B *S C"],
     window: Sequence[int],
     strides: int | Sequence[int] | None = None,
     padding: Padding = "VALID",
-) -> Array:
-    """The mean over windows, padding counted as zeros: [B, *S, C] -> [B, *S', C]."""
+) -> Float[Array, "B *R C"]:
+    """The mean over windows, padding counted as zeros: [B, *S, C] -> [B, *R, C]."""
     geometry = _geometry(x, window, window if strides is None else strides, padding)
     return sum(_shifted(x, geometry, 0)) / math.prod(window)
 
@@ -259,7 +260,7 @@ def _pad(x, pads, fill):
 
 
 def _shifted(x, window, fill):
-    """For each offset of a window, the entries of x there: each [B, *S', C]."""
+    """For each offset of a window, the entries of x there: each [B, *R, C]."""
     x = _pad(x, window.pads, fill)
     axes = list(zip(x.shape[1:-1], *window[:2], window.dilation, strict=True))
     counts = [(n - (k - 1) * d - 1) // s for n, k, s, d in axes]

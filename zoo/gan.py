@@ -24,13 +24,15 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.lax import stop_gradient
+from jaxtyping import Float, PRNGKeyArray, Shaped
 
-from zoo.base import Array, Number, Task, Tree, apply, is_zero, judged, parted
+from zoo.base import Array, Labels, Number, Task, Tree, apply, is_zero, judged, parted
 from zoo.blocks import ConvDecoder, ConvEncoder, DenseDecoder, beside, corrupt, leaky
 from zoo.mlp import MLP
 from zoo.supervised import classes as labels
 
 Value = Callable[[Array], Array]
+Critic = Callable[..., Array]  # (x [1, ...], *others) -> a scalar; any others
 
 
 class Game(NamedTuple):
@@ -65,9 +67,13 @@ class Generator(nn.Module):
     classes: int = 0
 
     def __call__(
-        self, z: Array, y: Array | None = None, *, train: bool = False
-    ) -> Array:
-        """Noise [B, Z], labels [B] -> [B, ...]."""
+        self,
+        z: Float[Array, "B Z"],
+        y: Labels | None = None,
+        *,
+        train: bool = False,
+    ) -> Float[Array, "B *D"]:
+        """Images from noise. Raises UsageError where labels are wanted and none."""
         z = beside(z, y, self.classes)
         return jnp.tanh(self.decoder(z, train=train))
 
@@ -227,14 +233,18 @@ def semi_supervised(players: Players, *, noise: Number = 0.5) -> Task:
     return Task(init, loss, predict, classes)
 
 
-def mix(real: Array, fake: Array, key: Array) -> Array:
-    """A point between each real and its generated example, [B, ...]."""
+def mix(
+    real: Float[Array, "B *D"], fake: Float[Array, "B *D"], key: PRNGKeyArray
+) -> Float[Array, "B *D"]:
+    """A point between each real and its generated example, uniform on the line."""
     share = jax.random.uniform(key, (real.shape[0], *(1,) * (real.ndim - 1)))
     return share * real + (1 - share) * fake
 
 
-def gradient_penalty(critic: Callable[..., Array], x: Array, *others: Array) -> Array:
-    """(|gradient of the critic at x| - 1)^2 for each example: [B, ...] -> [B].
+def gradient_penalty(
+    critic: Critic, x: Float[Array, "B *D"], *others: Shaped[Array, "B ..."]
+) -> Float[Array, "B"]:
+    """(|gradient of the critic at x| - 1)^2 for each example.
 
     `critic(x [1, ...], *others)` is a scalar, of one example alone (Gulrajani et al.
     2017, equation 3).
@@ -252,11 +262,11 @@ def generate(
     generator: Generator,
     params: Tree,
     state: Tree,
-    key: Array,
+    key: PRNGKeyArray,
     n: int,
-    y: Array | None = None,
-) -> Array:
-    """n images in (-1, 1) from a task's params and state, [n, ...]; labels y [n]."""
+    y: Labels | None = None,
+) -> Float[Array, "n *D"]:
+    """n images in (-1, 1) from a task's params and state; labels y if conditional."""
     z = jax.random.normal(key, (n, generator.latent))
     inner = state.get("generator", {})
     return apply(generator, params["generator"], inner, z, y)[0]

@@ -1,8 +1,8 @@
 """Layers as Linen's, but for what they cost: convolution, dropout, recurrence.
 
 Convolution and pooling, and why they are fast, are in `zoo.convolution`.
-Shapes: B batch, S one or two spatial axes ([L] or [H, W]), C channels, T time,
-D features in, H units.
+Shapes: B batch, S one or two spatial axes ([L] or [H, W]), R those of the result,
+C channels, T time, D features in, H units.
 """
 
 from collections.abc import Callable
@@ -12,11 +12,13 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
+from jaxtyping import Float
 
 from zoo.base import (
     Array,
     Dtype,
     Initializer,
+    Lengths,
     Number,
     Tree,
     UsageError,
@@ -29,7 +31,7 @@ from zoo.convolution import max_pool as max_pool
 
 
 class Conv(nn.Module):
-    """Convolution [B, *S, C] -> [B, *S', features]; `flax.linen.Conv` drop-in.
+    """Convolution [B, *S, C] -> [B, *R, features]; `flax.linen.Conv` drop-in.
 
     Parameters: "kernel" [*kernel_size, C / groups, features], LeCun normal, and
     "bias", zero. `padding` is "SAME", "VALID", a number or a (before, after) pair for
@@ -48,14 +50,16 @@ class Conv(nn.Module):
     bias_init: Initializer = nn.initializers.zeros_init()
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """[B, *S, C] -> [B, *S', features]."""
+    def __call__(
+        self, x: Float[Array, "B *S C"]
+    ) -> Float[Array, "B *R {self.features}"]:
+        """[B, *S, C] -> [B, *R, features]."""
         groups = self.feature_group_count
         return _convolved(self, conv, x, x.shape[-1] // groups, groups=groups)
 
 
 class ConvTranspose(nn.Module):
-    """Transposed convolution [B, *S, C] -> [B, *S', features], S' about S * strides;
+    """Transposed convolution [B, *S, C] -> [B, *R, features], R about S * strides;
     `flax.linen.ConvTranspose` drop-in (the kernel is not flipped).
 
     Parameters as in `Conv`: "kernel" [*kernel_size, C, features] and "bias".
@@ -72,8 +76,10 @@ class ConvTranspose(nn.Module):
     bias_init: Initializer = nn.initializers.zeros_init()
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """[B, *S, C] -> [B, *S', features]."""
+    def __call__(
+        self, x: Float[Array, "B *S C"]
+    ) -> Float[Array, "B *R {self.features}"]:
+        """[B, *S, C] -> [B, *R, features]."""
         return _convolved(self, conv_transpose, x, x.shape[-1])
 
 
@@ -103,8 +109,8 @@ class Dropout(nn.Module):
 
     rate: Number
 
-    def __call__(self, x: Array, *, train: bool) -> Array:
-        """[...] -> [...]."""
+    def __call__(self, x: Float[Array, "*S"], *, train: bool) -> Float[Array, "*S"]:
+        """x, a share of its entries zero in training, the others larger for it."""
         if concrete(self.rate) and not 0 <= self.rate <= 1:
             raise UsageError(f"expected a dropout in [0, 1], found {self.rate}")
         if not train or is_zero(self.rate):
@@ -129,14 +135,14 @@ def batch_norm(dtype: Dtype = None) -> nn.BatchNorm:
 def recur(
     cell: Callable[[Any, Array], tuple[Any, Array]],
     carry: Tree,
-    x: Array,
+    x: Float[Array, "B T D"],
     *,
-    length: Array | None = None,
+    length: Lengths | None = None,
     reverse: bool = False,
-) -> tuple[Tree, Array]:
-    """Run `cell(carry, x[:, t]) -> (carry, y)`: x [B, T, D] -> (carry, y [B, T, H]).
+) -> tuple[Tree, Float[Array, "B T H"]]:
+    """Run `cell(carry, x[:, t]) -> (carry, y [B, H])` over time.
 
-    `length` [B] is how much of each sequence counts: past it the carry stands still and
+    `length` is how much of each sequence counts: past it the carry stands still and
     y is zero, so padding changes nothing. `reverse` runs from the last entry to the
     first. A cell is fastest with one product of [x, h] a step: forming the inputs' part
     for all steps before the loop, or unrolling it, gained nothing on two cores.

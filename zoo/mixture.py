@@ -7,6 +7,7 @@ machine learning", 2006, section 9.3.3. Shapes: B batch, D pixels, K components.
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jaxtyping import Float, PRNGKeyArray
 
 from zoo.base import Array, Task, Tree, apply, judged, parted
 
@@ -17,8 +18,10 @@ class BernoulliMixture(nn.Module):
     components: int = 100
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool = False) -> Array:
-        """[B, ...] in [0, 1] -> log p(x) [B], nats (equation 9.47)."""
+    def __call__(
+        self, x: Float[Array, "B *D"], *, train: bool = False
+    ) -> Float[Array, "B"]:
+        """log p(x) of x in [0, 1], nats (equation 9.47)."""
         x = x.reshape(x.shape[0], -1)
 
         def spread(key, shape):
@@ -45,8 +48,10 @@ def task(model: BernoulliMixture) -> Task:
     return Task(init, loss)
 
 
-def generate(model: BernoulliMixture, variables: Tree, key: Array, n: int) -> Array:
-    """The means mu of n components drawn by pi: [n, D]."""
+def generate(
+    model: BernoulliMixture, variables: Tree, key: PRNGKeyArray, n: int
+) -> Float[Array, "{n} D"]:
+    """The means mu of n components drawn by pi."""
     params = variables["params"]
     k = jax.random.categorical(key, params["pi"], shape=(n,))
     return nn.sigmoid(jnp.asarray(params["mu"])[k])

@@ -5,12 +5,13 @@ Nature 323, 1986. Shapes: B batch, D features, K outputs.
 """
 
 from flax import linen as nn
+from jaxtyping import Float, Shaped
 
 from zoo.base import Activation, Array, Dtype, Number, check_inputs, float32
 from zoo.layers import Dropout, batch_norm
 
 
-def prelu(x: Array) -> Array:
+def prelu(x: Float[Array, "*S"]) -> Float[Array, "*S"]:
     """max(x, 0) + a min(x, 0) with one learned slope a, 0.25 at first.
 
     He et al., "Delving Deep into Rectifiers", 2015, arXiv:1502.01852, equation 1. Call
@@ -45,8 +46,10 @@ class MLP(nn.Module):
     dtype: Dtype = None
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool = False) -> Array:
-        """[B, ...] -> [B, K]."""
+    def __call__(
+        self, x: Shaped[Array, "B *D"], *, train: bool = False
+    ) -> Float[Array, "B {self.outputs}"]:
+        """Logits, or whatever is fitted. Raises UsageError for integers x."""
         x = check_inputs(x).reshape(x.shape[0], -1)
         for width in self.widths:
             x = nn.Dense(width, dtype=self.dtype)(x)

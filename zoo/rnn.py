@@ -16,10 +16,12 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
+from jaxtyping import Float, Shaped
 
 from zoo.base import (
     Array,
     Dtype,
+    Lengths,
     Number,
     UsageError,
     check_inputs,
@@ -120,9 +122,12 @@ class Layer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Array, length: Array | None = None, carry: Any = None
-    ) -> tuple[tuple, Array]:
-        """[B, T, D] -> (carry, [B, T, H]); carry None begins at zero."""
+        self,
+        x: Float[Array, "B T D"],
+        length: Lengths | None = None,
+        carry: Any = None,
+    ) -> tuple[tuple, Float[Array, "B T {self.features}"]]:
+        """(carry, h of every step); carry None begins at zero."""
         weights = self._weights(x.shape[-1])
         values = promote_dtype(x, *weights.values(), dtype=self.dtype)
         x, weights = values[0], dict(zip(weights, values[1:], strict=True))
@@ -172,15 +177,15 @@ class RNN(nn.Module):
     @nn.compact
     def __call__(
         self,
-        x: Array,
-        length: Array | None = None,
+        x: Float[Array, "B T D"],
+        length: Lengths | None = None,
         carry: Any = None,
         *,
         train: bool = False,
-    ) -> tuple[list[tuple], Array]:
-        """[B, T, D] -> (carries, [B, T, H or 2 H]).
+    ) -> tuple[list[tuple], Float[Array, "B T H"]]:
+        """(carries, h of every step); of both directions, 2 H units.
 
-        `length` [B] counts the entries that are no padding. `carries` are those after
+        `length` counts the entries that are no padding. `carries` are those after
         the last entry (in reverse, the first), one for each layer and direction in
         turn; given back, they continue a sequence that runs forward.
         """
@@ -222,9 +227,13 @@ class Classifier(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Array, length: Array | None = None, *, train: bool = False
-    ) -> Array:
-        """[B, T, D], lengths [B] -> logits [B, K]."""
+        self,
+        x: Shaped[Array, "B ..."],
+        length: Lengths | None = None,
+        *,
+        train: bool = False,
+    ) -> Float[Array, "B {self.outputs}"]:
+        """Logits of x [B, T, D]. Raises UsageError for another shape or dtype."""
         x = check_inputs(x, "B T D")
         carries, _ = self.rnn(x, length, train=train)
         last = carries[-1 - self.rnn.bidirectional :]
@@ -241,9 +250,13 @@ class Regressor(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Array, length: Array | None = None, *, train: bool = False
-    ) -> Array:
-        """[B, T, D], lengths [B] -> [B, T, K]."""
+        self,
+        x: Shaped[Array, "B ..."],
+        length: Lengths | None = None,
+        *,
+        train: bool = False,
+    ) -> Float[Array, "B T {self.outputs}"]:
+        """Of each step of x [B, T, D]. Raises UsageError for another shape or dtype."""
         _, h = self.rnn(check_inputs(x, "B T D"), length, train=train)
         return float32(nn.Dense(self.outputs, dtype=self.rnn.dtype)(h))
 
@@ -265,16 +278,20 @@ class LanguageModel(nn.Module):
         self.drop = Dropout(self.dropout)
         self.dense = nn.Dense(self.vocabulary, dtype=self.rnn.dtype)
 
-    def __call__(self, tokens: Array, *, train: bool = False) -> Array:
-        """[B, T] -> logits [B, T, V]."""
+    def __call__(
+        self, tokens: Shaped[Array, "B ..."], *, train: bool = False
+    ) -> Float[Array, "B T {self.vocabulary}"]:
+        """Tokens [B, T] -> logits. Raises UsageError for what are no tokens."""
         return self._run(tokens, None, train)[0]
 
     def empty(self, batch: int, length: int = 0) -> list[tuple]:
         """The cache before the first token; it does not grow with `length`."""
         return self.rnn.empty(batch)
 
-    def extend(self, tokens: Array, cache: Any) -> tuple[Array, Any]:
-        """The next tokens [B, t] -> (logits [B, t, V], the cache after them)."""
+    def extend(
+        self, tokens: Shaped[Array, "B ..."], cache: Any
+    ) -> tuple[Float[Array, "B t {self.vocabulary}"], Any]:
+        """The next tokens [B, t] -> (logits, the cache after them)."""
         return self._run(tokens, cache, train=False)
 
     def _run(self, tokens, carry, train):

@@ -16,6 +16,7 @@ from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
+from jaxtyping import Float, Int, Shaped
 
 from zoo import language
 from zoo.attention import Attention
@@ -71,25 +72,35 @@ class Recurrent(nn.Module):
         self.drop = Dropout(self.dropout)
         self.dense = nn.Dense(self.target_vocabulary, dtype=dtype)
 
-    def __call__(self, source: Array, target: Array, *, train: bool = False) -> Array:
-        """Source [B, S], what stands before each target token [B, T] -> [B, T, V]."""
+    def __call__(
+        self,
+        source: Int[Array, "B S"],
+        target: Int[Array, "B T"],
+        *,
+        train: bool = False,
+    ) -> Float[Array, "B T {self.target_vocabulary}"]:
+        """Logits; `target` is what stands before each target token."""
         cache = self._encode(source, train)
         return self._decode(target, cache, train)[0]
 
-    def encode(self, source: Array) -> Any:
-        """[B, S] -> what `empty` wants."""
+    def encode(self, source: Int[Array, "B S"]) -> Any:
+        """What `empty` wants of a source."""
         return self._encode(source, train=False)
 
     def empty(self, memory: Any, length: int = 0) -> Any:
         """The cache before the first token; it does not grow with `length`."""
         return memory
 
-    def extend(self, tokens: Array, cache: Any) -> tuple[Array, Any]:
-        """The next target tokens [B, t] -> (logits [B, t, V], the cache after them)."""
+    def extend(
+        self, tokens: Int[Array, "B t"], cache: Any
+    ) -> tuple[Float[Array, "B t {self.target_vocabulary}"], Any]:
+        """The next target tokens -> (logits, the cache after them)."""
         return self._decode(tokens, cache, train=False)[:2]
 
-    def align(self, source: Array, target: Array) -> Array:
-        """Attention weights [B, T, S] while writing `target`."""
+    def align(
+        self, source: Int[Array, "B S"], target: Int[Array, "B T"]
+    ) -> Float[Array, "B T S"]:
+        """Attention weights while writing `target`."""
         return self._decode(target, self._encode(source, train=False), train=False)[2]
 
     def _encode(self, source, train):
@@ -148,9 +159,14 @@ def task(model: Any) -> Task:
 
 
 def translate(
-    model: nn.Module, variables: Tree, source: Array, length: int, *, beams: int = 1
-) -> tuple[Array, Array]:
-    """Source [B, S] -> (the best target found [B, length], its log p [B] in nats).
+    model: Any,
+    variables: Tree,
+    source: Shaped[Array, "B ..."],
+    length: int,
+    *,
+    beams: int = 1,
+) -> tuple[Int[Array, "B {length}"], Float[Array, "B"]]:
+    """Source [B, S] -> (the best target found, its log p in nats).
 
     Greedy with one beam. A target ends with the end, which then fills the row.
     """

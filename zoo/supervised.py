@@ -10,12 +10,15 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jaxtyping import Float
 from optax import losses
 
 from zoo.base import (
     Array,
     Aux,
     Mean,
+    Model,
+    Number,
     Task,
     Tree,
     UsageError,
@@ -44,12 +47,12 @@ class Measure(NamedTuple):
 
 
 def task(
-    model: nn.Module,
+    model: Model,
     measure: Measure,
     *,
     inputs: tuple[str, ...] = ("x",),
-    l1: float = 0.0,
-    l2: float = 0.0,
+    l1: Number = 0.0,
+    l2: Number = 0.0,
 ) -> Task:
     """Fits `model(x, train=...)` to "y" under a measure; see `zoo.base.Task`.
 
@@ -103,7 +106,7 @@ def _mask(batch, values):
     return real if mask is None else real * mask.reshape(len(mask), -1)
 
 
-def penalty(params: Tree, l1: float, l2: float) -> Array:
+def penalty(params: Tree, l1: Number, l2: Number) -> Float[Array, ""]:
     """l1 sum|w| + l2 sum w^2 over the weights, without biases: a scalar."""
 
     def shrink(weighs, w):

@@ -18,13 +18,16 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.traverse_util import flatten_dict
+from jaxtyping import Bool, Float, Int, Shaped
 
 from zoo.attention import MultiHead, sinusoid
 from zoo.base import (
     Activation,
     Array,
     Dtype,
+    Lengths,
     Number,
+    Tree,
     UsageError,
     check_inputs,
     check_tokens,
@@ -73,15 +76,15 @@ class Block(nn.Module):
 
     def __call__(
         self,
-        x: Array,
+        x: Float[Array, "B T W"],
         cache: KeyValue | None = None,
-        memory: Array | KeyValue | None = None,
-        mask: Array | None = None,
-        memory_mask: Array | None = None,
-        positions: Array | None = None,
+        memory: Float[Array, "B S W"] | KeyValue | None = None,
+        mask: Bool[Array, "#B #H #T #K"] | None = None,
+        memory_mask: Bool[Array, "#B #H #T #S"] | None = None,
+        positions: Int[Array, "T"] | None = None,
         train: bool = False,
-    ) -> tuple[Array, KeyValue | None]:
-        """[B, T, W] -> ([B, T, W], cache); the arguments as in `MultiHead`."""
+    ) -> tuple[Float[Array, "B T W"], KeyValue | None]:
+        """(outputs, cache); the arguments as in `MultiHead`."""
 
         def drop(y):
             return self.drop(y, train=train)
@@ -100,8 +103,10 @@ class Block(nn.Module):
         y = drop(self.activation(self.up(self.mlp_norm(x))))
         return x + drop(self.down(y)), cache
 
-    def remember(self, memory: Array) -> tuple[Array, KeyValue]:
-        """(memory [B, S, W], its keys and values for this block): a step of a scan."""
+    def remember(
+        self, memory: Float[Array, "B S W"]
+    ) -> tuple[Float[Array, "B S W"], KeyValue]:
+        """(memory, its keys and values for this block): a step of a scan."""
         return memory, self.cross_attention.remember(memory)
 
 
@@ -158,9 +163,16 @@ class Classifier(nn.Module):
         self.drop = Dropout(self.dropout)
 
     def __call__(
-        self, x: Array, length: Array | None = None, *, train: bool = False
-    ) -> Array:
-        """[B, T, D] or tokens [B, T], lengths [B] -> [B, K]; padding has no effect."""
+        self,
+        x: Shaped[Array, "B ..."],
+        length: Lengths | None = None,
+        *,
+        train: bool = False,
+    ) -> Float[Array, "B {self.outputs}"]:
+        """Of x [B, T, D] or tokens [B, T]; padding has no effect.
+
+        Raises UsageError for x of another shape or dtype.
+        """
         x = check_inputs(x, "B T D") if self.vocabulary is None else check_tokens(x)
         real = jnp.ones(x.shape[:2], bool)
         if length is not None:
@@ -214,8 +226,10 @@ class LanguageModel(nn.Module):
             self.dense = nn.Dense(self.vocabulary, use_bias=False, dtype=self.dtype)
         self.drop = Dropout(self.dropout)
 
-    def __call__(self, tokens: Array, *, train: bool = False) -> Array:
-        """[B, T] -> logits [B, T, V]."""
+    def __call__(
+        self, tokens: Shaped[Array, "B ..."], *, train: bool = False
+    ) -> Float[Array, "B T {self.vocabulary}"]:
+        """Tokens [B, T] -> logits. UsageError for no tokens, and for too many."""
         self._check_length(check_tokens(tokens).shape[1])
         return self._run(tokens, None, 0, train)[0]
 
@@ -224,8 +238,10 @@ class LanguageModel(nn.Module):
         self._check_length(length)
         return empty(self, batch, length, kv_heads=self.kv_heads)
 
-    def extend(self, tokens: Array, cache: Cache) -> tuple[Array, Cache]:
-        """The next tokens [B, t] -> (logits [B, t, V], the cache after them).
+    def extend(
+        self, tokens: Shaped[Array, "B ..."], cache: Cache
+    ) -> tuple[Float[Array, "B t {self.vocabulary}"], Cache]:
+        """The next tokens [B, t] -> (logits, the cache after them).
 
         Raises UsageError where they do not fit the cache; inside a compiled function,
         which does not know the position, only where they never would.
@@ -276,15 +292,21 @@ class EncoderDecoder(nn.Module):
         self.decoder_norm = _norm(self.dtype)
         self.drop = Dropout(self.dropout)
 
-    def __call__(self, source: Array, target: Array, *, train: bool = False) -> Array:
-        """Sources [B, S], the decoder's inputs [B, T] -> logits [B, T, V].
+    def __call__(
+        self,
+        source: Shaped[Array, "B ..."],
+        target: Shaped[Array, "B ..."],
+        *,
+        train: bool = False,
+    ) -> Float[Array, "B T {self.target_vocabulary}"]:
+        """Sources [B, S], the decoder's inputs [B, T] -> logits; UsageError for others.
 
         The inputs are the target moved one to the right, behind a first token.
         """
         memory = self.encode(source, train=train)
         return self._decode(check_tokens(target), memory, None, 0, train)[0]
 
-    def encode(self, source: Array, *, train: bool = False) -> Memory:
+    def encode(self, source: Shaped[Array, "B ..."], *, train: bool = False) -> Memory:
         """[B, S] -> what the decoder looks at: each layer's keys and values."""
         real = check_tokens(source, "B S") != 0
         positions = jnp.arange(source.shape[1])
@@ -296,8 +318,10 @@ class EncoderDecoder(nn.Module):
         """The cache before the first token, with room for `length` tokens."""
         return empty(self, memory.real.shape[0], length, memory=memory)
 
-    def extend(self, tokens: Array, cache: Cache) -> tuple[Array, Cache]:
-        """The next tokens [B, t] -> (logits [B, t, V], cache); raises as above."""
+    def extend(
+        self, tokens: Shaped[Array, "B ..."], cache: Cache
+    ) -> tuple[Float[Array, "B t {self.target_vocabulary}"], Cache]:
+        """The next tokens [B, t] -> (logits, cache); raises as above."""
         layers, start, memory = check_room(check_tokens(tokens), cache)
         logits, layers = self._decode(tokens, memory, layers, start, train=False)
         return logits, Cache(layers, start + tokens.shape[1], memory)
@@ -329,9 +353,9 @@ def _place(model, embed, x, positions, train):
 
 
 def attention_maps(
-    model: nn.Module, variables: Any, *inputs: Array
-) -> dict[str, Array]:
-    """Weights [L, B, H, queries, keys] of "encoder", "decoder", "cross", if there."""
+    model: nn.Module, variables: Tree, *inputs: Shaped[Array, "B ..."]
+) -> dict[str, Float[Array, "L B H queries keys"]]:
+    """The weights of "encoder", "decoder", "cross", if there."""
     _, sown = model.apply(variables, *inputs, mutable="intermediates")
     maps = {}
     for path, weights in flatten_dict(sown["intermediates"]).items():

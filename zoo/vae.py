@@ -15,9 +15,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jaxtyping import Float, PRNGKeyArray, Shaped
 
 from zoo.base import (
     Array,
+    Labels,
     Number,
     Task,
     Tree,
@@ -63,13 +65,13 @@ class VAE(nn.Module):
 
     def __call__(
         self,
-        x: Array,
-        noise: Array,
-        y: Array | None = None,
+        x: Shaped[Array, "B *D"],
+        noise: Float[Array, "B Z"],
+        y: Labels | None = None,
         *,
         train: bool = False,
-    ) -> tuple[Array, Array, Array]:
-        """x [B, ...], standard normal noise [B, Z] -> (log p(x|z) [B], mean, logvar).
+    ) -> tuple[Float[Array, "B"], Float[Array, "B Z"], Float[Array, "B Z"]]:
+        """x, standard normal noise -> (log p(x|z), mean, logvar).
 
         z = mean + exp(logvar / 2) noise (the reparametrisation, section 2.4).
         """
@@ -78,28 +80,38 @@ class VAE(nn.Module):
         return self.log_likelihood(x, z, y, train=train), mean, logvar
 
     def encode(
-        self, x: Array, y: Array | None = None, *, train: bool = False
-    ) -> tuple[Array, Array]:
-        """[B, ...] -> mean and log-variance of q(z|x), [B, Z] each."""
+        self,
+        x: Shaped[Array, "B *D"],
+        y: Labels | None = None,
+        *,
+        train: bool = False,
+    ) -> tuple[Float[Array, "B Z"], Float[Array, "B Z"]]:
+        """Mean and log-variance of q(z|x)."""
         outputs = self.encoder(x, train=train)
         if self.classes:
             outputs = outputs + self.shift(check_labels(y, self.classes))
         mean, logvar = jnp.split(outputs, 2, -1)
         return mean, logvar
 
-    def decode(self, z: Array, y: Array | None = None, *, train: bool = False) -> Array:
-        """[B, Z] -> what the decoder says of x: logits or means [B, ...]."""
+    def decode(
+        self,
+        z: Float[Array, "B Z"],
+        y: Labels | None = None,
+        *,
+        train: bool = False,
+    ) -> Float[Array, "B *D"]:
+        """What the decoder says of x: logits or means."""
         return self.decoder(beside(z, y, self.classes), train=train)
 
     def log_likelihood(
         self,
-        x: Array,
-        z: Array,
-        y: Array | None = None,
+        x: Float[Array, "B *D"],
+        z: Float[Array, "B Z"],
+        y: Labels | None = None,
         *,
         train: bool = False,
-    ) -> Array:
-        """log p(x|z): x [B, ...], z [B, Z] -> [B]. A Bernoulli's x is in [0, 1]."""
+    ) -> Float[Array, "B"]:
+        """log p(x|z), nats. A Bernoulli's x is in [0, 1]."""
         outputs = self.decode(z, y, train=train)
         if self.likelihood == "bernoulli":
             values = x * outputs - nn.softplus(outputs)
@@ -109,8 +121,10 @@ class VAE(nn.Module):
             values = -0.5 * (square + math.log(2 * math.pi)) - log_scale
         return values.reshape(x.shape[0], -1).sum(-1)
 
-    def mean(self, z: Array, y: Array | None = None) -> Array:
-        """[B, Z] -> the mean of p(x|z) [B, ...]."""
+    def mean(
+        self, z: Float[Array, "B Z"], y: Labels | None = None
+    ) -> Float[Array, "B *D"]:
+        """The mean of p(x|z)."""
         outputs = self.decode(z, y)
         return nn.sigmoid(outputs) if self.likelihood == "bernoulli" else outputs
 
@@ -142,8 +156,10 @@ def conv(
     return VAE(encoder, decoder, latent, likelihood, classes)
 
 
-def divergence(mean: Array, logvar: Array) -> Array:
-    """KL(N(mean, exp(logvar)) || N(0, 1)), appendix B: [B, Z] -> [B], nats."""
+def divergence(
+    mean: Float[Array, "B Z"], logvar: Float[Array, "B Z"]
+) -> Float[Array, "B"]:
+    """KL(N(mean, exp(logvar)) || N(0, 1)), appendix B, nats."""
     return 0.5 * jnp.sum(jnp.exp(logvar) + jnp.square(mean) - 1 - logvar, -1)
 
 
@@ -206,12 +222,12 @@ def variables_of(params: Tree, state: Tree) -> dict[str, Any]:
 def bound(
     model: Any,
     variables: Tree,
-    x: Array,
-    key: Array,
+    x: Shaped[Array, "B *D"],
+    key: PRNGKeyArray,
     samples: int = 500,
-    y: Array | None = None,
-) -> Array:
-    """log (1/k) sum_k p(x, z_k) / q(z_k|x), z_k from q(z|x): [B, ...] -> [B], nats.
+    y: Labels | None = None,
+) -> Float[Array, "B"]:
+    """log (1/k) sum_k p(x, z_k) / q(z_k|x) with z_k from q(z|x), nats.
 
     Its expectation grows with k towards log p(x) (Burda et al. 2016, theorem 1); for
     one sample it is the ELBO.
@@ -234,20 +250,28 @@ def bound(
 
 
 def generate(
-    model: VAE, variables: Tree, key: Array, n: int, y: Array | None = None
-) -> Array:
-    """The means of p(x|z) for n draws of z from the prior: [n, ...]."""
+    model: VAE,
+    variables: Tree,
+    key: PRNGKeyArray,
+    n: int,
+    y: Labels | None = None,
+) -> Float[Array, "n *D"]:
+    """The means of p(x|z) for n draws of z from the prior."""
     z = jax.random.normal(key, (n, model.latent))
     return model.apply(variables, z, y, method="mean")  # type: ignore[return-value]
 
 
-def encode(model: VAE, variables: Tree, x: Array, y: Array | None = None) -> Array:
-    """[B, ...] -> the means of q(z|x) [B, Z]."""
+def encode(
+    model: VAE, variables: Tree, x: Shaped[Array, "B *D"], y: Labels | None = None
+) -> Float[Array, "B Z"]:
+    """The means of q(z|x)."""
     return model.apply(variables, x, y, method="encode")[0]
 
 
-def reconstruct(model: VAE, variables: Tree, x: Array, y: Array | None = None) -> Array:
-    """[B, ...] -> the means of p(x|z) at the means of q(z|x), [B, ...]."""
+def reconstruct(
+    model: VAE, variables: Tree, x: Shaped[Array, "B *D"], y: Labels | None = None
+) -> Float[Array, "B *D"]:
+    """The means of p(x|z) at the means of q(z|x)."""
     z = encode(model, variables, x, y)
     return model.apply(variables, z, y, method="mean")  # type: ignore[return-value]
 
@@ -255,14 +279,14 @@ def reconstruct(model: VAE, variables: Tree, x: Array, y: Array | None = None) -
 def interpolate(
     model: VAE,
     variables: Tree,
-    a: Array,
-    b: Array,
+    a: Shaped[Array, "B *D"],
+    b: Shaped[Array, "B *D"],
     steps: int = 8,
-    y: Array | None = None,
-) -> Array:
-    """From a [B, ...] to b [B, ...] along a line of the latent space: [B, steps, ...].
+    y: Labels | None = None,
+) -> Float[Array, "B {steps} *D"]:
+    """From a to b along a line of the latent space, in so many steps.
 
-    With labels y [B], of both ends alike.
+    With labels y, of both ends alike.
     """
     ends = encode(model, variables, a, y), encode(model, variables, b, y)
 
