@@ -1,4 +1,7 @@
-"""Strict runs: rank promotion raises, two CPU devices, compiled programs are kept."""
+"""Strict runs: zoo's types are checked, rank promotion raises, two CPU devices.
+
+Compiled programs are kept.
+"""
 
 import gc
 import os
@@ -7,6 +10,10 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from jaxtyping import install_import_hook
+
+# before zoo is imported: what its signatures say of types and shapes is checked
+install_import_hook("zoo", "beartype.beartype")
 
 from train import data as sets
 from train.__main__ import HUGE

@@ -5,12 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jaxtyping import TypeCheckError
 
 from tests.conftest import batch_of, small
 from train import step
 from train.evaluate import make_eval
 from train.recipes import RECIPES
-from zoo import mlp, rnn, supervised
+from zoo import mlp, rnn, supervised, vae
 from zoo.base import Mean, UsageError, is_weight, masked
 
 
@@ -127,3 +128,19 @@ def test_decay_shrinks_kernels_and_embeddings_alone(name):
     stays = {str(path[-1].key) for path, weighs in leaves if not weighs}
     assert shrinks and shrinks <= SHRINK
     assert stays <= {"bias", "scale", "recurrent_bias", "peephole", "pi", "log_scale"}
+
+
+def test_a_wrong_shape_is_caught_where_it_arises():
+    x, key = jnp.zeros((4, 5)), jax.random.key(0)
+    mlp.MLP(3).init(key, x)
+    with pytest.raises(TypeCheckError, match="return value"):
+        mlp.MLP(3, (6,), activation=jnp.transpose).init(key, x)
+
+
+@pytest.mark.parametrize(
+    "logvar", [jnp.zeros((2, 4)), jnp.zeros(3), jnp.zeros((2, 3), int)]
+)
+def test_arguments_whose_shapes_or_types_disagree_are_caught(logvar):
+    assert vae.divergence(jnp.zeros((2, 3)), jnp.zeros((2, 3))).shape == (2,)
+    with pytest.raises(TypeCheckError, match="logvar"):
+        vae.divergence(jnp.zeros((2, 3)), logvar)

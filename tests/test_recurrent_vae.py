@@ -205,7 +205,7 @@ def test_texts_are_a_function_of_the_key():
 
 def test_what_is_no_sequence_of_tokens_is_refused():
     for x in (jnp.zeros((2, 3)), jnp.zeros((2, 3, 1), int)):
-        with pytest.raises(UsageError, match=r"expected tokens \[B, T\], found"):
+        with pytest.raises(UsageError, match=r"integer tokens \[B, T\], found"):
             fixed(0.0).apply(variables(), x, method="encode")
 
 

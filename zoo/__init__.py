@@ -3,7 +3,10 @@
 from zoo import attention as attention
 from zoo import autoencoder as autoencoder
 from zoo import base as base
+from zoo import blocks as blocks
+from zoo import cache as cache
 from zoo import cnn as cnn
+from zoo import convolution as convolution
 from zoo import gan as gan
 from zoo import language as language
 from zoo import layers as layers
@@ -16,3 +19,4 @@ from zoo import seq2seq as seq2seq
 from zoo import supervised as supervised
 from zoo import transformer as transformer
 from zoo import vae as vae
+from zoo import weights as weights

@@ -12,37 +12,45 @@ Shapes: B batch, H heads, Q queries, K keys, D features of a query and a key, W 
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
+from jaxtyping import Bool, Float, Int, Shaped
 
-from zoo.base import UsageError
+from zoo.base import Array, Dtype, UsageError
+from zoo.cache import KeyValue as KeyValue
+from zoo.cache import write
+from zoo.weights import attention_from_torch
 
-Score = Callable[[jax.Array, jax.Array], jax.Array]
-"""Queries [..., Q, D] and keys [..., K, D] -> scores [..., Q, K]."""
+Queries = Float[Array, "*#B Q D"]
+Keys = Float[Array, "*#B K D"]
+Scores = Float[Array, "*#B Q K"]
+Score = Callable[[Array, Array], Array]
+"""Queries [*B, Q, Dq] and keys [*B, K, Dk] -> scores [*B, Q, K]."""
 
 
-def dot(q: jax.Array, k: jax.Array) -> jax.Array:
+def dot(q: Queries, k: Keys) -> Scores:
     """q . k (Luong et al. 2015, equation 8, "dot")."""
     # bfloat16 has 8 bits: too few for what goes through an exponential
     return jnp.matmul(q, k.mT, preferred_element_type=_at_least_float32(q))
 
 
-def scaled_dot(q: jax.Array, k: jax.Array) -> jax.Array:
+def scaled_dot(q: Queries, k: Keys) -> Scores:
     """q . k / sqrt(D), of variance 1 where q and k have it (Vaswani et al., eq. 1)."""
     return dot(q, k) / math.sqrt(q.shape[-1])
 
 
-def bilinear(w: jax.Array) -> Score:
+def bilinear(w: Float[Array, "Dq Dk"]) -> Score:
     """q W k with W [Dq, Dk] (Luong et al. 2015, equation 8, "general")."""
     return lambda q, k: dot(q @ w, k)
 
 
-def additive(w_query: jax.Array, w_key: jax.Array, v: jax.Array) -> Score:
-    """v . tanh(q W + k U) with W [Dq, F], U [Dk, F], v [F] (Bahdanau et al., A.1.2)."""
+def additive(
+    w_query: Float[Array, "Dq F"], w_key: Float[Array, "Dk F"], v: Float[Array, "F"]
+) -> Score:
+    """v . tanh(q W + k U), W and U by w_query and w_key (Bahdanau et al., A.1.2)."""
 
     def score(q, k):
         hidden = jnp.tanh((q @ w_query)[..., :, None, :] + (k @ w_key)[..., None, :, :])
@@ -52,17 +60,16 @@ def additive(w_query: jax.Array, w_key: jax.Array, v: jax.Array) -> Score:
 
 
 def attention(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
+    q: Float[Array, "*#B Q Dq"],
+    k: Float[Array, "*#B K Dk"],
+    v: Float[Array, "*#B K Dv"],
     score: Score = scaled_dot,
-    mask: jax.Array | None = None,
-) -> tuple[jax.Array, jax.Array]:
-    """softmax(score(q, k)) v: -> (outputs [..., Q, Dv], weights [..., Q, K]).
+    mask: Shaped[Array, "..."] | None = None,
+) -> tuple[Float[Array, "*#B Q Dv"], Float[Array, "*#B Q K"]]:
+    """softmax(score(q, k)) v, and the weights softmax(score(q, k)).
 
-    Queries [..., Q, Dq], keys [..., K, Dk], values [..., K, Dv]. Where `mask`, which
-    broadcasts to [..., Q, K], is False, the weight is 0; a query that may see nothing
-    gets zeros. The softmax is in float32 at least.
+    Where `mask`, which broadcasts to the weights [*B, Q, K], is False, the weight is 0;
+    a query that may see nothing gets zeros. The softmax is in float32 at least.
     """
     scores = score(q, k)
     scores = scores.astype(_at_least_float32(scores))
@@ -89,13 +96,17 @@ class Attention(nn.Module):
 
     score: str = "additive"
     features: int = 64
-    dtype: jax.typing.DTypeLike | None = None
+    dtype: Dtype = None
 
     @nn.compact
     def __call__(
-        self, q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None = None
-    ) -> tuple[jax.Array, jax.Array]:
-        """As `attention`: -> (outputs [..., Q, Dv], weights [..., Q, K])."""
+        self,
+        q: Float[Array, "*#B Q Dq"],
+        k: Float[Array, "*#B K Dk"],
+        v: Float[Array, "*#B K Dv"],
+        mask: Shaped[Array, "..."] | None = None,
+    ) -> tuple[Float[Array, "*#B Q Dv"], Float[Array, "*#B Q K"]]:
+        """As `attention`: (outputs, weights)."""
         q, k, v = promote_dtype(q, k, v, dtype=self.dtype)
         return attention(q, k, v, self._score(q, k), mask)
 
@@ -120,8 +131,8 @@ class Attention(nn.Module):
         raise UsageError(f"expected a score {known}, found {self.score!r}")
 
 
-def sinusoid(positions: jax.Array, width: int) -> jax.Array:
-    """Positions [T] -> [T, W]: sines, then cosines (Vaswani et al., section 3.5).
+def sinusoid(positions: Shaped[Array, "T"], width: int) -> Float[Array, "T {width}"]:
+    """Of width W for each position: sines, then cosines (Vaswani et al., section 3.5).
 
     The paper alternates the two: the same up to the order of the features.
     """
@@ -129,8 +140,10 @@ def sinusoid(positions: jax.Array, width: int) -> jax.Array:
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], -1)[:, :width]
 
 
-def rotary(x: jax.Array, positions: jax.Array) -> jax.Array:
-    """Turns [..., T, D] by its positions [T] (Su et al. 2021, equation 34).
+def rotary(
+    x: Float[Array, "*B T D"], positions: Shaped[Array, "T"]
+) -> Float[Array, "*B T D"]:
+    """Turns the pairs in D by their positions (Su et al. 2021, equation 34).
 
     Then q . k depends on the distance of the two alone. The pair that turns together
     is (i, i + D/2), where the paper has (2i, 2i + 1): the same up to their order.
@@ -153,13 +166,6 @@ def _angles(positions, n):
     return positions.astype(rates.dtype).reshape(-1, 1) * rates.reshape(1, -1)
 
 
-class KeyValue(NamedTuple):
-    """Keys and values of some entries, ready for attention: [B, H_kv, K, D] each."""
-
-    key: jax.Array
-    value: jax.Array
-
-
 class MultiHead(nn.Module):
     """Attention in `heads` subspaces of a width (Vaswani et al., section 3.2.2).
 
@@ -177,7 +183,7 @@ class MultiHead(nn.Module):
     kv_heads: int | None = None
     rotary: bool = False
     use_bias: bool = True
-    dtype: jax.typing.DTypeLike | None = None
+    dtype: Dtype = None
 
     def setup(self):
         if self.heads < 1 or self.width % self.heads:
@@ -199,17 +205,17 @@ class MultiHead(nn.Module):
 
     def __call__(
         self,
-        x: jax.Array,
-        memory: jax.Array | KeyValue | None = None,
+        x: Float[Array, "B Q _"],
+        memory: Float[Array, "B K _"] | KeyValue | None = None,
         *,
-        mask: jax.Array | None = None,
+        mask: Bool[Array, "#B #H #Q #K"] | None = None,
         causal: bool = False,
-        positions: jax.Array | None = None,
+        positions: Int[Array, "Q"] | None = None,
         cache: KeyValue | None = None,
-    ) -> tuple[jax.Array, KeyValue | None]:
-        """x [B, Q, W] looks at memory [B, K, W], or at itself -> ([B, Q, W], cache).
+    ) -> tuple[Float[Array, "B Q {self.width}"], KeyValue | None]:
+        """x looks at memory, or at itself -> (outputs, cache).
 
-        `mask` [B or 1, H or 1, Q or 1, K] says what may be seen; with `causal` also no
+        `mask` says what may be seen; with `causal` also no
         entry sees a later one. `positions` [Q] are x's, 0, 1, ... by default.
         A `cache` has room for K entries and holds those before positions[0]; x follows
         them, causally, and the cache with x in it is returned, else None. The weights
@@ -226,7 +232,7 @@ class MultiHead(nn.Module):
             kv = memory if isinstance(memory, KeyValue) else self.remember(memory)
         seen = positions
         if cache is not None:
-            cache = kv = _write(cache, kv, positions[0])
+            cache = kv = write(cache, kv, positions[0])
             seen = jnp.arange(kv.key.shape[2])  # what is not yet written is later
         if causal or cache is not None:
             past = positions.reshape(1, 1, -1, 1) >= seen.reshape(1, 1, 1, -1)
@@ -245,9 +251,9 @@ class MultiHead(nn.Module):
         return self.out(jnp.swapaxes(y, 1, 2).reshape(*x.shape[:2], -1)), cache
 
     def remember(
-        self, memory: jax.Array, positions: jax.Array | None = None
+        self, memory: Float[Array, "B K _"], positions: Int[Array, "K"] | None = None
     ) -> KeyValue:
-        """Keys and values of [B, K, W]; rotary keys turn by positions [K], if any."""
+        """Keys and values of a memory; rotary keys turn by positions, if any."""
         key, value = (
             self._split(layer(memory), self._kv_heads())
             for layer in (self.key, self.value)
@@ -264,40 +270,12 @@ class MultiHead(nn.Module):
         return jnp.swapaxes(x.reshape(*x.shape[:2], heads, -1), 1, 2)
 
 
-def from_torch(arrays: dict[str, jax.Array], prefix: str = "") -> dict[str, Any]:
-    """The arrays of a torch MultiheadAttention by its names -> params of a `MultiHead`.
-
-    torch has the kernels of query, key and value as one [3 W, W]. Raises UsageError
-    where an array is missing.
-    """
-    try:
-        w, b = (jnp.asarray(arrays[f"{prefix}in_proj_{k}"]) for k in ("weight", "bias"))
-        out = [jnp.asarray(arrays[f"{prefix}out_proj.{k}"]) for k in ("weight", "bias")]
-    except KeyError as error:
-        raise UsageError(f"expected an array {error}, found {list(arrays)}") from None
-    pairs = [*zip(jnp.split(w, 3), jnp.split(b, 3), strict=True), out]
-    return {
-        name: {"kernel": kernel.T, "bias": bias}
-        for name, (kernel, bias) in zip(
-            ("query", "key", "value", "out"), pairs, strict=True
-        )
-    }
-
-
-def _write(cache, new, start):
-    """The cache with new entries from `start` on."""
-    return jax.tree.map(
-        lambda old, x: jax.lax.dynamic_update_slice_in_dim(
-            old, x.astype(old.dtype), start, axis=2
-        ),
-        cache,
-        new,
-    )
-
-
 def _last(_, new):
     return new
 
 
 def _at_least_float32(x):
     return jnp.promote_types(x.dtype, "float32")
+
+
+from_torch = attention_from_torch

@@ -1,4 +1,4 @@
-"""What a model is to a trainer: three pure functions.
+"""What a model is to a trainer, three pure functions; and what all models share.
 
 Batches are dicts of arrays: "x", "y", optionally "length" [B] (entries of a sequence
 that are no padding) and "mask" [B] or [B, T] (0 drops an example, or an entry).
@@ -6,16 +6,31 @@ Shapes: B batch, T time.
 """
 
 import difflib
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool, Float, Int, PRNGKeyArray, Shaped
 
-Batch = dict[str, jax.Array]
-Number = float | jax.Array
+if TYPE_CHECKING:
+    from jax import Array as Array
+else:  # functions take numpy's arrays too, and the tests check the types they are given
+    from jax.typing import ArrayLike as Array
+
+Batch = dict[str, Array]
+Shapes = Mapping[str, Array | jax.ShapeDtypeStruct]
+Tree = Any
+"""Nested dicts, tuples, lists of arrays: parameters, a model's state, its variables."""
+Labels = Int[Array, "B"]
+Lengths = Int[Array, "B"]
+Number = float | int | Array
 """A number, or an array [] that may be traced: see `concrete`."""
+Dtype = jax.typing.DTypeLike | None
+"""What a layer computes in; None: its inputs and parameters, promoted."""
+Activation = Callable[[Array], Array]
+Initializer = jax.nn.initializers.Initializer
 
 
 class UsageError(ValueError):
@@ -25,16 +40,18 @@ class UsageError(ValueError):
 class Mean(NamedTuple):
     """A mean kept as (total, count), so that `a + b` merges two batches exactly."""
 
-    total: jax.Array
-    count: jax.Array  # type: ignore[assignment]  # hides tuple.count
+    total: Array
+    count: Array  # type: ignore[assignment]  # hides tuple.count
 
     @classmethod
-    def of(cls, values: jax.Array, mask: jax.Array | None = None) -> "Mean":
-        """Values [B, ...] -> their mean over what mask [B], or [B, T], keeps.
+    def of(
+        cls, values: Shaped[Array, "..."], mask: Shaped[Array, "B ..."] | None = None
+    ) -> "Mean":
+        """The mean of values [B, ...] over what mask [B], or [B, T], keeps.
 
         What is dropped may be NaN. Sums are float32 at least: bfloat16 counts to 256.
         """
-        values = values.astype(jnp.promote_types(values.dtype, "float32"))
+        values = float32(values)
         if mask is None:
             return cls(jnp.sum(values), jnp.asarray(values.size, values.dtype))
         mask = jnp.broadcast_to(_beside(mask, values), values.shape)
@@ -44,13 +61,13 @@ class Mean(NamedTuple):
     def __add__(self, other: "Mean") -> "Mean":  # type: ignore[override]
         return Mean(self.total + other.total, self.count + other.count)
 
-    def value(self) -> jax.Array:
+    def value(self) -> Float[Array, ""]:
         """The mean itself; NaN, without a gradient, where nothing was counted."""
         some = self.count != 0
         return jnp.where(some, self.total / jnp.where(some, self.count, 1), jnp.nan)
 
 
-def means(values: dict[str, jax.Array], mask: jax.Array | None) -> dict[str, Mean]:
+def means(values: dict[str, Array], mask: Array | None) -> dict[str, Mean]:
     """Values [B] or [B, T] by name -> Means by name; a mask drops what is padding."""
     return {name: Mean.of(value, mask) for name, value in values.items()}
 
@@ -88,21 +105,107 @@ class Aux(NamedTuple):
     state: Any  # the model's own variables after this batch
 
 
+@runtime_checkable
+class Model(Protocol):
+    """A network: `init` and `apply` as a Linen module has them, pure functions both."""
+
+    def init(self, *args: Any, **kwargs: Any) -> Any:
+        """(key, *inputs, ...) -> variables, a dict of trees with "params"."""
+
+    def apply(self, *args: Any, **kwargs: Any) -> Any:
+        """(variables, *inputs, ...) -> outputs; with `mutable`, (outputs, changed)."""
+
+
+@runtime_checkable
+class Init(Protocol):
+    """(params, state) of a fresh model: a batch only supplies shapes and dtypes.
+
+    `params` is what the optimizer changes, `state` what the model itself changes
+    (batch statistics), {} if nothing.
+    """
+
+    def __call__(self, key: PRNGKeyArray, batch: Batch, /) -> tuple[Tree, Tree]: ...
+
+
+@runtime_checkable
+class Loss(Protocol):
+    """(scalar, Aux) of a batch, whose key is consumed; evaluation keeps the state."""
+
+    def __call__(
+        self,
+        params: Tree,
+        state: Tree,
+        batch: Batch,
+        key: PRNGKeyArray,
+        /,
+        *,
+        train: bool,
+    ) -> tuple[Array, Aux]: ...
+
+
+@runtime_checkable
+class Predict(Protocol):
+    """A batch's predictions, without randomness; "y" is not read."""
+
+    def __call__(self, params: Tree, state: Tree, batch: Batch, /) -> Array: ...
+
+
+@runtime_checkable
+class Classes(Protocol):
+    """How many classes "y" has, from shapes alone; None where "y" is no label."""
+
+    def __call__(self, params: Tree, state: Tree, batch: Shapes, /) -> int | None: ...
+
+
 class Task(NamedTuple):
     """A model and its objective as pure functions; all that training needs to know.
 
-    init(key, batch) -> (params, state): `params` is what the optimizer changes,
-    `state` what the model itself changes (batch statistics), {} if nothing.
-    loss(params, state, batch, key, *, train) -> (scalar, Aux). `key` is consumed.
-    predict(params, state, batch) -> predictions, without randomness; "y" is not read.
-    classes(params, state, batch) -> how many classes "y" has, from shapes alone; None
-    where "y" is no label.
+    init(key, batch) -> (params, state)
+    loss(params, state, batch, key, *, train) -> (scalar, Aux)
+    predict(params, state, batch) -> predictions; None where that has no meaning
+    classes(params, state, batch) -> number of classes; None where "y" is no label
     """
 
-    init: Callable[..., tuple[Any, Any]]
-    loss: Callable[..., tuple[jax.Array, Aux]]
-    predict: Callable[..., jax.Array] | None = None
-    classes: Callable[..., int | None] | None = None
+    init: Init
+    loss: Loss
+    predict: Predict | None = None
+    classes: Classes | None = None
+
+
+def parted(variables: Tree) -> tuple[Tree, Tree]:
+    """A Linen module's variables -> (params, state)."""
+    state = dict(variables)
+    return state.pop("params"), state
+
+
+def apply(
+    model: Model,
+    params: Tree,
+    state: Tree,
+    *inputs: Any,
+    key: PRNGKeyArray | None = None,
+    train: bool = False,
+) -> tuple[Any, Tree]:
+    """model(*inputs, train=...) -> (outputs, the model's state after them).
+
+    `key` is for dropout. The state changes in training alone.
+    """
+    outputs, new = model.apply(
+        {"params": params, **state},
+        *inputs,
+        train=train,
+        rngs={} if key is None else {"dropout": key},
+        mutable=list(state) if train else [],
+    )
+    return outputs, {**state, **new}
+
+
+def judged(
+    values: dict[str, Array], mask: Array | None, state: Tree
+) -> tuple[Array, Aux]:
+    """What a loss returns, of values [B] or [B, T] by name: the mean of "loss", Aux."""
+    metrics = means(values, mask)
+    return metrics["loss"].value(), Aux(metrics, state)
 
 
 def is_weight(params: Any) -> Any:
@@ -134,7 +237,9 @@ def count_parameters(params: Any) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
-def check_inputs(x: jax.Array, axes: str | None = None) -> jax.Array:
+def check_inputs(
+    x: Shaped[Array, "..."], axes: str | None = None
+) -> Shaped[Array, "..."]:
     """x itself, once its dtype is floating and it has the named axes ("B H W C").
 
     Raises UsageError: JAX would compute on, with raw pixels 0..255 as if they were
@@ -153,6 +258,37 @@ def check_inputs(x: jax.Array, axes: str | None = None) -> jax.Array:
             + hint * grey
         )
     return x
+
+
+def check_tokens(tokens: Shaped[Array, "..."], axes: str = "B T") -> Int[Array, "..."]:
+    """tokens themselves, once they are integers with the named axes.
+
+    Raises UsageError: an embedding would round, or see another axis as time.
+    """
+    names = axes.split()
+    if not jnp.issubdtype(tokens.dtype, jnp.integer) or tokens.ndim != len(names):
+        raise UsageError(
+            f"expected integer tokens [{', '.join(names)}], "
+            f"found {tokens.dtype} {tokens.shape}"
+        )
+    return tokens
+
+
+def check_labels(y: Labels | None, classes: int) -> Labels:
+    """Labels y [B] themselves; raises UsageError where a conditional model has none."""
+    if y is None:
+        raise UsageError(f"expected labels y [B], one of {classes} classes")
+    return y
+
+
+def float32(x: Shaped[Array, "*S"]) -> Shaped[Array, "*S"]:
+    """x in float32 at least: a loss of bfloat16 would lose what it adds."""
+    return x.astype(jnp.promote_types(x.dtype, "float32"))
+
+
+def entries(length: Lengths, n: int) -> Bool[Array, "B {n}"]:
+    """Which entries of a sequence are no padding."""
+    return jnp.arange(n).reshape(1, -1) < length.reshape(-1, 1)
 
 
 def check_choice(what: str, name: str, choices: tuple[str, ...]) -> None:

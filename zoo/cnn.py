@@ -7,12 +7,12 @@ Shapes: B batch, S one or two spatial axes ([L] or [H, W]), C channels, K output
 
 import functools
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jaxtyping import Float, Shaped
 
-from zoo.base import Number, UsageError, check_inputs
-from zoo.layers import Conv, Dropout, max_pool
+from zoo.base import Array, Dtype, Number, UsageError, check_inputs, float32
+from zoo.layers import Conv, Dropout, batch_norm, max_pool
 
 AXES = {1: "B L C", 2: "B H W C"}
 
@@ -31,11 +31,13 @@ class CNN(nn.Module):
     kernel: int = 3
     dropout: Number = 0.0  # after each block
     dense_dropout: Number = 0.0  # after each dense layer
-    dtype: jax.typing.DTypeLike | None = None
+    dtype: Dtype = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
-        """[B, *S, C] -> [B, K]."""
+    def __call__(
+        self, x: Shaped[Array, "B *S C"], *, train: bool = False
+    ) -> Float[Array, "B {self.outputs}"]:
+        """Logits. Raises UsageError for inputs of another rank, and for integers."""
         x = check_inputs(x, AXES[self.rank])
         for channels in self.channels:
             x = Conv(
@@ -47,8 +49,7 @@ class CNN(nn.Module):
         for width in self.widths:
             x = nn.relu(nn.Dense(width, dtype=self.dtype)(x))
             x = Dropout(self.dense_dropout)(x, train=train)
-        x = nn.Dense(self.outputs, dtype=self.dtype)(x)
-        return x.astype(jnp.promote_types(x.dtype, "float32"))
+        return float32(nn.Dense(self.outputs, dtype=self.dtype)(x))
 
 
 def two_conv(outputs: int = 10, **fields) -> CNN:
@@ -80,25 +81,30 @@ class Block(nn.Module):
     bottleneck: bool = False
     project: bool = True
     rank: int = 2
-    dtype: jax.typing.DTypeLike | None = None
+    dtype: Dtype = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+    def __call__(
+        self, x: Float[Array, "B *S C"], *, train: bool = False
+    ) -> Float[Array, "B *R F"]:
         """[B, *S, C] -> [B, *S / stride, channels (x 4)]."""
         conv = functools.partial(_conv, rank=self.rank, dtype=self.dtype)
-        norm = functools.partial(_norm, train=train, dtype=self.dtype)
+
+        def norm(x):
+            return batch_norm(self.dtype)(x, use_running_average=not train)
+
         if self.bottleneck:
             out = 4 * self.channels
-            y = nn.relu(norm()(conv(self.channels, 1)(x)))
-            y = nn.relu(norm()(conv(self.channels, 3, self.stride)(y)))
-            y = norm()(conv(out, 1)(y))
+            y = nn.relu(norm(conv(self.channels, 1)(x)))
+            y = nn.relu(norm(conv(self.channels, 3, self.stride)(y)))
+            y = norm(conv(out, 1)(y))
         else:
             out = self.channels
-            y = nn.relu(norm()(conv(out, 3, self.stride)(x)))
-            y = norm()(conv(out, 3)(y))
+            y = nn.relu(norm(conv(out, 3, self.stride)(x)))
+            y = norm(conv(out, 3)(y))
         if x.shape != y.shape:
             if self.project:
-                x = norm()(conv(out, 1, self.stride)(x))
+                x = norm(conv(out, 1, self.stride)(x))
             else:
                 every = (slice(None), *(slice(None, None, self.stride),) * self.rank)
                 more = (out - x.shape[-1]) // 2
@@ -111,8 +117,7 @@ class ResNet(nn.Module):
 
     `depths` is the number of blocks of each stage, `width` the channels of the first.
     `imagenet` has the stem of 7x7 / 2 and a max pool of 3 / 2, and projections.
-    Batch norm: momentum 0.9 (torch calls that 0.1), epsilon 1e-5, biased running
-    variance (torch: unbiased).
+    Batch norm as in `zoo.layers.batch_norm`.
     """
 
     outputs: int
@@ -121,15 +126,17 @@ class ResNet(nn.Module):
     bottleneck: bool = False
     imagenet: bool = False
     rank: int = 2
-    dtype: jax.typing.DTypeLike | None = None
+    dtype: Dtype = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
-        """[B, *S, C] -> [B, K]."""
+    def __call__(
+        self, x: Shaped[Array, "B *S C"], *, train: bool = False
+    ) -> Float[Array, "B {self.outputs}"]:
+        """Logits. Raises UsageError for inputs of another rank, and for integers."""
         x = check_inputs(x, AXES[self.rank])
         stem = (7, 2) if self.imagenet else (3, 1)
         x = _conv(self.width, *stem, rank=self.rank, dtype=self.dtype)(x)
-        x = nn.relu(_norm(train=train, dtype=self.dtype)(x))
+        x = nn.relu(batch_norm(self.dtype)(x, use_running_average=not train))
         if self.imagenet:
             x = max_pool(x, (3,) * self.rank, 2, ((1, 1),) * self.rank)
         for stage, depth in enumerate(self.depths):
@@ -143,8 +150,7 @@ class ResNet(nn.Module):
                     dtype=self.dtype,
                 )(x, train=train)
         x = x.mean(range(1, x.ndim - 1))
-        x = nn.Dense(self.outputs, dtype=self.dtype)(x)
-        return x.astype(jnp.promote_types(x.dtype, "float32"))
+        return float32(nn.Dense(self.outputs, dtype=self.dtype)(x))
 
 
 def resnet_cifar(depth: int = 20, outputs: int = 10, **fields) -> ResNet:
@@ -179,10 +185,4 @@ def _conv(features, size, stride=1, *, rank, dtype):
         use_bias=False,
         dtype=dtype,
         kernel_init=nn.initializers.he_normal(),
-    )
-
-
-def _norm(*, train, dtype):
-    return nn.BatchNorm(
-        use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=dtype
     )

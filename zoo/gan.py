@@ -18,19 +18,21 @@ Shapes: B batch, Z latent dimensions, K classes.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.lax import stop_gradient
-from optax import losses
+from jaxtyping import Float, PRNGKeyArray, Shaped
 
-from zoo.autoencoder import ConvDecoder, ConvEncoder, DenseDecoder, corrupt, leaky
-from zoo.base import Aux, Number, Task, UsageError, is_zero, means
+from zoo.base import Array, Labels, Number, Task, Tree, apply, is_zero, judged, parted
+from zoo.blocks import ConvDecoder, ConvEncoder, DenseDecoder, beside, corrupt, leaky
 from zoo.mlp import MLP
+from zoo.supervised import classes as labels
 
-Value = Callable[[jax.Array], jax.Array]
+Value = Callable[[Array], Array]
+Critic = Callable[..., Array]  # (x [1, ...], *others) -> a scalar; any others
 
 
 class Game(NamedTuple):
@@ -65,15 +67,14 @@ class Generator(nn.Module):
     classes: int = 0
 
     def __call__(
-        self, z: jax.Array, y: jax.Array | None = None, *, train: bool = False
-    ) -> jax.Array:
-        """Noise [B, Z], labels [B] -> [B, ...]."""
-        if self.classes:
-            if y is None:
-                raise UsageError(
-                    f"expected labels y [B], one of {self.classes} classes"
-                )
-            z = jnp.concatenate([z, nn.one_hot(y, self.classes)], -1)
+        self,
+        z: Float[Array, "B Z"],
+        y: Labels | None = None,
+        *,
+        train: bool = False,
+    ) -> Float[Array, "B *D"]:
+        """Images from noise. Raises UsageError where labels are wanted and none."""
+        z = beside(z, y, self.classes)
         return jnp.tanh(self.decoder(z, train=train))
 
 
@@ -131,7 +132,7 @@ def task(players: Players, game: Game, *, penalty: Number = 0.0) -> Task:
     sum; "discriminator", "generator"; "real" and "fake", the discriminator's mean
     logits. In evaluation the noise is drawn too, from the key given.
     """
-    generator, discriminator = players
+    generator = players.generator
 
     def inputs(batch, key):
         x, y = batch["x"], batch["y"] if generator.classes else None
@@ -140,21 +141,16 @@ def task(players: Players, game: Game, *, penalty: Number = 0.0) -> Task:
     def init(key, batch):
         keys = jax.random.split(key, 3)
         x, z, y = inputs(batch, keys[2])
-        return _parted(
-            {
-                "generator": generator.init(keys[0], z, y, train=False),
-                "discriminator": discriminator.init(keys[1], x, train=False),
-            }
-        )
+        return _parted(players, keys, x, z, y)
 
     def loss(params, state, batch, key, *, train):
         noise_key, mix_key, *keys = jax.random.split(key, 6)
         x, z, y = inputs(batch, noise_key)
-        apply = _Apply(params, state, train)
-        fake = apply(generator, "generator", z, y, key=keys[0])
+        both = _Apply(players, params, state, train)
+        fake = both("generator", z, y, key=keys[0])
 
         def judge(x, key, **how):
-            logits = apply(discriminator, "discriminator", x, key=key, **how)
+            logits = both("discriminator", x, key=key, **how)
             return _of_class(logits, y)
 
         real_logit = judge(x, keys[1])
@@ -163,7 +159,7 @@ def task(players: Players, game: Game, *, penalty: Number = 0.0) -> Task:
         if train and not is_zero(penalty):
             mixed = mix(x, stop_gradient(fake), mix_key)
             critic = critic + penalty * gradient_penalty(
-                lambda x, i: apply.plain(discriminator, "discriminator", x)[0, i],
+                lambda x, i: both.plain("discriminator", x)[0, i],
                 mixed,
                 jnp.zeros(x.shape[0], int) if y is None else y,
             )
@@ -175,8 +171,7 @@ def task(players: Players, game: Game, *, penalty: Number = 0.0) -> Task:
             "real": real_logit,
             "fake": fake_logit,
         }
-        metrics = means(values, batch.get("mask"))
-        return metrics["loss"].value(), Aux(metrics, apply.state)
+        return judged(values, batch.get("mask"), both.state)
 
     def classes(params, state, batch):
         return generator.classes
@@ -196,50 +191,41 @@ def semi_supervised(players: Players, *, noise: Number = 0.5) -> Task:
     than matching their features (section 3.1) did. Metrics: "loss", the sum in
     training, and in evaluation the cross-entropy; "accuracy".
     """
-    generator, discriminator = players
+    generator = players.generator
     game = GAMES["non_saturating"]
 
     def init(key, batch):
         keys = jax.random.split(key)
         z = jnp.zeros((batch["x"].shape[0], generator.latent))
-        return _parted(
-            {
-                "generator": generator.init(keys[0], z, train=False),
-                "discriminator": discriminator.init(keys[1], batch["x"], train=False),
-            }
-        )
+        return _parted(players, keys, batch["x"], z)
 
     def loss(params, state, batch, key, *, train):
-        apply, y = _Apply(params, state, train), batch["y"]
+        both = _Apply(players, params, state, train)
         keys = jax.random.split(key, 9)  # the last five for dropout
 
         def judge(x, noise_key, key, **how):
             seen = corrupt(x, noise_key, noise) if train else x
-            return apply(discriminator, "discriminator", seen, key=key, **how)
+            return both("discriminator", seen, key=key, **how)
 
         logits = judge(_with_labels(batch), keys[0], keys[4])
-        error = losses.softmax_cross_entropy_with_integer_labels(logits, y)
-        right = (logits.argmax(-1) == y).astype(logits.dtype)
-        values = {"loss": error, "accuracy": right}
+        values = labels.values(logits, batch["y"])
         if not train:
-            metrics = means(values, batch.get("mask"))
-            return metrics["loss"].value(), Aux(metrics, state)
+            return judged(values, batch.get("mask"), state)
 
         z = jax.random.normal(keys[1], (logits.shape[0], generator.latent))
-        fake = apply(generator, "generator", z, key=keys[5])
+        fake = both("generator", z, key=keys[5])
         real = jax.nn.logsumexp(judge(batch["x"], keys[2], keys[6]), -1)
         false = jax.nn.logsumexp(judge(stop_gradient(fake), keys[3], keys[7]), -1)
         critic = 0.5 * (game.real(real) + game.fake(false))
         fooled = jax.nn.logsumexp(judge(fake, keys[3], keys[8], frozen=True), -1)
         maker = game.generator(fooled)
         values |= {"discriminator": critic, "generator": maker}
-        values["loss"] = error + critic + maker
-        metrics = means(values, batch.get("mask"))
-        return metrics["loss"].value(), Aux(metrics, apply.state)
+        values["loss"] = values["loss"] + critic + maker
+        return judged(values, batch.get("mask"), both.state)
 
     def predict(params, state, batch):
-        apply, x = _Apply(params, state, False), _with_labels(batch)
-        return nn.softmax(apply(discriminator, "discriminator", x))
+        both = _Apply(players, params, state, train=False)
+        return nn.softmax(both("discriminator", _with_labels(batch)))
 
     def classes(params, state, batch):
         return jax.eval_shape(predict, params, state, batch).shape[-1]
@@ -247,16 +233,18 @@ def semi_supervised(players: Players, *, noise: Number = 0.5) -> Task:
     return Task(init, loss, predict, classes)
 
 
-def mix(real: jax.Array, fake: jax.Array, key: jax.Array) -> jax.Array:
-    """A point between each real and its generated example, [B, ...]."""
+def mix(
+    real: Float[Array, "B *D"], fake: Float[Array, "B *D"], key: PRNGKeyArray
+) -> Float[Array, "B *D"]:
+    """A point between each real and its generated example, uniform on the line."""
     share = jax.random.uniform(key, (real.shape[0], *(1,) * (real.ndim - 1)))
     return share * real + (1 - share) * fake
 
 
 def gradient_penalty(
-    critic: Callable[..., jax.Array], x: jax.Array, *others: jax.Array
-) -> jax.Array:
-    """(|gradient of the critic at x| - 1)^2 for each example: [B, ...] -> [B].
+    critic: Critic, x: Float[Array, "B *D"], *others: Shaped[Array, "B ..."]
+) -> Float[Array, "B"]:
+    """(|gradient of the critic at x| - 1)^2 for each example.
 
     `critic(x [1, ...], *others)` is a scalar, of one example alone (Gulrajani et al.
     2017, equation 3).
@@ -272,56 +260,54 @@ def gradient_penalty(
 
 def generate(
     generator: Generator,
-    params: Any,
-    state: Any,
-    key: jax.Array,
+    params: Tree,
+    state: Tree,
+    key: PRNGKeyArray,
     n: int,
-    y: jax.Array | None = None,
-) -> jax.Array:
-    """n images in (-1, 1) from a task's params and state, [n, ...]; labels y [n]."""
+    y: Labels | None = None,
+) -> Float[Array, "n *D"]:
+    """n images in (-1, 1) from a task's params and state; labels y if conditional."""
     z = jax.random.normal(key, (n, generator.latent))
-    return _Apply(params, state, False)(generator, "generator", z, y)
+    inner = state.get("generator", {})
+    return apply(generator, params["generator"], inner, z, y)[0]
 
 
 class _Apply:
     """Both players with their variables; collects the statistics that they change."""
 
-    def __init__(self, params, state, train):
-        self.params, self.state, self.train = params, dict(state), train
+    def __init__(self, players, params, state, train):
+        self.players, self.train = players, train
+        self.params, self.state = params, dict(state)
 
-    def __call__(self, module, name, *inputs, key=None, frozen=False):
-        """The module's outputs, with dropout from a key of its own.
+    def __call__(self, name, *inputs, key=None, frozen=False):
+        """The player's outputs, with dropout from a key of its own.
 
         `frozen`: no gradient for it, no statistics from it.
         """
         params = self.params[name]
         params = stop_gradient(params) if frozen else params
-        kept = self.state.get(name, {})
-        outputs, new = module.apply(
-            {"params": params, **kept},
-            *inputs,
-            train=self.train,
-            mutable=list(kept) if self.train else [],
-            rngs={} if key is None else {"dropout": key},
-        )
-        if kept and self.train and not frozen:
+        outputs, new = self._apply(name, params, *inputs, key=key, train=self.train)
+        if new and not frozen:
             self.state[name] = new
         return outputs
 
-    def plain(self, module, name, *inputs):
+    def plain(self, name, *inputs):
         """In evaluation mode: each example for itself."""
-        variables = {"params": self.params[name], **self.state.get(name, {})}
-        return module.apply(variables, *inputs, train=False)
+        return self._apply(name, self.params[name], *inputs)[0]
+
+    def _apply(self, name, params, *inputs, **how):
+        module, state = getattr(self.players, name), self.state.get(name, {})
+        return apply(module, params, state, *inputs, **how)
 
 
-def _parted(variables):
-    """Both players' variables -> (params, state), by player; no state where empty."""
-    params = {name: v["params"] for name, v in variables.items()}
-    states = {
-        name: {k: v for k, v in found.items() if k != "params"}
-        for name, found in variables.items()
+def _parted(players, keys, x, *inputs):
+    """Both players' params and state, by name; no state where a player has none."""
+    pairs = {
+        "generator": parted(players.generator.init(keys[0], *inputs, train=False)),
+        "discriminator": parted(players.discriminator.init(keys[1], x, train=False)),
     }
-    return params, {name: state for name, state in states.items() if state}
+    params = {name: pair[0] for name, pair in pairs.items()}
+    return params, {name: pair[1] for name, pair in pairs.items() if pair[1]}
 
 
 def _with_labels(batch):

@@ -12,17 +12,19 @@ Shapes: B batch, P prompt, T time, V vocabulary, W beams.
 """
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jaxtyping import Float, Int, PRNGKeyArray
 
-from zoo.base import Number, UsageError, concrete, is_zero
+from zoo.base import Array, Lengths, Number, Tree, UsageError, concrete, is_zero
 
-Extend = Callable[[jax.Array, Any], tuple[jax.Array, Any]]
+Extend = Callable[[Array, Any], tuple[Array, Any]]
 
 
+@runtime_checkable
 class Writer(Protocol):
     """What a language model has to have to write."""
 
@@ -34,14 +36,14 @@ class Writer(Protocol):
 
 
 def sample(
-    logits: jax.Array,
-    key: jax.Array,
+    logits: Float[Array, "B V"],
+    key: PRNGKeyArray,
     *,
     temperature: Number = 1.0,
     top_k: int | None = None,
     top_p: Number | None = None,
-) -> jax.Array:
-    """Logits [B, V] -> tokens [B], drawn from softmax(logits / temperature).
+) -> Int[Array, "B"]:
+    """Tokens drawn from softmax(logits / temperature).
 
     Temperature 0 takes the likeliest. `top_k` keeps the k likeliest, `top_p` the fewest
     of them that have that much probability together. Raises UsageError for numbers out
@@ -82,18 +84,18 @@ def check_options(
 
 def generate(
     model: Writer,
-    variables: Any,
-    key: jax.Array,
-    prompt: jax.Array,
+    variables: Tree,
+    key: PRNGKeyArray,
+    prompt: Int[Array, "B P"],
     length: int,
     *,
-    prompt_length: jax.Array | None = None,
+    prompt_length: Lengths | None = None,
     stop: int | None = None,
     **options: Any,
-) -> jax.Array:
-    """What follows each prompt [B, P]: tokens [B, length], drawn as by `sample`.
+) -> Int[Array, "B {length}"]:
+    """The `length` tokens that follow each prompt, drawn as by `sample`.
 
-    `prompt_length` [B] says how much of each prompt counts, where they differ. After
+    `prompt_length` says how much of each prompt counts, where they differ. After
     the token `stop` a row is `stop` to its end. Deterministic in (variables, key); row
     i of a batch depends on i. One loop of P + length - 1 single tokens, each in time
     linear in what stands before; the last one drawn is not read. Raises UsageError for
@@ -129,15 +131,15 @@ def generate(
 def search(
     extend: Extend,
     cache: Any,
-    start: jax.Array,
+    start: Int[Array, "B"],
     length: int,
     *,
     beams: int,
     stop: int,
-) -> tuple[jax.Array, jax.Array]:
-    """The likeliest continuations found -> (tokens [B, W, length], log p [B, W]).
+) -> tuple[Int[Array, "B W {length}"], Float[Array, "B W"]]:
+    """The W likeliest continuations found, tokens and their log p.
 
-    Begins with the tokens `start` [B] and a cache of B rows; keeps the W likeliest
+    Begins with the tokens `start` and a cache of B rows; keeps the W likeliest
     beginnings at each step, best first; 1 beam is the greedy choice. After `stop` a row
     is `stop` and its log p, in nats and without a bonus for length, stands still.
     """

@@ -1,41 +1,37 @@
-"""Convolution, pooling, recurrence, dropout: as Linen's, fast on each backend.
+"""Layers as Linen's, but for what they cost: convolution, dropout, recurrence.
 
-On CPU a convolution inside a compiled loop is about twenty times slower than the same
-sum as matrix products, and the gradient of `reduce_window` as slow beside that of
-`maximum`. There a convolution is written as shifted slices and one matrix, in one of
-two ways:
-
-- slices side by side: all K offsets of the window, [N, K C] @ [K C, F];
-- for a window without strides over an image of 8 or more channels, half on each side:
-  the offsets along the last axis stand side by side before the product, those along
-  the first are shifted and added after it, [N, Kw C] @ [Kw C, Kh F]. Thrice less is
-  gathered and written for 3x3, in the forward pass and in both gradients.
-
-Grouped convolution is a product for each group, depthwise convolution a sum of scaled
-slices, transposed convolution a convolution for each phase of the output. Dilated
-transposed convolution has no fast form and is XLA's. GPU and TPU get XLA's convolution
-always. All are plain compositions: `grad`, `jvp`, `vmap` and `hessian` go through them.
-Shapes: B batch, S one or two spatial axes ([L] or [H, W]), C channels, G groups.
+Convolution and pooling, and why they are fast, are in `zoo.convolution`.
+Shapes: B batch, S one or two spatial axes ([L] or [H, W]), R those of the result,
+C channels, T time, D features in, H units.
 """
 
-import functools
-import itertools
-import math
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
+from jaxtyping import Float
 
-from zoo.base import Number, UsageError, concrete, is_zero
-
-Padding = str | int | Sequence[tuple[int, int]]
+from zoo.base import (
+    Array,
+    Dtype,
+    Initializer,
+    Lengths,
+    Number,
+    Tree,
+    UsageError,
+    concrete,
+    is_zero,
+)
+from zoo.convolution import Padding, conv, conv_transpose
+from zoo.convolution import avg_pool as avg_pool
+from zoo.convolution import max_pool as max_pool
 
 
 class Conv(nn.Module):
-    """Convolution [B, *S, C] -> [B, *S', features]; `flax.linen.Conv` drop-in.
+    """Convolution [B, *S, C] -> [B, *R, features]; `flax.linen.Conv` drop-in.
 
     Parameters: "kernel" [*kernel_size, C / groups, features], LeCun normal, and
     "bias", zero. `padding` is "SAME", "VALID", a number or a (before, after) pair for
@@ -49,28 +45,21 @@ class Conv(nn.Module):
     kernel_dilation: int | tuple[int, ...] = 1
     feature_group_count: int = 1
     use_bias: bool = True
-    dtype: jax.typing.DTypeLike | None = None
-    kernel_init: Callable[..., jax.Array] = nn.initializers.lecun_normal()
-    bias_init: Callable[..., jax.Array] = nn.initializers.zeros_init()
+    dtype: Dtype = None
+    kernel_init: Initializer = nn.initializers.lecun_normal()
+    bias_init: Initializer = nn.initializers.zeros_init()
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """[B, *S, C] -> [B, *S', features]."""
-        inputs = x.shape[-1] // self.feature_group_count
-        x, kernel, bias = _parameters(self, x, inputs)
-        x = conv(
-            x,
-            kernel,
-            strides=self.strides,
-            padding=self.padding,
-            dilation=self.kernel_dilation,
-            groups=self.feature_group_count,
-        )
-        return x if bias is None else x + bias.reshape((1,) * (x.ndim - 1) + (-1,))
+    def __call__(
+        self, x: Float[Array, "B *S C"]
+    ) -> Float[Array, "B *R {self.features}"]:
+        """[B, *S, C] -> [B, *R, features]."""
+        groups = self.feature_group_count
+        return _convolved(self, conv, x, x.shape[-1] // groups, groups=groups)
 
 
 class ConvTranspose(nn.Module):
-    """Transposed convolution [B, *S, C] -> [B, *S', features], S' about S * strides;
+    """Transposed convolution [B, *S, C] -> [B, *R, features], R about S * strides;
     `flax.linen.ConvTranspose` drop-in (the kernel is not flipped).
 
     Parameters as in `Conv`: "kernel" [*kernel_size, C, features] and "bias".
@@ -82,22 +71,34 @@ class ConvTranspose(nn.Module):
     padding: Padding = "SAME"
     kernel_dilation: int | tuple[int, ...] = 1
     use_bias: bool = True
-    dtype: jax.typing.DTypeLike | None = None
-    kernel_init: Callable[..., jax.Array] = nn.initializers.lecun_normal()
-    bias_init: Callable[..., jax.Array] = nn.initializers.zeros_init()
+    dtype: Dtype = None
+    kernel_init: Initializer = nn.initializers.lecun_normal()
+    bias_init: Initializer = nn.initializers.zeros_init()
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """[B, *S, C] -> [B, *S', features]."""
-        x, kernel, bias = _parameters(self, x, x.shape[-1])
-        x = conv_transpose(
-            x,
-            kernel,
-            strides=self.strides,
-            padding=self.padding,
-            dilation=self.kernel_dilation,
-        )
-        return x if bias is None else x + bias.reshape((1,) * (x.ndim - 1) + (-1,))
+    def __call__(
+        self, x: Float[Array, "B *S C"]
+    ) -> Float[Array, "B *R {self.features}"]:
+        """[B, *S, C] -> [B, *R, features]."""
+        return _convolved(self, conv_transpose, x, x.shape[-1])
+
+
+def _convolved(module, function, x, inputs, **more):
+    """function(x, kernel) + bias with the module's parameters; the kernel's inputs."""
+    shape = (*module.kernel_size, inputs, module.features)
+    kernel = module.param("kernel", module.kernel_init, shape)
+    wanted = "bias", module.bias_init, (module.features,)
+    bias = module.param(*wanted) if module.use_bias else None
+    x, kernel, bias = promote_dtype(x, kernel, bias, dtype=module.dtype)
+    y = function(
+        x,
+        kernel,
+        strides=module.strides,
+        padding=module.padding,
+        dilation=module.kernel_dilation,
+        **more,
+    )
+    return y if bias is None else y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
 
 
 class Dropout(nn.Module):
@@ -108,8 +109,8 @@ class Dropout(nn.Module):
 
     rate: Number
 
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """[...] -> [...]."""
+    def __call__(self, x: Float[Array, "*S"], *, train: bool) -> Float[Array, "*S"]:
+        """x, a share of its entries zero in training, the others larger for it."""
         if concrete(self.rate) and not 0 <= self.rate <= 1:
             raise UsageError(f"expected a dropout in [0, 1], found {self.rate}")
         if not train or is_zero(self.rate):
@@ -122,107 +123,26 @@ class Dropout(nn.Module):
         return jnp.where(mask, x / jnp.where(keep == 0, 1, keep).astype(x.dtype), 0)
 
 
-def _parameters(module, x, inputs):
-    shape = (*module.kernel_size, inputs, module.features)
-    kernel = module.param("kernel", module.kernel_init, shape)
-    wanted = "bias", module.bias_init, (module.features,)
-    bias = module.param(*wanted) if module.use_bias else None
-    return promote_dtype(x, kernel, bias, dtype=module.dtype)
+def batch_norm(dtype: Dtype = None) -> nn.BatchNorm:
+    """Batch norm of momentum 0.9 (torch calls that 0.1) and epsilon 1e-5.
 
-
-def conv(
-    x: jax.Array,
-    kernel: jax.Array,
-    *,
-    strides: int | Sequence[int] = 1,
-    padding: Padding = "SAME",
-    dilation: int | Sequence[int] = 1,
-    groups: int = 1,
-) -> jax.Array:
-    """Correlate [B, *S, C] with a kernel [*K, C / groups, F] -> [B, *S', F].
-
-    Raises UsageError where shapes do not fit or the output would be empty.
+    Call it with `use_running_average=not train`. Its running variance is the biased
+    one (torch: unbiased). He et al. 2015; Ioffe & Szegedy, 2015, arXiv:1502.03167.
     """
-    _check(x, kernel, groups)
-    window = _geometry(x, kernel.shape[:-2], strides, padding, dilation)
-    outputs = kernel.shape[-1]
-
-    def product(x, kernel):
-        if groups > 1:
-            return _grouped(x, kernel, window, groups)
-        if x.ndim == 4 and x.shape[-1] >= 8 and window.strides == (1, 1):
-            return _two_sided(x, kernel, window)
-        patches = jnp.concatenate(list(_shifted(x, window, 0)), -1)
-        # two axes: with more, the weights' gradient copies its operands to flatten them
-        y = patches.reshape(-1, patches.shape[-1]) @ kernel.reshape(-1, outputs)
-        return y.reshape(*patches.shape[:-1], outputs)
-
-    direct = functools.partial(_xla, window=window, groups=groups)
-    return jax.lax.platform_dependent(x, kernel, cpu=product, default=direct)
-
-
-def conv_transpose(
-    x: jax.Array,
-    kernel: jax.Array,
-    *,
-    strides: int | Sequence[int] = 1,
-    padding: Padding = "SAME",
-    dilation: int | Sequence[int] = 1,
-) -> jax.Array:
-    """Correlate x [B, *S, C], strides - 1 zeros between its entries, with [*K, C, F].
-
-    "SAME" gives S' = S * strides, "VALID" every output that an input reaches; pairs
-    pad the spread-out input itself. Raises UsageError where shapes do not fit.
-    """
-    _check(x, kernel)
-    size, space = kernel.shape[:-2], x.shape[1:-1]
-    steps, gaps = _each(strides, size, x), _each(dilation, size, x)
-    spans = [(k - 1) * d + 1 for k, d in zip(size, gaps, strict=True)]
-    pads = _transposed_pads(padding, spans, steps)
-    spread = [(n - 1) * s + 1 for n, s in zip(space, steps, strict=True)]
-    window = _geometry(x, size, 1, pads, gaps, spread)
-    phases = functools.partial(_phases, window=window, strides=steps, spread=spread)
-    direct = functools.partial(_xla, window=window, spread=steps)
-    cpu = phases if set(gaps) == {1} else direct
-    return jax.lax.platform_dependent(x, kernel, cpu=cpu, default=direct)
-
-
-def max_pool(
-    x: jax.Array,
-    window: Sequence[int],
-    strides: int | Sequence[int] | None = None,
-    padding: Padding = "VALID",
-) -> jax.Array:
-    """The maximum over windows: [B, *S, C] -> [B, *S', C]; strides default to `window`.
-
-    Where several entries of a window are the maximum, they share its gradient.
-    """
-    geometry = _geometry(x, window, window if strides is None else strides, padding)
-    return functools.reduce(jnp.maximum, _shifted(x, geometry, -math.inf))
-
-
-def avg_pool(
-    x: jax.Array,
-    window: Sequence[int],
-    strides: int | Sequence[int] | None = None,
-    padding: Padding = "VALID",
-) -> jax.Array:
-    """The mean over windows, padding counted as zeros: [B, *S, C] -> [B, *S', C]."""
-    geometry = _geometry(x, window, window if strides is None else strides, padding)
-    return sum(_shifted(x, geometry, 0)) / math.prod(window)
+    return nn.BatchNorm(momentum=0.9, dtype=dtype)
 
 
 def recur(
-    cell: Callable,
-    carry,
-    x: jax.Array,
+    cell: Callable[[Any, Array], tuple[Any, Array]],
+    carry: Tree,
+    x: Float[Array, "B T D"],
     *,
-    length: jax.Array | None = None,
+    length: Lengths | None = None,
     reverse: bool = False,
-):
-    """Run `cell(carry, x[:, t]) -> (carry, y)`: x [B, T, D] -> (carry, y [B, T, H]).
+) -> tuple[Tree, Float[Array, "B T H"]]:
+    """Run `cell(carry, x[:, t]) -> (carry, y [B, H])` over time.
 
-    `length` [B] is how much of each sequence counts: past it the carry stands still and
+    `length` is how much of each sequence counts: past it the carry stands still and
     y is zero, so padding changes nothing. `reverse` runs from the last entry to the
     first. A cell is fastest with one product of [x, h] a step: forming the inputs' part
     for all steps before the loop, or unrolling it, gained nothing on two cores.
@@ -244,157 +164,3 @@ def recur(
     entries = (steps, jnp.swapaxes(x, 0, 1))
     carry, y = jax.lax.scan(step, carry, entries, reverse=reverse)
     return carry, jnp.swapaxes(y, 0, 1)
-
-
-class _Window(NamedTuple):
-    size: tuple[int, ...]
-    strides: tuple[int, ...]
-    pads: tuple[tuple[int, int], ...]  # (before, after); negative ones cut
-    dilation: tuple[int, ...]
-
-
-def _two_sided(x, kernel, window):
-    """A convolution over [H, W] without strides: W's offsets before, H's after."""
-    (rows, cols), (down, right) = window.size, window.dilation
-    x = _pad(x, window.pads, 0)
-    batch, height, width = x.shape[:3]
-    width, height = width - (cols - 1) * right, height - (rows - 1) * down
-    # without it what made x is computed again for each of its slices
-    x = jax.lax.optimization_barrier(x)
-    slices = [x[:, :, j * right : j * right + width] for j in range(cols)]
-    patches = jnp.concatenate(slices, -1).reshape(-1, cols * x.shape[-1])
-    matrix = kernel.transpose(1, 2, 0, 3).reshape(patches.shape[1], -1)
-    y = (patches @ matrix).reshape(batch, -1, width, matrix.shape[1])
-    parts = enumerate(jnp.split(y, rows, axis=-1))
-    return sum(part[:, i * down : i * down + height] for i, part in parts)
-
-
-def _grouped(x, kernel, window, groups):
-    """A product for each group; where a group has one channel, scaled slices."""
-    inputs, outputs = kernel.shape[-2:]
-    slices = list(_shifted(x, window, 0))
-    taps = kernel.reshape(-1, inputs, outputs)
-    if inputs == 1:
-        each = outputs // groups
-        return sum(
-            jnp.repeat(part, each, -1) * tap[0].reshape((1,) * (x.ndim - 1) + (-1,))
-            for part, tap in zip(slices, taps, strict=True)
-        )
-    patches = jnp.stack(slices, -2)
-    patches = patches.reshape(*patches.shape[:-1], groups, inputs)
-    taps = taps.reshape(len(slices), inputs, groups, outputs // groups)
-    y = jnp.einsum("...tgi,tigo->...go", patches, taps)
-    return y.reshape(*y.shape[:-2], outputs)
-
-
-def _phases(x, kernel, window, strides, spread):
-    """Transposed: output s q + r sees each s-th tap of the kernel, from one of its own.
-
-    All outputs of one r (a phase) are a plain convolution with those taps.
-    """
-    axes = list(zip(x.shape[1:-1], spread, strides, *window[:3:2], strict=True))
-    lengths = [m + sum(p) - k + 1 for _, m, _, k, p in axes]
-    rows = [-(-n // s) for n, s in zip(lengths, strides, strict=True)]
-    parts = []
-    for phase in itertools.product(*map(range, strides)):
-        taps, pads = [], []
-        for r, q, (n, _, s, k, (before, _)) in zip(phase, rows, axes, strict=True):
-            first = (before - r) % s
-            left = (before - r - first) // s
-            taps.append(slice(first, None, s))
-            pads.append((left, q + len(range(first, k, s)) - 1 - left - n))
-        some = kernel[tuple(taps)]
-        empty = 0 in some.shape  # a stride longer than the kernel
-        part = jnp.zeros((x.shape[0], *rows, some.shape[-1]), x.dtype)
-        parts.append(part if empty else conv(x, some, padding=pads))
-    y = jnp.stack(parts).reshape(*strides, *parts[0].shape)
-    pairs = [axis for i in range(x.ndim - 2) for axis in (x.ndim - 1 + i, i)]
-    y = y.transpose(x.ndim - 2, *pairs, y.ndim - 1)
-    sizes = [q * s for q, s in zip(rows, strides, strict=True)]
-    y = y.reshape(x.shape[0], *sizes, kernel.shape[-1])
-    return y[(slice(None), *map(slice, lengths))]
-
-
-def _xla(x, kernel, window, groups=1, spread=None):
-    space = "HW"[: x.ndim - 2]
-    return jax.lax.conv_general_dilated(
-        x,
-        kernel,
-        window.strides,
-        window.pads,
-        lhs_dilation=spread,
-        rhs_dilation=window.dilation,
-        dimension_numbers=(f"N{space}C", f"{space}IO", f"N{space}C"),
-        feature_group_count=groups,
-    )
-
-
-def _check(x, kernel, groups=1):
-    *size, channels, outputs = kernel.shape
-    channels *= groups
-    if x.ndim != kernel.ndim or x.shape[-1] != channels or outputs % groups:
-        raise UsageError(
-            f"expected inputs [B, {'L' if len(size) == 1 else 'H, W'}, {channels}] "
-            f"for a kernel {kernel.shape} in {groups} group(s), found shape {x.shape}"
-        )
-
-
-def _geometry(x, size, strides, padding, dilation=1, space=None):
-    """What a window does to each spatial axis, checked."""
-    space = x.shape[1:-1] if space is None else space
-    size, strides = tuple(size), _each(strides, size, x)
-    dilation = _each(dilation, size, x)
-    spans = [(k - 1) * d + 1 for k, d in zip(size, dilation, strict=True)]
-    if isinstance(padding, str):
-        padding = jax.lax.padtype_to_pads(space, spans, strides, padding.upper())
-    elif isinstance(padding, int):
-        padding = [(padding, padding)] * len(size)
-    sizes = [n + sum(p) for n, p in zip(space, padding, strict=True)]
-    if any(n < w for n, w in zip(sizes, spans, strict=True)):
-        raise UsageError(f"a window {size} does not fit into shape {x.shape}")
-    return _Window(size, strides, tuple((int(a), int(b)) for a, b in padding), dilation)
-
-
-def _each(value, size, x):
-    """A number for every spatial axis."""
-    values = (value,) * len(size) if isinstance(value, int) else tuple(value)
-    if x.ndim != len(size) + 2 or len(values) != len(size):
-        raise UsageError(
-            f"expected inputs with {len(size)} spatial axes for a window "
-            f"{tuple(size)}, found shape {x.shape}"
-        )
-    return values
-
-
-def _transposed_pads(padding, spans, strides):
-    """How much the spread-out input is padded: as `jax.lax.conv_transpose` has it."""
-    if not isinstance(padding, str):
-        return padding
-    pads = []
-    for k, s in zip(spans, strides, strict=True):
-        before, total = k - 1, k + s - 2
-        if padding.upper() == "VALID":
-            total += max(k - s, 0)
-        elif s < k:
-            before = -(-total // 2)
-        pads.append((before, total - before))
-    return pads
-
-
-def _pad(x, pads, fill):
-    if not any(map(any, pads)):
-        return x
-    edges = [(0, 0, 0), *((a, b, 0) for a, b in pads), (0, 0, 0)]
-    return jax.lax.pad(x, jnp.asarray(fill, x.dtype), edges)
-
-
-def _shifted(x, window, fill):
-    """For each offset of a window, the entries of x there: each [B, *S', C]."""
-    x = _pad(x, window.pads, fill)
-    axes = list(zip(x.shape[1:-1], *window[:2], window.dilation, strict=True))
-    counts = [(n - (k - 1) * d - 1) // s for n, k, s, d in axes]
-    for offset in itertools.product(*map(range, window.size)):
-        start = [o * a[3] for o, a in zip(offset, axes, strict=True)]
-        ends = [o + c * a[2] + 1 for o, c, a in zip(start, counts, axes, strict=True)]
-        limit = (x.shape[0], *ends, x.shape[-1])
-        yield jax.lax.slice(x, (0, *start, 0), limit, (1, *window.strides, 1))

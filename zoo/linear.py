@@ -5,11 +5,11 @@ Hastie, Tibshirani & Friedman, "The Elements of Statistical Learning", 2009, cha
 All are convex but the neuron, so weights start at zero. Shapes: B batch, D features.
 """
 
-import jax
 from flax import linen as nn
+from jaxtyping import Float, Shaped
 
 from zoo import supervised
-from zoo.base import Task, check_inputs
+from zoo.base import Array, Number, Task, check_inputs
 
 
 class Linear(nn.Module):
@@ -18,14 +18,16 @@ class Linear(nn.Module):
     outputs: int = 1
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
-        """[B, ...] -> [B, outputs]; the same in training and evaluation."""
+    def __call__(
+        self, x: Shaped[Array, "B *D"], *, train: bool = False
+    ) -> Float[Array, "B {self.outputs}"]:
+        """The same in training and evaluation. Raises UsageError for integers x."""
         x = check_inputs(x).reshape(x.shape[0], -1)
         zeros = nn.initializers.zeros_init()
         return nn.Dense(self.outputs, kernel_init=zeros, name="dense")(x)
 
 
-def regression(*, outputs: int = 1, l1: float = 0.0, l2: float = 0.0) -> Task:
+def regression(*, outputs: int = 1, l1: Number = 0.0, l2: Number = 0.0) -> Task:
     """Least squares: mean (x W + b - y)^2 + l1 sum|W| + l2 sum W^2.
 
     With n examples scikit-learn's Ridge(alpha) is l2 = alpha / n, its Lasso(alpha) is
@@ -34,12 +36,12 @@ def regression(*, outputs: int = 1, l1: float = 0.0, l2: float = 0.0) -> Task:
     return supervised.task(Linear(outputs), supervised.regression, l1=l1, l2=l2)
 
 
-def logistic(*, l2: float = 0.0) -> Task:
+def logistic(*, l2: Number = 0.0) -> Task:
     """Two classes, one logit; scikit-learn's C is l2 = 1 / (2 n C) for n examples."""
     return supervised.task(Linear(1), supervised.binary, l2=l2)
 
 
-def softmax(classes: int, *, l2: float = 0.0) -> Task:
+def softmax(classes: int, *, l2: Number = 0.0) -> Task:
     """Softmax regression over K classes; scikit-learn's C is l2 = 1 / (2 n C)."""
     return supervised.task(Linear(classes), supervised.classes, l2=l2)
 

@@ -4,13 +4,12 @@ Everitt & Hand, "Finite mixture distributions", 1981; Bishop, "Pattern recogniti
 machine learning", 2006, section 9.3.3. Shapes: B batch, D pixels, K components.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jaxtyping import Float, PRNGKeyArray
 
-from zoo.base import Aux, Task, means
+from zoo.base import Array, Task, Tree, apply, judged, parted
 
 
 class BernoulliMixture(nn.Module):
@@ -19,8 +18,10 @@ class BernoulliMixture(nn.Module):
     components: int = 100
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """[B, ...] in [0, 1] -> log p(x) [B], nats (equation 9.47)."""
+    def __call__(
+        self, x: Float[Array, "B *D"], *, train: bool = False
+    ) -> Float[Array, "B"]:
+        """log p(x) of x in [0, 1], nats (equation 9.47)."""
         x = x.reshape(x.shape[0], -1)
 
         def spread(key, shape):
@@ -38,21 +39,19 @@ def task(model: BernoulliMixture) -> Task:
     """Minimises -log p(x) of batch["x"], nats per example."""
 
     def init(key, batch):
-        return model.init(key, batch["x"])["params"], {}
+        return parted(model.init(key, batch["x"]))
 
     def loss(params, state, batch, key, *, train):
-        likelihood: Any = model.apply({"params": params}, batch["x"])
-        values = {"loss": -likelihood}
-        metrics = means(values, batch.get("mask"))
-        return metrics["loss"].value(), Aux(metrics, state)
+        likelihood, _ = apply(model, params, state, batch["x"])
+        return judged({"loss": -likelihood}, batch.get("mask"), state)
 
     return Task(init, loss)
 
 
 def generate(
-    model: BernoulliMixture, variables: dict, key: jax.Array, n: int
-) -> jax.Array:
-    """The means mu of n components drawn by pi: [n, D]."""
+    model: BernoulliMixture, variables: Tree, key: PRNGKeyArray, n: int
+) -> Float[Array, "{n} D"]:
+    """The means mu of n components drawn by pi."""
     params = variables["params"]
     k = jax.random.categorical(key, params["pi"], shape=(n,))
     return nn.sigmoid(jnp.asarray(params["mu"])[k])

@@ -4,17 +4,14 @@ Rumelhart, Hinton & Williams, "Learning representations by back-propagating erro
 Nature 323, 1986. Shapes: B batch, D features, K outputs.
 """
 
-from collections.abc import Callable
-
-import jax
-import jax.numpy as jnp
 from flax import linen as nn
+from jaxtyping import Float, Shaped
 
-from zoo.base import Number, check_inputs
-from zoo.layers import Dropout
+from zoo.base import Activation, Array, Dtype, Number, check_inputs, float32
+from zoo.layers import Dropout, batch_norm
 
 
-def prelu(x: jax.Array) -> jax.Array:
+def prelu(x: Float[Array, "*S"]) -> Float[Array, "*S"]:
     """max(x, 0) + a min(x, 0) with one learned slope a, 0.25 at first.
 
     He et al., "Delving Deep into Rectifiers", 2015, arXiv:1502.01852, equation 1. Call
@@ -23,7 +20,7 @@ def prelu(x: jax.Array) -> jax.Array:
     return nn.PReLU(negative_slope_init=0.25)(x)
 
 
-ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+ACTIVATIONS: dict[str, Activation] = {
     "sigmoid": nn.sigmoid,
     "tanh": nn.tanh,
     "relu": nn.relu,
@@ -43,22 +40,21 @@ class MLP(nn.Module):
 
     outputs: int
     widths: tuple[int, ...] = (256,)
-    activation: Callable[[jax.Array], jax.Array] = nn.relu
+    activation: Activation = nn.relu
     dropout: Number = 0.0
     batch_norm: bool = False
-    dtype: jax.typing.DTypeLike | None = None
+    dtype: Dtype = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
-        """[B, ...] -> [B, K]."""
+    def __call__(
+        self, x: Shaped[Array, "B *D"], *, train: bool = False
+    ) -> Float[Array, "B {self.outputs}"]:
+        """Logits, or whatever is fitted. Raises UsageError for integers x."""
         x = check_inputs(x).reshape(x.shape[0], -1)
         for width in self.widths:
             x = nn.Dense(width, dtype=self.dtype)(x)
             if self.batch_norm:
-                x = nn.BatchNorm(
-                    use_running_average=not train, momentum=0.9, dtype=self.dtype
-                )(x)
+                x = batch_norm(self.dtype)(x, use_running_average=not train)
             x = self.activation(x)
             x = Dropout(self.dropout)(x, train=train)
-        x = nn.Dense(self.outputs, dtype=self.dtype)(x)
-        return x.astype(jnp.promote_types(x.dtype, "float32"))
+        return float32(nn.Dense(self.outputs, dtype=self.dtype)(x))

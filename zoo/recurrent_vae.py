@@ -7,9 +7,10 @@ Shapes: B batch, T time, V vocabulary, Z latent dimensions, H units, W width.
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jaxtyping import Float, Int, PRNGKeyArray, Shaped
 from optax import losses
 
-from zoo.base import Number, UsageError, is_zero
+from zoo.base import Array, Number, Tree, check_tokens, is_zero
 from zoo.rnn import LSTM, RNN
 
 
@@ -43,13 +44,13 @@ class RecurrentVAE(nn.Module):
 
     def __call__(
         self,
-        x: jax.Array,
-        noise: jax.Array,
+        x: Shaped[Array, "B T"],
+        noise: Float[Array, "B Z"],
         y: None = None,
         *,
         train: bool = False,
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Tokens [B, T], noise [B, Z] -> (log p(x|z) [B], mean, logvar [B, Z]).
+    ) -> tuple[Float[Array, "B"], Float[Array, "B Z"], Float[Array, "B Z"]]:
+        """Tokens, noise -> (log p(x|z), mean, logvar).
 
         Draws what is hidden from the key "dropout".
         """
@@ -57,10 +58,11 @@ class RecurrentVAE(nn.Module):
         z = mean + jnp.exp(0.5 * logvar) * noise
         return self.log_likelihood(x, z), mean, logvar
 
-    def encode(self, x: jax.Array, y: None = None) -> tuple[jax.Array, jax.Array]:
-        """Tokens [B, T] -> mean and log-variance of q(z|x), [B, Z] each."""
-        if x.ndim != 2 or not jnp.issubdtype(x.dtype, jnp.integer):
-            raise UsageError(f"expected tokens [B, T], found {x.dtype} {x.shape}")
+    def encode(
+        self, x: Shaped[Array, "B ..."], y: None = None
+    ) -> tuple[Float[Array, "B Z"], Float[Array, "B Z"]]:
+        """Tokens [B, T] -> mean and log-variance of q(z|x). UsageError for others."""
+        check_tokens(x)
         if not self.latent:
             nothing = jnp.zeros((x.shape[0], 0))
             return nothing, nothing
@@ -68,8 +70,10 @@ class RecurrentVAE(nn.Module):
         mean, logvar = jnp.split(self.statistics(carries[0][0]), 2, -1)
         return mean, logvar
 
-    def log_likelihood(self, x: jax.Array, z: jax.Array, y: None = None) -> jax.Array:
-        """log p(x|z), the sum over the tokens: [B, T], [B, Z] -> [B], nats."""
+    def log_likelihood(
+        self, x: Int[Array, "B T"], z: Float[Array, "B Z"], y: None = None
+    ) -> Float[Array, "B"]:
+        """log p(x|z), the sum over the tokens, nats."""
         first = jnp.full((x.shape[0], 1), self.vocabulary + 1)
         seen = jnp.concatenate([first, x[:, :-1]], 1)
         hidden = jnp.zeros(x.shape, bool)
@@ -79,8 +83,10 @@ class RecurrentVAE(nn.Module):
         _, logits = self._write(seen, hidden, z, self._carry(z))
         return -losses.softmax_cross_entropy_with_integer_labels(logits, x).sum(-1)
 
-    def draw(self, z: jax.Array, key: jax.Array, length: int) -> jax.Array:
-        """z [B, Z] -> tokens [B, T] drawn from p(x|z)."""
+    def draw(
+        self, z: Float[Array, "B Z"], key: PRNGKeyArray, length: int
+    ) -> Int[Array, "B {length}"]:
+        """Tokens drawn from p(x|z)."""
         keys = jax.random.split(key, 2 * length).reshape(length, 2)
 
         def step(model, carry, keys):
@@ -110,9 +116,9 @@ class RecurrentVAE(nn.Module):
 
 
 def generate(
-    model: RecurrentVAE, variables: dict, key: jax.Array, n: int, length: int
-) -> jax.Array:
-    """n sequences from the prior, [n, length] tokens."""
+    model: RecurrentVAE, variables: Tree, key: PRNGKeyArray, n: int, length: int
+) -> Int[Array, "{n} {length}"]:
+    """n sequences of tokens from the prior."""
     z_key, key = jax.random.split(key)
     z = jax.random.normal(z_key, (n, model.latent))
     found = model.apply(variables, z, key, length, method="draw")

@@ -16,11 +16,22 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
+from jaxtyping import Float, Shaped
 
-from zoo.base import Number, UsageError, check_inputs
+from zoo.base import (
+    Array,
+    Dtype,
+    Lengths,
+    Number,
+    UsageError,
+    check_inputs,
+    check_tokens,
+    float32,
+)
 from zoo.layers import Dropout, recur
+from zoo.weights import rnn_from_torch
 
-Weights = dict[str, jax.Array]
+Weights = dict[str, Array]
 
 
 class Cell(NamedTuple):
@@ -33,7 +44,7 @@ class Cell(NamedTuple):
     from a uniform distribution.
     """
 
-    step: Callable[[Weights, tuple, jax.Array], tuple[tuple, jax.Array]]
+    step: Callable[[Weights, tuple, Array], tuple[tuple, Array]]
     biases: tuple[float, ...]  # of each gate, at first
     carries: int = 1
     vectors: tuple[tuple[str, int], ...] = ()
@@ -107,13 +118,16 @@ class Layer(nn.Module):
     cell: Cell
     features: int
     reverse: bool = False
-    dtype: jax.typing.DTypeLike | None = None
+    dtype: Dtype = None
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, length: jax.Array | None = None, carry: Any = None
-    ) -> tuple[tuple, jax.Array]:
-        """[B, T, D] -> (carry, [B, T, H]); carry None begins at zero."""
+        self,
+        x: Float[Array, "B T D"],
+        length: Lengths | None = None,
+        carry: Any = None,
+    ) -> tuple[tuple, Float[Array, "B T {self.features}"]]:
+        """(carry, h of every step); carry None begins at zero."""
         weights = self._weights(x.shape[-1])
         values = promote_dtype(x, *weights.values(), dtype=self.dtype)
         x, weights = values[0], dict(zip(weights, values[1:], strict=True))
@@ -158,20 +172,20 @@ class RNN(nn.Module):
     layers: int = 1
     bidirectional: bool = False
     dropout: Number = 0.0
-    dtype: jax.typing.DTypeLike | None = None
+    dtype: Dtype = None
 
     @nn.compact
     def __call__(
         self,
-        x: jax.Array,
-        length: jax.Array | None = None,
+        x: Float[Array, "B T D"],
+        length: Lengths | None = None,
         carry: Any = None,
         *,
         train: bool = False,
-    ) -> tuple[list[tuple], jax.Array]:
-        """[B, T, D] -> (carries, [B, T, H or 2 H]).
+    ) -> tuple[list[tuple], Float[Array, "B T H"]]:
+        """(carries, h of every step); of both directions, 2 H units.
 
-        `length` [B] counts the entries that are no padding. `carries` are those after
+        `length` counts the entries that are no padding. `carries` are those after
         the last entry (in reverse, the first), one for each layer and direction in
         turn; given back, they continue a sequence that runs forward.
         """
@@ -213,15 +227,19 @@ class Classifier(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, length: jax.Array | None = None, *, train: bool = False
-    ) -> jax.Array:
-        """[B, T, D], lengths [B] -> logits [B, K]."""
+        self,
+        x: Shaped[Array, "B ..."],
+        length: Lengths | None = None,
+        *,
+        train: bool = False,
+    ) -> Float[Array, "B {self.outputs}"]:
+        """Logits of x [B, T, D]. Raises UsageError for another shape or dtype."""
         x = check_inputs(x, "B T D")
         carries, _ = self.rnn(x, length, train=train)
         last = carries[-1 - self.rnn.bidirectional :]
         h = jnp.concatenate([carry[0] for carry in last], -1)
         h = Dropout(self.dropout)(h, train=train)
-        return _float32(nn.Dense(self.outputs, dtype=self.rnn.dtype)(h))
+        return float32(nn.Dense(self.outputs, dtype=self.rnn.dtype)(h))
 
 
 class Regressor(nn.Module):
@@ -232,11 +250,15 @@ class Regressor(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, length: jax.Array | None = None, *, train: bool = False
-    ) -> jax.Array:
-        """[B, T, D], lengths [B] -> [B, T, K]."""
+        self,
+        x: Shaped[Array, "B ..."],
+        length: Lengths | None = None,
+        *,
+        train: bool = False,
+    ) -> Float[Array, "B T {self.outputs}"]:
+        """Of each step of x [B, T, D]. Raises UsageError for another shape or dtype."""
         _, h = self.rnn(check_inputs(x, "B T D"), length, train=train)
-        return _float32(nn.Dense(self.outputs, dtype=self.rnn.dtype)(h))
+        return float32(nn.Dense(self.outputs, dtype=self.rnn.dtype)(h))
 
 
 class LanguageModel(nn.Module):
@@ -256,51 +278,27 @@ class LanguageModel(nn.Module):
         self.drop = Dropout(self.dropout)
         self.dense = nn.Dense(self.vocabulary, dtype=self.rnn.dtype)
 
-    def __call__(self, tokens: jax.Array, *, train: bool = False) -> jax.Array:
-        """[B, T] -> logits [B, T, V]."""
+    def __call__(
+        self, tokens: Shaped[Array, "B ..."], *, train: bool = False
+    ) -> Float[Array, "B T {self.vocabulary}"]:
+        """Tokens [B, T] -> logits. Raises UsageError for what are no tokens."""
         return self._run(tokens, None, train)[0]
 
     def empty(self, batch: int, length: int = 0) -> list[tuple]:
         """The cache before the first token; it does not grow with `length`."""
         return self.rnn.empty(batch)
 
-    def extend(self, tokens: jax.Array, cache: Any) -> tuple[jax.Array, Any]:
-        """The next tokens [B, t] -> (logits [B, t, V], the cache after them)."""
+    def extend(
+        self, tokens: Shaped[Array, "B ..."], cache: Any
+    ) -> tuple[Float[Array, "B t {self.vocabulary}"], Any]:
+        """The next tokens [B, t] -> (logits, the cache after them)."""
         return self._run(tokens, cache, train=False)
 
     def _run(self, tokens, carry, train):
-        if not jnp.issubdtype(tokens.dtype, jnp.integer) or tokens.ndim != 2:
-            raise UsageError(
-                f"expected integer tokens [B, T], found {tokens.dtype} {tokens.shape}"
-            )
-        x = self.drop(self.embed(tokens), train=train)
+        x = self.drop(self.embed(check_tokens(tokens)), train=train)
         carry, h = self.rnn(x, None, carry, train=train)
         h = self.drop(h, train=train)
-        return _float32(self.dense(h)), carry
+        return float32(self.dense(h)), carry
 
 
-def _float32(x):
-    return x.astype(jnp.promote_types(x.dtype, "float32"))
-
-
-def from_torch(arrays: dict[str, Any]) -> dict[str, Weights]:
-    """The arrays of a torch.nn.RNN, GRU or LSTM by its names -> params of an `RNN`.
-
-    Of `RNN(nonlinearity="tanh")` and the others, any number of layers, one or both
-    directions. torch's two biases are added but for the GRU, which needs both. Raises
-    UsageError where an array is missing.
-    """
-    params = {}
-    names = [n.removeprefix("weight_ih_") for n in arrays if n.startswith("weight_ih_")]
-    kinds = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-    for name in names or ["l0"]:
-        wanted = [f"{kind}_{name}" for kind in kinds]
-        if missing := [key for key in wanted if key not in arrays]:
-            raise UsageError(f"expected an array {missing[0]}, found {list(arrays)}")
-        w, r, b, c = (jnp.asarray(arrays[key]) for key in wanted)
-        weights = {"kernel": w.T, "recurrent": r.T, "bias": b + c}
-        if len(w) == 3 * r.shape[1]:
-            weights |= {"bias": b, "recurrent_bias": c.reshape(3, -1)}
-        number, _, reverse = name.removeprefix("l").partition("_")
-        params[f"{'backward' if reverse else 'forward'}_{number}"] = weights
-    return params
+from_torch = rnn_from_torch

@@ -14,13 +14,25 @@ Shapes: B batch, S source, T target, H units, V target vocabulary, W beams.
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jaxtyping import Float, Int, Shaped
 
 from zoo import language
 from zoo.attention import Attention
-from zoo.base import Aux, Number, Task, UsageError, means
+from zoo.base import (
+    Array,
+    Dtype,
+    Number,
+    Task,
+    Tree,
+    UsageError,
+    apply,
+    check_tokens,
+    float32,
+    judged,
+    parted,
+)
 from zoo.layers import Dropout
 from zoo.rnn import LSTM, RNN, Cell
 from zoo.supervised import classes
@@ -43,7 +55,7 @@ class Recurrent(nn.Module):
     cell: Cell = LSTM
     score: str = "additive"
     dropout: Number = 0.0
-    dtype: jax.typing.DTypeLike | None = None
+    dtype: Dtype = None
 
     def setup(self):
         units, dtype = self.features, self.dtype
@@ -61,26 +73,34 @@ class Recurrent(nn.Module):
         self.dense = nn.Dense(self.target_vocabulary, dtype=dtype)
 
     def __call__(
-        self, source: jax.Array, target: jax.Array, *, train: bool = False
-    ) -> jax.Array:
-        """Source [B, S], what stands before each target token [B, T] -> [B, T, V]."""
+        self,
+        source: Int[Array, "B S"],
+        target: Int[Array, "B T"],
+        *,
+        train: bool = False,
+    ) -> Float[Array, "B T {self.target_vocabulary}"]:
+        """Logits; `target` is what stands before each target token."""
         cache = self._encode(source, train)
         return self._decode(target, cache, train)[0]
 
-    def encode(self, source: jax.Array) -> Any:
-        """[B, S] -> what `empty` wants."""
+    def encode(self, source: Int[Array, "B S"]) -> Any:
+        """What `empty` wants of a source."""
         return self._encode(source, train=False)
 
     def empty(self, memory: Any, length: int = 0) -> Any:
         """The cache before the first token; it does not grow with `length`."""
         return memory
 
-    def extend(self, tokens: jax.Array, cache: Any) -> tuple[jax.Array, Any]:
-        """The next target tokens [B, t] -> (logits [B, t, V], the cache after them)."""
+    def extend(
+        self, tokens: Int[Array, "B t"], cache: Any
+    ) -> tuple[Float[Array, "B t {self.target_vocabulary}"], Any]:
+        """The next target tokens -> (logits, the cache after them)."""
         return self._decode(tokens, cache, train=False)[:2]
 
-    def align(self, source: jax.Array, target: jax.Array) -> jax.Array:
-        """Attention weights [B, T, S] while writing `target`."""
+    def align(
+        self, source: Int[Array, "B S"], target: Int[Array, "B T"]
+    ) -> Float[Array, "B T S"]:
+        """Attention weights while writing `target`."""
         return self._decode(target, self._encode(source, train=False), train=False)[2]
 
     def _encode(self, source, train):
@@ -103,8 +123,7 @@ class Recurrent(nn.Module):
         carry, h = self.decoder(x, None, carry, train=train)
         context, weights = self.attention(h, memory, memory, real[:, None, :])
         h = jnp.tanh(self.mix(jnp.concatenate([h, context], -1)))
-        logits = self.dense(self.drop(h, train=train))
-        logits = logits.astype(jnp.promote_types(logits.dtype, "float32"))
+        logits = float32(self.dense(self.drop(h, train=train)))
         return logits, (carry, memory, real), weights
 
 
@@ -116,19 +135,17 @@ def task(model: Any) -> Task:
     """
 
     def init(key, batch):
-        state = dict(model.init(key, batch["x"], batch["y"]))
-        return state.pop("params"), state
+        return parted(model.init(key, batch["x"], batch["y"]))
 
     def loss(params, state, batch, key, *, train):
         target = batch["y"]
         before = jnp.pad(target[:, :-1], ((0, 0), (1, 0)), constant_values=START)
-        variables, rngs = {"params": params, **state}, {"dropout": key}
-        logits: Any = model.apply(variables, batch["x"], before, train=train, rngs=rngs)
+        inputs = batch["x"], before
+        logits, state = apply(model, params, state, *inputs, key=key, train=train)
         counts = target != PAD
         if "mask" in batch:
             counts = counts * batch["mask"].reshape(-1, 1)
-        metrics = means(classes.values(logits, target), counts)
-        return metrics["loss"].value(), Aux(metrics, state)
+        return judged(classes.values(logits, target), counts, state)
 
     def predict(params, state, batch):
         source = batch["x"]
@@ -142,17 +159,18 @@ def task(model: Any) -> Task:
 
 
 def translate(
-    model: nn.Module, variables: Any, source: jax.Array, length: int, *, beams: int = 1
-) -> tuple[jax.Array, jax.Array]:
-    """Source [B, S] -> (the best target found [B, length], its log p [B] in nats).
+    model: Any,
+    variables: Tree,
+    source: Shaped[Array, "B ..."],
+    length: int,
+    *,
+    beams: int = 1,
+) -> tuple[Int[Array, "B {length}"], Float[Array, "B"]]:
+    """Source [B, S] -> (the best target found, its log p in nats).
 
     Greedy with one beam. A target ends with the end, which then fills the row.
     """
-    if not jnp.issubdtype(source.dtype, jnp.integer) or source.ndim != 2:
-        raise UsageError(
-            f"expected integer tokens [B, S], found {source.dtype} {source.shape}"
-        )
-    memory = model.apply(variables, source, method="encode")
+    memory = model.apply(variables, check_tokens(source, "B S"), method="encode")
     cache = model.empty(memory, length)
 
     def extend(tokens, cache):

@@ -5,14 +5,31 @@ Shapes: B batch, T time, K classes or outputs.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jaxtyping import Float
 from optax import losses
 
-from zoo.base import Aux, Mean, Task, UsageError, concrete, is_weight, masked, means
+from zoo.base import (
+    Array,
+    Aux,
+    Mean,
+    Model,
+    Number,
+    Task,
+    Tree,
+    UsageError,
+    apply,
+    entries,
+    is_weight,
+    is_zero,
+    masked,
+    means,
+    parted,
+)
 
 
 class Measure(NamedTuple):
@@ -24,18 +41,18 @@ class Measure(NamedTuple):
     are, None where y is no label.
     """
 
-    values: Callable[[jax.Array, jax.Array], dict[str, jax.Array]]
-    mean: Callable[[jax.Array], jax.Array]
+    values: Callable[[Array, Array], dict[str, Array]]
+    mean: Callable[[Array], Array]
     classes: Callable[[tuple[int, ...]], int | None] = lambda shape: None
 
 
 def task(
-    model: nn.Module,
+    model: Model,
     measure: Measure,
     *,
     inputs: tuple[str, ...] = ("x",),
-    l1: float = 0.0,
-    l2: float = 0.0,
+    l1: Number = 0.0,
+    l2: Number = 0.0,
 ) -> Task:
     """Fits `model(x, train=...)` to "y" under a measure; see `zoo.base.Task`.
 
@@ -47,24 +64,18 @@ def task(
     `zoo.base.is_weight`: no bias, no scale of a norm). The penalty is part of the loss
     in training alone; the metric "loss" never has it.
     """
-    penalised = not all(concrete(strength) and strength == 0 for strength in (l1, l2))
+    penalised = not (is_zero(l1) and is_zero(l2))
 
     def arguments(batch):
         return [batch[name] for name in inputs]
 
     def init(key, batch):
-        state = dict(model.init(key, *arguments(batch), train=False))
-        return state.pop("params"), state
+        return parted(model.init(key, *arguments(batch), train=False))
 
     def loss(params, state, batch, key, *, train):
         batch = masked(batch)
-        outputs, new = model.apply(
-            {"params": params, **state},
-            *arguments(batch),
-            train=train,
-            rngs={"dropout": key},
-            mutable=list(state) if train else [],
-        )
+        inputs = arguments(batch)
+        outputs, state = apply(model, params, state, *inputs, key=key, train=train)
         values = measure.values(outputs, batch["y"])
         metrics = means(values, _mask(batch, values["loss"]))
         value = metrics["loss"].value()
@@ -72,11 +83,10 @@ def task(
             total, count = metrics["loss"]
             metrics["objective"] = Mean(total + count * penalty(params, l1, l2), count)
             value = metrics["objective"].value()
-        return value, Aux(metrics, {**state, **new})
+        return value, Aux(metrics, state)
 
-    def outputs(params, state, batch) -> Any:
-        variables = {"params": params, **state}
-        return model.apply(variables, *arguments(batch), train=False)
+    def outputs(params, state, batch):
+        return apply(model, params, state, *arguments(batch))[0]
 
     def predict(params, state, batch):
         return measure.mean(outputs(params, state, batch))
@@ -92,11 +102,11 @@ def _mask(batch, values):
     mask, length = batch.get("mask"), batch.get("length")
     if length is None or values.ndim == 1:
         return mask
-    real = jnp.arange(values.shape[1]).reshape(1, -1) < length.reshape(-1, 1)
+    real = entries(length, values.shape[1])
     return real if mask is None else real * mask.reshape(len(mask), -1)
 
 
-def penalty(params: Any, l1: float, l2: float) -> jax.Array:
+def penalty(params: Tree, l1: Number, l2: Number) -> Float[Array, ""]:
     """l1 sum|w| + l2 sum w^2 over the weights, without biases: a scalar."""
 
     def shrink(weighs, w):

@@ -7,25 +7,36 @@ Radford et al., "Language models are unsupervised multitask learners", 2019 (GPT
 Press & Wolf, "Using the output embedding to improve language models", 2017,
 arXiv:1608.05859 (tied embeddings).
 
-A cache is a tree whose leaves have the batch as axis 0, but for the scalar `position`:
-the tokens read so far. `extend` reads on from there.
+`extend` reads on from a `zoo.cache`.
 Shapes: B batch, T target time, S source time, D features in, W width, L layers,
 H heads, K outputs, V vocabulary.
 """
 
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.traverse_util import flatten_dict
+from jaxtyping import Bool, Float, Int, Shaped
 
-from zoo import attention
-from zoo.attention import KeyValue, MultiHead, sinusoid
-from zoo.base import Number, UsageError, check_inputs
+from zoo.attention import MultiHead, sinusoid
+from zoo.base import (
+    Activation,
+    Array,
+    Dtype,
+    Lengths,
+    Number,
+    Tree,
+    UsageError,
+    check_inputs,
+    check_tokens,
+    entries,
+    float32,
+)
+from zoo.cache import Cache, KeyValue, Memory, check_room, empty
 from zoo.layers import Dropout
+from zoo.weights import transformer_from_torch
 
 
 def _norm(dtype):
@@ -45,9 +56,9 @@ class Block(nn.Module):
     rotary: bool = False
     causal: bool = False
     cross: bool = False
-    activation: Callable[[jax.Array], jax.Array] = nn.gelu  # the tanh approximation
+    activation: Activation = nn.gelu  # the tanh approximation
     dropout: Number = 0.0
-    dtype: jax.typing.DTypeLike | None = None
+    dtype: Dtype = None
 
     def setup(self):
         def heads(**fields):
@@ -65,15 +76,15 @@ class Block(nn.Module):
 
     def __call__(
         self,
-        x: jax.Array,
+        x: Float[Array, "B T W"],
         cache: KeyValue | None = None,
-        memory: jax.Array | KeyValue | None = None,
-        mask: jax.Array | None = None,
-        memory_mask: jax.Array | None = None,
-        positions: jax.Array | None = None,
+        memory: Float[Array, "B S W"] | KeyValue | None = None,
+        mask: Bool[Array, "#B #H #T #K"] | None = None,
+        memory_mask: Bool[Array, "#B #H #T #S"] | None = None,
+        positions: Int[Array, "T"] | None = None,
         train: bool = False,
-    ) -> tuple[jax.Array, KeyValue | None]:
-        """[B, T, W] -> ([B, T, W], cache); the arguments as in `MultiHead`."""
+    ) -> tuple[Float[Array, "B T W"], KeyValue | None]:
+        """(outputs, cache); the arguments as in `MultiHead`."""
 
         def drop(y):
             return self.drop(y, train=train)
@@ -92,8 +103,10 @@ class Block(nn.Module):
         y = drop(self.activation(self.up(self.mlp_norm(x))))
         return x + drop(self.down(y)), cache
 
-    def remember(self, memory: jax.Array) -> tuple[jax.Array, KeyValue]:
-        """(memory [B, S, W], its keys and values for this block): a step of a scan."""
+    def remember(
+        self, memory: Float[Array, "B S W"]
+    ) -> tuple[Float[Array, "B S W"], KeyValue]:
+        """(memory, its keys and values for this block): a step of a scan."""
         return memory, self.cross_attention.remember(memory)
 
 
@@ -137,7 +150,7 @@ class Classifier(nn.Module):
     dropout: Number = 0.0
     vocabulary: int | None = None
     remat: bool = False
-    dtype: jax.typing.DTypeLike | None = None
+    dtype: Dtype = None
 
     def setup(self):
         if self.vocabulary is None:
@@ -150,34 +163,26 @@ class Classifier(nn.Module):
         self.drop = Dropout(self.dropout)
 
     def __call__(
-        self, x: jax.Array, length: jax.Array | None = None, *, train: bool = False
-    ) -> jax.Array:
-        """[B, T, D] or tokens [B, T], lengths [B] -> [B, K]; padding has no effect."""
-        x = check_inputs(x, "B T D") if self.vocabulary is None else _check(x)
+        self,
+        x: Shaped[Array, "B ..."],
+        length: Lengths | None = None,
+        *,
+        train: bool = False,
+    ) -> Float[Array, "B {self.outputs}"]:
+        """Of x [B, T, D] or tokens [B, T]; padding has no effect.
+
+        Raises UsageError for x of another shape or dtype.
+        """
+        x = check_inputs(x, "B T D") if self.vocabulary is None else check_tokens(x)
         real = jnp.ones(x.shape[:2], bool)
         if length is not None:
-            real = jnp.arange(x.shape[1]).reshape(1, -1) < length.reshape(-1, 1)
+            real = entries(length, x.shape[1])
         x = _place(self, self.embed, x, jnp.arange(x.shape[1]), train)
         mask = None if length is None else real[:, None, None]
         x, _ = self.encoder(x, None, None, mask, None, None, train)
         x = jnp.where(real[..., None], self.norm(x), 0).sum(1)
         x = x / jnp.maximum(real.sum(1, keepdims=True), 1).astype(x.dtype)
-        return _float32(self.dense(x))
-
-
-class Memory(NamedTuple):
-    """A source as the decoder sees it."""
-
-    layers: KeyValue  # [B, L, H, S, W / H]
-    real: jax.Array  # [B, S], False where it is padding
-
-
-class Cache(NamedTuple):
-    """What a decoder has read, and of an encoder-decoder the source."""
-
-    layers: KeyValue  # [B, L, H, room, W / H]
-    position: jax.Array  # [], the tokens read
-    memory: Memory | None = None
+        return float32(self.dense(x))
 
 
 class LanguageModel(nn.Module):
@@ -198,7 +203,7 @@ class LanguageModel(nn.Module):
     tied: bool = True
     dropout: Number = 0.0
     remat: bool = False
-    dtype: jax.typing.DTypeLike | None = None
+    dtype: Dtype = None
 
     def setup(self):
         normal = nn.initializers.normal(0.02)
@@ -221,23 +226,27 @@ class LanguageModel(nn.Module):
             self.dense = nn.Dense(self.vocabulary, use_bias=False, dtype=self.dtype)
         self.drop = Dropout(self.dropout)
 
-    def __call__(self, tokens: jax.Array, *, train: bool = False) -> jax.Array:
-        """[B, T] -> logits [B, T, V]."""
-        self._check_length(_check(tokens).shape[1])
+    def __call__(
+        self, tokens: Shaped[Array, "B ..."], *, train: bool = False
+    ) -> Float[Array, "B T {self.vocabulary}"]:
+        """Tokens [B, T] -> logits. UsageError for no tokens, and for too many."""
+        self._check_length(check_tokens(tokens).shape[1])
         return self._run(tokens, None, 0, train)[0]
 
     def empty(self, batch: int, length: int) -> Cache:
         """The cache before the first token, with room for `length` tokens."""
         self._check_length(length)
-        return Cache(_room(self, batch, length, self.kv_heads), jnp.int32(0))
+        return empty(self, batch, length, kv_heads=self.kv_heads)
 
-    def extend(self, tokens: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
-        """The next tokens [B, t] -> (logits [B, t, V], the cache after them).
+    def extend(
+        self, tokens: Shaped[Array, "B ..."], cache: Cache
+    ) -> tuple[Float[Array, "B t {self.vocabulary}"], Cache]:
+        """The next tokens [B, t] -> (logits, the cache after them).
 
         Raises UsageError where they do not fit the cache; inside a compiled function,
         which does not know the position, only where they never would.
         """
-        layers, start, _ = _check_room(_check(tokens), cache)
+        layers, start, _ = check_room(check_tokens(tokens), cache)
         logits, layers = self._run(tokens, layers, start, train=False)
         return logits, Cache(layers, start + tokens.shape[1])
 
@@ -249,7 +258,7 @@ class LanguageModel(nn.Module):
         x = self.drop(x, train=train)
         x, layers = self.decoder(x, layers, None, None, None, positions, train)
         x = self.norm(x)
-        return _float32(self.embed.attend(x) if self.tied else self.dense(x)), layers
+        return float32(self.embed.attend(x) if self.tied else self.dense(x)), layers
 
     def _check_length(self, length):
         if self.positions == "learned" and length > self.context:
@@ -272,7 +281,7 @@ class EncoderDecoder(nn.Module):
     heads: int = 4
     dropout: Number = 0.0
     remat: bool = False
-    dtype: jax.typing.DTypeLike | None = None
+    dtype: Dtype = None
 
     def setup(self):
         self.source_embed = _embed(self, self.source_vocabulary)
@@ -284,18 +293,22 @@ class EncoderDecoder(nn.Module):
         self.drop = Dropout(self.dropout)
 
     def __call__(
-        self, source: jax.Array, target: jax.Array, *, train: bool = False
-    ) -> jax.Array:
-        """Sources [B, S], the decoder's inputs [B, T] -> logits [B, T, V].
+        self,
+        source: Shaped[Array, "B ..."],
+        target: Shaped[Array, "B ..."],
+        *,
+        train: bool = False,
+    ) -> Float[Array, "B T {self.target_vocabulary}"]:
+        """Sources [B, S], the decoder's inputs [B, T] -> logits; UsageError for others.
 
         The inputs are the target moved one to the right, behind a first token.
         """
         memory = self.encode(source, train=train)
-        return self._decode(_check(target), memory, None, 0, train)[0]
+        return self._decode(check_tokens(target), memory, None, 0, train)[0]
 
-    def encode(self, source: jax.Array, *, train: bool = False) -> Memory:
+    def encode(self, source: Shaped[Array, "B ..."], *, train: bool = False) -> Memory:
         """[B, S] -> what the decoder looks at: each layer's keys and values."""
-        real = _check(source) != 0
+        real = check_tokens(source, "B S") != 0
         positions = jnp.arange(source.shape[1])
         x = _place(self, self.source_embed, source, positions, train)
         x, _ = self.encoder(x, None, None, real[:, None, None], None, None, train)
@@ -303,11 +316,13 @@ class EncoderDecoder(nn.Module):
 
     def empty(self, memory: Memory, length: int) -> Cache:
         """The cache before the first token, with room for `length` tokens."""
-        return Cache(_room(self, memory.real.shape[0], length), jnp.int32(0), memory)
+        return empty(self, memory.real.shape[0], length, memory=memory)
 
-    def extend(self, tokens: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
-        """The next tokens [B, t] -> (logits [B, t, V], cache); raises as above."""
-        layers, start, memory = _check_room(_check(tokens), cache)
+    def extend(
+        self, tokens: Shaped[Array, "B ..."], cache: Cache
+    ) -> tuple[Float[Array, "B t {self.target_vocabulary}"], Cache]:
+        """The next tokens [B, t] -> (logits, cache); raises as above."""
+        layers, start, memory = check_room(check_tokens(tokens), cache)
         logits, layers = self._decode(tokens, memory, layers, start, train=False)
         return logits, Cache(layers, start + tokens.shape[1], memory)
 
@@ -317,7 +332,7 @@ class EncoderDecoder(nn.Module):
         x = _place(self, self.target_embed, tokens, positions, train)
         mask = memory.real[:, None, None]
         x, layers = self.decoder(x, layers, memory.layers, None, mask, positions, train)
-        return _float32(self.target_embed.attend(self.decoder_norm(x))), layers
+        return float32(self.target_embed.attend(self.decoder_norm(x))), layers
 
 
 def _fields(model):
@@ -337,39 +352,10 @@ def _place(model, embed, x, positions, train):
     return model.drop(x, train=train)
 
 
-def _room(model, batch, length, kv_heads=None):
-    heads, size = kv_heads or model.heads, model.width // model.heads
-    zeros = jnp.zeros((batch, model.layers, heads, length, size), model.dtype)
-    return KeyValue(zeros, zeros)
-
-
-def _check(tokens):
-    if not jnp.issubdtype(tokens.dtype, jnp.integer) or tokens.ndim != 2:
-        raise UsageError(
-            f"expected integer tokens [B, T], found {tokens.dtype} {tokens.shape}"
-        )
-    return tokens
-
-
-def _check_room(tokens, cache):
-    """A write past the end would move to where it fits, over older entries."""
-    known = not isinstance(cache.position, jax.core.Tracer)
-    room = cache.layers.key.shape[3] - (int(cache.position) if known else 0)
-    if tokens.shape[1] > room:
-        raise UsageError(
-            f"expected at most {room} more tokens in the cache, found {tokens.shape[1]}"
-        )
-    return cache
-
-
-def _float32(x):
-    return x.astype(jnp.promote_types(x.dtype, "float32"))
-
-
 def attention_maps(
-    model: nn.Module, variables: Any, *inputs: jax.Array
-) -> dict[str, jax.Array]:
-    """Weights [L, B, H, queries, keys] of "encoder", "decoder", "cross", if there."""
+    model: nn.Module, variables: Tree, *inputs: Shaped[Array, "B ..."]
+) -> dict[str, Float[Array, "L B H queries keys"]]:
+    """The weights of "encoder", "decoder", "cross", if there."""
     _, sown = model.apply(variables, *inputs, mutable="intermediates")
     maps = {}
     for path, weights in flatten_dict(sown["intermediates"]).items():
@@ -377,24 +363,4 @@ def attention_maps(
     return maps
 
 
-def from_torch(arrays: dict[str, Any]) -> dict[str, Any]:
-    """A torch layer's arrays by its names -> params of a `Block` or a `MultiHead`.
-
-    Of a TransformerEncoderLayer or TransformerDecoderLayer with norm_first=True, or a
-    MultiheadAttention. Raises UsageError where an array is missing.
-    """
-    arrays = {name: jnp.asarray(array) for name, array in arrays.items()}
-    if "in_proj_weight" in arrays:
-        return attention.from_torch(arrays)
-    params = {"attention": attention.from_torch(arrays, "self_attn.")}
-    names = {"attention_norm": "norm1", "mlp_norm": "norm2"}
-    if "norm3.weight" in arrays:
-        names = {"attention_norm": "norm1", "cross_norm": "norm2", "mlp_norm": "norm3"}
-        params["cross_attention"] = attention.from_torch(arrays, "multihead_attn.")
-    try:
-        for ours, theirs in (names | {"up": "linear1", "down": "linear2"}).items():
-            w, b = arrays[f"{theirs}.weight"], arrays[f"{theirs}.bias"]
-            params[ours] = {"kernel" if w.ndim > 1 else "scale": w.T, "bias": b}
-    except KeyError as error:
-        raise UsageError(f"expected an array {error}, found {list(arrays)}") from None
-    return params
+from_torch = transformer_from_torch

@@ -15,9 +15,22 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jaxtyping import Float, PRNGKeyArray, Shaped
 
-from zoo.autoencoder import ConvDecoder, ConvEncoder, DenseDecoder
-from zoo.base import Aux, Number, Task, UsageError, is_zero, means
+from zoo.base import (
+    Array,
+    Labels,
+    Number,
+    Task,
+    Tree,
+    UsageError,
+    apply,
+    check_labels,
+    is_zero,
+    judged,
+    parted,
+)
+from zoo.blocks import ConvDecoder, ConvEncoder, DenseDecoder, beside
 from zoo.mlp import MLP
 
 LIKELIHOODS = ("bernoulli", "gaussian")
@@ -52,13 +65,13 @@ class VAE(nn.Module):
 
     def __call__(
         self,
-        x: jax.Array,
-        noise: jax.Array,
-        y: jax.Array | None = None,
+        x: Shaped[Array, "B *D"],
+        noise: Float[Array, "B Z"],
+        y: Labels | None = None,
         *,
         train: bool = False,
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """x [B, ...], standard normal noise [B, Z] -> (log p(x|z) [B], mean, logvar).
+    ) -> tuple[Float[Array, "B"], Float[Array, "B Z"], Float[Array, "B Z"]]:
+        """x, standard normal noise -> (log p(x|z), mean, logvar).
 
         z = mean + exp(logvar / 2) noise (the reparametrisation, section 2.4).
         """
@@ -67,32 +80,38 @@ class VAE(nn.Module):
         return self.log_likelihood(x, z, y, train=train), mean, logvar
 
     def encode(
-        self, x: jax.Array, y: jax.Array | None = None, *, train: bool = False
-    ) -> tuple[jax.Array, jax.Array]:
-        """[B, ...] -> mean and log-variance of q(z|x), [B, Z] each."""
+        self,
+        x: Shaped[Array, "B *D"],
+        y: Labels | None = None,
+        *,
+        train: bool = False,
+    ) -> tuple[Float[Array, "B Z"], Float[Array, "B Z"]]:
+        """Mean and log-variance of q(z|x)."""
         outputs = self.encoder(x, train=train)
         if self.classes:
-            outputs = outputs + self.shift(self._label(y))
+            outputs = outputs + self.shift(check_labels(y, self.classes))
         mean, logvar = jnp.split(outputs, 2, -1)
         return mean, logvar
 
     def decode(
-        self, z: jax.Array, y: jax.Array | None = None, *, train: bool = False
-    ) -> jax.Array:
-        """[B, Z] -> what the decoder says of x: logits or means [B, ...]."""
-        if self.classes:
-            z = jnp.concatenate([z, nn.one_hot(self._label(y), self.classes)], -1)
-        return self.decoder(z, train=train)
+        self,
+        z: Float[Array, "B Z"],
+        y: Labels | None = None,
+        *,
+        train: bool = False,
+    ) -> Float[Array, "B *D"]:
+        """What the decoder says of x: logits or means."""
+        return self.decoder(beside(z, y, self.classes), train=train)
 
     def log_likelihood(
         self,
-        x: jax.Array,
-        z: jax.Array,
-        y: jax.Array | None = None,
+        x: Float[Array, "B *D"],
+        z: Float[Array, "B Z"],
+        y: Labels | None = None,
         *,
         train: bool = False,
-    ) -> jax.Array:
-        """log p(x|z): x [B, ...], z [B, Z] -> [B]. A Bernoulli's x is in [0, 1]."""
+    ) -> Float[Array, "B"]:
+        """log p(x|z), nats. A Bernoulli's x is in [0, 1]."""
         outputs = self.decode(z, y, train=train)
         if self.likelihood == "bernoulli":
             values = x * outputs - nn.softplus(outputs)
@@ -102,15 +121,12 @@ class VAE(nn.Module):
             values = -0.5 * (square + math.log(2 * math.pi)) - log_scale
         return values.reshape(x.shape[0], -1).sum(-1)
 
-    def mean(self, z: jax.Array, y: jax.Array | None = None) -> jax.Array:
-        """[B, Z] -> the mean of p(x|z) [B, ...]."""
+    def mean(
+        self, z: Float[Array, "B Z"], y: Labels | None = None
+    ) -> Float[Array, "B *D"]:
+        """The mean of p(x|z)."""
         outputs = self.decode(z, y)
         return nn.sigmoid(outputs) if self.likelihood == "bernoulli" else outputs
-
-    def _label(self, y):
-        if y is None:
-            raise UsageError(f"expected labels y [B], one of {self.classes} classes")
-        return y
 
 
 def dense(
@@ -140,8 +156,10 @@ def conv(
     return VAE(encoder, decoder, latent, likelihood, classes)
 
 
-def divergence(mean: jax.Array, logvar: jax.Array) -> jax.Array:
-    """KL(N(mean, exp(logvar)) || N(0, 1)), appendix B: [B, Z] -> [B], nats."""
+def divergence(
+    mean: Float[Array, "B Z"], logvar: Float[Array, "B Z"]
+) -> Float[Array, "B"]:
+    """KL(N(mean, exp(logvar)) || N(0, 1)), appendix B, nats."""
     return 0.5 * jnp.sum(jnp.exp(logvar) + jnp.square(mean) - 1 - logvar, -1)
 
 
@@ -161,32 +179,34 @@ def task(model: Any, *, beta: Number = 1.0, anneal: Number = 0) -> Task:
 
     def init(key, batch):
         noise = jnp.zeros((batch["x"].shape[0], model.latent))
-        state = dict(model.init(key, *arguments(batch, noise), train=False))
-        steps = {"steps": jnp.float32(0)} if annealed else {}
-        return state.pop("params"), state | steps
+        variables = model.init(key, *arguments(batch, noise), train=False)
+        params, state = parted(variables)
+        return params, state | ({"steps": jnp.float32(0)} if annealed else {})
+
+    def weight(state, dtype, train):
+        """Of the KL: a traced `anneal` of 0 is none, and no division by it."""
+        if not (annealed and train):
+            return jnp.asarray(beta, dtype)
+        share = (state["steps"] + (anneal == 0)) / jnp.maximum(anneal, 1)
+        return beta * jnp.minimum(1, share)
 
     def loss(params, state, batch, key, *, train):
-        noise_key, dropout_key = jax.random.split(key)
+        noise_key, key = jax.random.split(key)
         noise = jax.random.normal(noise_key, (batch["x"].shape[0], model.latent))
-        variables = variables_of(params, state)
-        (likelihood, mean, logvar), new = model.apply(
-            variables,
-            *arguments(batch, noise),
-            train=train,
-            rngs={"dropout": dropout_key},
-            mutable=[name for name in variables if name != "params"] if train else [],
-        )
-        state = {**state, **new}
+        inner = {k: v for k, v in state.items() if k != "steps"}
+        inputs = arguments(batch, noise)
+        outputs, new = apply(model, params, inner, *inputs, key=key, train=train)
+        likelihood, mean, logvar = outputs
         kl = divergence(mean, logvar)
-        weight: Any = jnp.asarray(beta, mean.dtype)
-        if annealed and train:
-            # a traced 0 is no annealing, and no division by it
-            share = (state["steps"] + (anneal == 0)) / jnp.maximum(anneal, 1)
-            weight = beta * jnp.minimum(1, share)
-            state |= {"steps": state["steps"] + 1}
-        values = {"loss": weight * kl - likelihood, "nll": -likelihood, "kl": kl}
-        metrics = means(values | {"elbo": likelihood - kl}, batch.get("mask"))
-        return metrics["loss"].value(), Aux(metrics, state)
+        if annealed:
+            new |= {"steps": state["steps"] + train}
+        values = {
+            "loss": weight(state, mean.dtype, train) * kl - likelihood,
+            "nll": -likelihood,
+            "kl": kl,
+            "elbo": likelihood - kl,
+        }
+        return judged(values, batch.get("mask"), new)
 
     def classes(params, state, batch):
         return model.classes
@@ -194,20 +214,20 @@ def task(model: Any, *, beta: Number = 1.0, anneal: Number = 0) -> Task:
     return Task(init, loss, classes=classes if model.classes else None)
 
 
-def variables_of(params: Any, state: Any) -> dict[str, Any]:
+def variables_of(params: Tree, state: Tree) -> dict[str, Any]:
     """The variables that the functions below want, of a task's params and state."""
     return {"params": params, **{k: v for k, v in state.items() if k != "steps"}}
 
 
 def bound(
     model: Any,
-    variables: Any,
-    x: jax.Array,
-    key: jax.Array,
+    variables: Tree,
+    x: Shaped[Array, "B *D"],
+    key: PRNGKeyArray,
     samples: int = 500,
-    y: jax.Array | None = None,
-) -> jax.Array:
-    """log (1/k) sum_k p(x, z_k) / q(z_k|x), z_k from q(z|x): [B, ...] -> [B], nats.
+    y: Labels | None = None,
+) -> Float[Array, "B"]:
+    """log (1/k) sum_k p(x, z_k) / q(z_k|x) with z_k from q(z|x), nats.
 
     Its expectation grows with k towards log p(x) (Burda et al. 2016, theorem 1); for
     one sample it is the ELBO.
@@ -230,39 +250,43 @@ def bound(
 
 
 def generate(
-    model: VAE, variables: Any, key: jax.Array, n: int, y: jax.Array | None = None
-) -> jax.Array:
-    """The means of p(x|z) for n draws of z from the prior: [n, ...]."""
+    model: VAE,
+    variables: Tree,
+    key: PRNGKeyArray,
+    n: int,
+    y: Labels | None = None,
+) -> Float[Array, "n *D"]:
+    """The means of p(x|z) for n draws of z from the prior."""
     z = jax.random.normal(key, (n, model.latent))
     return model.apply(variables, z, y, method="mean")  # type: ignore[return-value]
 
 
 def encode(
-    model: VAE, variables: Any, x: jax.Array, y: jax.Array | None = None
-) -> jax.Array:
-    """[B, ...] -> the means of q(z|x) [B, Z]."""
+    model: VAE, variables: Tree, x: Shaped[Array, "B *D"], y: Labels | None = None
+) -> Float[Array, "B Z"]:
+    """The means of q(z|x)."""
     return model.apply(variables, x, y, method="encode")[0]
 
 
 def reconstruct(
-    model: VAE, variables: Any, x: jax.Array, y: jax.Array | None = None
-) -> jax.Array:
-    """[B, ...] -> the means of p(x|z) at the means of q(z|x), [B, ...]."""
+    model: VAE, variables: Tree, x: Shaped[Array, "B *D"], y: Labels | None = None
+) -> Float[Array, "B *D"]:
+    """The means of p(x|z) at the means of q(z|x)."""
     z = encode(model, variables, x, y)
     return model.apply(variables, z, y, method="mean")  # type: ignore[return-value]
 
 
 def interpolate(
     model: VAE,
-    variables: Any,
-    a: jax.Array,
-    b: jax.Array,
+    variables: Tree,
+    a: Shaped[Array, "B *D"],
+    b: Shaped[Array, "B *D"],
     steps: int = 8,
-    y: jax.Array | None = None,
-) -> jax.Array:
-    """From a [B, ...] to b [B, ...] along a line of the latent space: [B, steps, ...].
+    y: Labels | None = None,
+) -> Float[Array, "B {steps} *D"]:
+    """From a to b along a line of the latent space, in so many steps.
 
-    With labels y [B], of both ends alike.
+    With labels y, of both ends alike.
     """
     ends = encode(model, variables, a, y), encode(model, variables, b, y)
 

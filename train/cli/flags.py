@@ -4,10 +4,9 @@ import contextlib
 import inspect
 import io
 import re
-import types
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, get_args
 
 import jax
 import tyro
@@ -111,11 +110,11 @@ def recipe_flags(recipe: Recipe, kept: dict[str, Any]) -> Callable[..., dict]:
 
 
 def _typed(annotation):
-    """The type of a flag: no array can be written in a command."""
-    if get_origin(annotation) in (Union, types.UnionType):
-        kinds = tuple(k for k in get_args(annotation) if k is not jax.Array)
-        return Union[kinds]  # noqa: UP007  # of a tuple
-    return annotation
+    """The type of a flag: of what may be a traced number, a float."""
+    kinds = get_args(annotation)
+    if jax.Array not in kinds:
+        return annotation
+    return float | None if type(None) in kinds else float
 
 
 def parse(function: Callable[..., Any], argv: list[str], program: str) -> Any:
