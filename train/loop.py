@@ -27,7 +27,7 @@ from train.evaluate import check_rows, checks, evaluate
 from train.progress import bar, interrupts
 from train.source import Arrays, Source, batch_shapes, shapes
 from train.stream import feed
-from zoo.base import Task, UsageError, check_int
+from zoo.base import Number, Task, UsageError, check_int
 
 Record = dict[str, float]
 Event = tuple[one.State, Record | None]
@@ -58,7 +58,7 @@ def training(
     seed: int = 0,
     init: Any = None,
     accumulate: int = 1,
-    ema: float | None = None,
+    ema: Number | None = None,
     log_every: int | tuple[int, ...] | None = None,
     mesh: jax.sharding.Mesh | None = None,
     begin: one.State | None = None,
@@ -90,11 +90,12 @@ def training(
     if mesh is not None:
         place = functools.partial(meshes.replicate, mesh)
     state, check = place(copied(begin)), source.stream and check
-    now, seed, began = int(state.step), int(state.seed), time.perf_counter()
+    now, seed = int(state.step), int(state.seed)
     step = one.make_step(optim.accumulated(task, accumulate), optimizer, ema=ema)
     with contextlib.closing(feed(source, seed, now, steps, place, check)) as blocks:
         run = Chunks(step, source, mesh, state, blocks)
         del state, begin, check  # donated, or not needed
+        began = time.perf_counter()  # of the training: it is compiled
         yield run.state, None
         while now < steps and not stop():
             since, line = now, min(steps, *(_after(now, every) for every in lines))
@@ -118,7 +119,7 @@ def fit(
     seed: int = 0,
     init: Any = None,
     accumulate: int = 1,
-    ema: float | None = None,
+    ema: Number | None = None,
     evaluation: Arrays | None = None,
     evaluated: str = "eval",
     patience: int | None = None,

@@ -251,8 +251,8 @@ def pair(
     return Source(
         (first.arrays, second.arrays),
         batch,
-        first.size + second.size,
-        None if endless else first.rows + second.rows,  # type: ignore[operator]
+        max(first.size, second.size),
+        None if endless else max(first.rows, second.rows),  # type: ignore[type-var]
         lambda arrays: (*first.parts(arrays[0]), *second.parts(arrays[1])),
     )
 

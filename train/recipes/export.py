@@ -105,7 +105,7 @@ def read_weights(path: Path) -> tuple[Trained, dict[str, Any]]:
         raise UsageError(f"{path} does not say what its weights are of")
     if about.get("sha256") != checksum(arrays):
         raise UsageError(f"the weights in {path} are not those that were written")
-    tree = unflatten_dict(arrays, sep="/")
+    tree = jax.tree.map(jnp.asarray, unflatten_dict(arrays, sep="/"))
     state = tree.get("state", {})
     return Trained(tree.get("params", {}), state), json.loads(about["config"])
 
