@@ -280,3 +280,135 @@ def test_plain_output_is_lines(capsys):
 
 def test_examples_per_second_are_finite():
     assert all(math.isfinite(r["examples_per_second"]) for r in fit().records)
+
+
+# The generator, and its consumers -----------------------------------------------------
+
+
+def test_a_training_is_consumed_by_hand():
+    source = examples(line(), 8)
+    run = loop.training(
+        linear.regression(), optim.optimizer("sgd", 0.1), source, steps=20, log_every=6
+    )
+    state, record = next(run)
+    assert (int(state.step), record) == (0, None)  # checked and compiled
+    events = [(int(state.step), record and record["step"]) for state, record in run]
+    lines = [step for _, step in events if step]
+    assert lines == [6, 12, 18, 20]
+    assert [step for step, _ in events] == sorted(step for step, _ in events)
+    # one and the same as fit
+    *_, (state, record) = loop.training(
+        linear.regression(), optim.optimizer("sgd", 0.1), source, steps=20
+    )
+    alone = fit(size=8, steps=20)
+    jax.tree.map(np.testing.assert_array_equal, loop.trained(state), alone.trained)
+    assert record["loss"] == alone.records[-1]["loss"]
+
+
+def test_a_training_by_hand_goes_on_from_a_state():
+    task, optimizer = linear.regression(), optim.optimizer("adam", 0.1)
+    source = examples(line(), 5)
+    whole = fit(optimizer=optimizer, size=5, steps=20, seed=3)
+    half = fit(optimizer=optimizer, size=5, steps=9, seed=3).state
+    *_, (state, _) = loop.training(task, optimizer, source, steps=20, begin=half)
+    jax.tree.map(np.testing.assert_array_equal, state, whole.state)
+    assert int(half.step) == 9  # left alone
+
+
+def test_states_are_donated_to_the_next_chunk():
+    seen = []
+    fit(steps=4, log_every=1, callbacks=[lambda state, record: seen.append(state)])
+    assert [leaf.is_deleted() for leaf in map(lambda s: s.step, seen)] == [True] * 4 + [
+        False
+    ]
+
+
+@pytest.mark.parametrize("at", [0, 8, 20])
+def test_a_callback_of_three_lines_stops_and_loses_nothing(tmp_path, at):
+    def stop(state, record):
+        if state.step == at:
+            return True
+
+    options = {"size": 5, "steps": 20, "log_every": 4}
+    left = fit(checkpoints=tmp_path, callbacks=[stop], **options)
+    assert left.ended == ("finished" if at == 20 else "stopped")
+    assert [record["step"] for record in left.records] == list(range(4, at + 1, 4))
+    assert int(left.state.step) == at
+    done = fit(checkpoints=tmp_path, resume=True, **options)
+    jax.tree.map(np.testing.assert_array_equal, done.state, fit(**options).state)
+
+
+def test_a_callback_may_stop_between_two_lines(tmp_path, monkeypatch):
+    on = loop.Chunks.on  # a step at a time
+    monkeypatch.setattr(loop.Chunks, "on", lambda run, now, _: on(run, now, now + 1))
+    seen = []
+
+    def stop(state, record):
+        seen.append((int(state.step), record is None))
+        return state.step == 7
+
+    options = {"size": 5, "steps": 20, "log_every": 5}
+    left = fit(checkpoints=tmp_path, callbacks=[stop], **options)
+    assert left.ended == "stopped" and int(left.state.step) == 7
+    assert [record["step"] for record in left.records] == [5, 7]
+    assert seen == [(0, True), *((t, t != 5) for t in range(1, 8)), (7, False)]
+    done = fit(checkpoints=tmp_path, resume=True, **options)
+    jax.tree.map(np.testing.assert_array_equal, done.state, fit(**options).state)
+
+
+# What is begun with -------------------------------------------------------------------
+
+
+def network(outputs=1, batch_norm=False):
+    return supervised.task(
+        mlp.MLP(outputs, (6,), batch_norm=batch_norm), supervised.regression
+    )
+
+
+def begun(task, **options):
+    """The first state, in which nothing has been learned."""
+    run = loop.training(task, optax.sgd(0.1), full(line()), steps=1, **options)
+    return jax.tree.map(jnp.copy, next(run)[0])
+
+
+def test_a_training_begins_with_what_another_has_trained():
+    task = network(batch_norm=True)
+    first = loop.fit(task, optax.sgd(0.01), full(line()), steps=5, progress=False)
+    state = begun(task, init=first.trained, seed=1)
+    jax.tree.map(
+        np.testing.assert_array_equal, (state.params, state.model), tuple(first.trained)
+    )
+    assert state.step == 0 and state.seed == 1
+    average = begun(task, init=first.trained, ema=0.9).average
+    jax.tree.map(np.testing.assert_array_equal, average, first.trained)
+    done = loop.fit(
+        task, optax.sgd(0.0), full(line()), steps=1, init=first.trained, progress=False
+    )
+    jax.tree.map(np.testing.assert_array_equal, done.trained.params, first.trained[0])
+
+
+def test_a_part_of_the_parameters_may_be_begun_with():
+    body = begun(network(), seed=1).params["Dense_0"]
+    fresh = begun(network(outputs=1), seed=2).params
+    state = begun(network(outputs=1), seed=2, init={"Dense_0": body})
+    jax.tree.map(np.testing.assert_array_equal, state.params["Dense_0"], body)
+    jax.tree.map(
+        np.testing.assert_array_equal, state.params["Dense_1"], fresh["Dense_1"]
+    )
+    assert (fresh["Dense_0"]["kernel"] != body["kernel"]).any()
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"Dense_0": {"kernel": np.zeros((3, 6))}}, r"Dense_0.*\[3, 6\].*\[2, 6\]"),
+        ({"Dense_9": {"kernel": np.zeros((3, 6))}}, "Dense_9.*no such.*leave out"),
+        ({"kernel": np.zeros(3)}, "kernel.*no such"),
+    ],
+)
+def test_what_the_model_has_not_is_not_begun_with(change, words):
+    with pytest.raises(UsageError, match=words):
+        begun(network(), init=change)
+    other = loop.start(network(outputs=2), optax.sgd(0.1), full(line()))[0].params
+    with pytest.raises(UsageError, match="leave out what is to begin afresh"):
+        begun(network(), init=other)

@@ -258,3 +258,47 @@ def test_a_full_disk_at_the_end_loses_nothing_to_python(tmp_path, monkeypatch):
         with pytest.raises(UsageError, match="step 20 was not saved") as caught:
             fit(tmp_path)
     assert_equal(caught.value.fit.state, fit().state)
+
+
+# More steps, and other beginnings -----------------------------------------------------
+
+
+def cosine(steps):
+    return optim.optimizer("adam", optim.schedule("cosine", 0.1, steps))
+
+
+@pytest.mark.parametrize("at", [4, 10])  # unfinished, and finished
+def test_a_training_goes_on_to_more_steps_by_another_schedule(tmp_path, at):
+    fit(tmp_path, steps=at, optimizer=cosine(10))
+    longer = {"steps": 20, "optimizer": cosine(20)}
+    with pytest.raises(UsageError, match='optimizer or schedule; resume="longer" goes'):
+        fit(tmp_path, resume=True, **longer)
+    done = fit(tmp_path, resume="longer", **longer)
+    assert done.ended == "finished" and int(done.state.step) == 20
+    begin = fit(steps=at, optimizer=cosine(10)).state
+    source = examples(line(), 4)
+    *_, (state, _) = loop.training(
+        linear.regression(), source=source, begin=begin, **longer
+    )
+    assert_equal(done.state, state)
+    assert_equal(fit(tmp_path, resume=True, **longer).state, state)  # it is of that now
+
+
+@pytest.mark.parametrize(
+    "words, change",
+    [*list(OTHERS.items())[:-1], *(("another model", m) for m in MODELS)],
+)
+def test_all_else_must_be_equal_of_a_longer_training(tmp_path, words, change):
+    fit(tmp_path, steps=10)
+    with pytest.raises(UsageError, match=f"began with {words}"):
+        fit(tmp_path, resume="longer", steps=30, **change)
+
+
+def test_other_parameters_to_begin_with_are_another_training(tmp_path):
+    init = fit(steps=3).trained
+    whole = fit(init=init)
+    fit(tmp_path, steps=10, init=init)
+    for other in (None, init.params, fit(steps=4).trained):
+        with pytest.raises(UsageError, match="began with other parameters"):
+            fit(tmp_path, resume=True, init=other)
+    assert_equal(fit(tmp_path, resume=True, init=init).state, whole.state)

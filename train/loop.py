@@ -186,7 +186,7 @@ def fit(
             steps=steps,
             accumulate=accumulate,
             ema=ema,
-            log_every=(log_every, eval_every),
+            log_every=log_every if evaluation is None else (log_every, eval_every),
             mesh=mesh,
             begin=carry[0],
             stop=lambda: interrupted() or asked or watch.stale(),
