@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from tests.test_source import drawn, noisy, rows
-from train import loop, mesh, optim, source, stream
+from train import loop, mesh, optim, source
+from train.data import stream
 from zoo import linear, mlp, rnn, supervised
 from zoo.base import UsageError
 
@@ -240,7 +241,8 @@ def test_little_is_read_ahead_and_the_thread_ends(monkeypatch):
 
 PEAK = """
 import sys, numpy as np
-from train import loop, optim, stream
+from train import loop, optim
+from train.data import stream
 from zoo import linear
 
 def status(name):

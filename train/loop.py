@@ -20,13 +20,12 @@ import jax.numpy as jnp
 from train import checkpoint, optim
 from train import mesh as meshes
 from train import step as one
-from train.chunk import Best, Chunks, copied
-from train.chunk import start as start
-from train.chunk import trained as trained
 from train.evaluate import check_rows, checks, evaluate
+from train.mesh import Best, Chunks, copied, feed
+from train.mesh import start as start
+from train.mesh import trained as trained
 from train.progress import bar, interrupts
 from train.source import Arrays, Source, batch_shapes, shapes
-from train.stream import feed
 from zoo.base import Number, Task, UsageError, check_int
 
 Record = dict[str, float]

@@ -1,4 +1,4 @@
-"""Devices and programs: where the state and the batch lie, and what runs there.
+"""Devices, and what is compiled for them: programs, chunks of the one step.
 
 Data parallelism by sharding: every device holds the whole state and its rows of each
 batch, and the compiler adds the sums between devices.
@@ -8,16 +8,25 @@ closes over, for ever; and an equal function is compiled anew. Here a program is
 by its text: what is equal is compiled once, and no model or data is kept alive.
 """
 
+import functools
 import hashlib
+import math
+import operator
+import time
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from zoo.base import UsageError
+from train import step as one
+from train.source import Source, batch_shapes
+from zoo.base import Task, UsageError, check_int
 
 KEPT = 64  # programs, the least recently used go first
 
@@ -84,3 +93,216 @@ def _kind(args):
     leaves, tree = jax.tree.flatten(args)
     places = [a.sharding if isinstance(a, jax.Array) else None for a in leaves]
     return tree, tuple(map(jax.typeof, leaves)), tuple(places)
+
+
+# Chunks -------------------------------------------------------------------------------
+
+
+class Best(NamedTuple):
+    """What had the lowest evaluation loss so far."""
+
+    loss: jax.Array
+    step: jax.Array
+    trained: one.Trained
+
+
+def start(
+    task: Task,
+    optimizer: Any,
+    source: Source,
+    seed: int = 0,
+    *,
+    average: bool = False,
+    watch: bool = False,
+    init: Any = None,
+) -> tuple[one.State, Best | None]:
+    """What a training on this source begins with, and what its checkpoints hold.
+
+    No rows are read: the batch of `task.init` is one row of zeros. `average` keeps a
+    moving average, `watch` the best of the evaluations. `init` is as in `fit`. Raises
+    UsageError for what of it the model has not.
+    """
+    check_int("seed", seed, 0, 2**32 - 1)
+    like = batch_shapes(source)
+    zeros = jax.tree.map(lambda a: np.zeros((1, *a.shape[1:]), a.dtype), like)
+    given = None if init is None else _given(task, init, zeros)
+
+    def begin(seed, batch, given):
+        own = task if given is None else task._replace(init=filled(given))
+        return one.init(own, optimizer, seed, batch, average=average)
+
+    def filled(given):
+        return lambda *args: jax.tree_util.tree_map_with_path(
+            lambda path, a: given.get(jax.tree_util.keystr(path), a).astype(a.dtype),
+            task.init(*args),
+        )
+
+    # runs once: optimizing its random numbers would take longer than all else
+    quickly = {"xla_backend_optimization_level": 0}
+    args = np.uint32(seed), zeros, given
+    run, _ = compiled(begin, *args, compiler_options=quickly)
+    state = copied(run(*args))
+    best = Best(jnp.float32(math.inf), jnp.copy(state.step), trained(state))
+    return state, best if watch else None
+
+
+def _given(task, init, batch):
+    """What `init` gives of task.init's (params, state), by path."""
+
+    def by_path(tree):
+        leaves = jax.tree_util.tree_leaves_with_path(tree)
+        return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
+
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    fresh = by_path(jax.eval_shape(task.init, key, batch))
+    found = by_path(tuple(init) if isinstance(init, one.Trained) else (init, {}))
+    for path, leaf in found.items():
+        name, has = path[3:], fresh.get(path)
+        if has is None or has.shape != np.shape(leaf):
+            model = "no such" if has is None else list(has.shape)
+            raise UsageError(
+                f"expected parameters of this model in init, found {name} of shape "
+                f"{list(np.shape(leaf))} where it has {model}: leave out what is to "
+                "begin afresh"
+            )
+    return {path: jnp.asarray(leaf) for path, leaf in found.items()}
+
+
+def trained(state: one.State, best: Best | None = None) -> one.Trained:
+    """What to predict with, in buffers of its own: the best, averaged or last."""
+    if best is not None and math.isfinite(float(best.loss)):
+        return copied(best.trained)
+    return copied(state.average or one.Trained(state.params, state.model))
+
+
+def make_chunk(step: Callable, source: Source, mesh: jax.sharding.Mesh | None = None):
+    """chunk(state, total, arrays, stop) -> (state, total): pure.
+
+    Runs a step (`train.step`) on the batches of a source's arrays until `stop`, adding
+    the metrics to `total`. A traced bound makes one program serve every length.
+    """
+
+    def body(arrays, carry):
+        state, total = carry
+        batch = source.batch(arrays, state.seed, state.step)
+        if mesh is not None:
+            batch = rows(mesh, batch)
+        state, metrics = step(state, batch)
+        return state, jax.tree.map(operator.add, total, metrics)
+
+    def chunk(state, total, arrays, stop):
+        run = functools.partial(body, arrays)
+        return jax.lax.fori_loop(
+            state.step, stop, lambda _, carry: run(carry), (state, total)
+        )
+
+    return chunk
+
+
+def _finite(tree):
+    """Whether all numbers are finite: a bool scalar."""
+    floats = [a for a in jax.tree.leaves(tree) if jnp.issubdtype(a.dtype, jnp.inexact)]
+    return jnp.all(jnp.array([jnp.isfinite(a).all() for a in floats]))
+
+
+class Chunks:
+    """A compiled chunk with what it needs at hand: state, data, running metrics."""
+
+    def __init__(self, step, source, mesh, state, blocks):
+        self.state, self._blocks, self._size = state, blocks, source.size
+        self._arrays, self._end = next(blocks)
+        self._pace, self._busy, self._examples = 1.0, 0.0, 0
+        chunk = make_chunk(step, source, mesh)
+
+        def checked(*args):
+            state, total = chunk(*args)
+            return state, total, _finite((state.params, state.model))
+
+        metrics = jax.eval_shape(step, state, batch_shapes(source))[1]
+        self._zero = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), metrics)
+        self._total, self._good = self._zero, np.True_
+        args = state, self._total, self._arrays, 0
+        self._run, _ = compiled(checked, *args, donate_argnums=0)
+
+    def on(self, now, boundary):
+        """Train until `boundary`, or for about a second; the new step."""
+        if now == self._end:
+            self._arrays, self._end = next(self._blocks)
+        stop = min(boundary, self._end, now + max(1, int(self._pace)))
+        began = time.perf_counter()
+        self.state, self._total, self._good = self._run(
+            self.state, self._total, self._arrays, stop
+        )
+        # reading a number would block signals until the chunk ends; this does not
+        jax.block_until_ready(self._total)
+        seconds = time.perf_counter() - began
+        self._pace = (stop - now) / seconds
+        self._busy += seconds
+        self._examples += (stop - now) * self._size
+        return stop
+
+    def finite(self):
+        """Whether parameters and model state are, after the last step."""
+        return bool(self._good)
+
+    def metrics(self):
+        """The means since the last call, and the speed of the steps alone."""
+        values = {name: float(mean.value()) for name, mean in self._total.items()}
+        values["examples_per_second"] = self._examples / max(self._busy, 1e-9)
+        self._total, self._busy, self._examples = self._zero, 0.0, 0
+        return values
+
+
+def copied(tree):
+    """Buffers of their own: the state is donated, and no buffer can be given twice."""
+    return jax.tree.map(jnp.copy, tree)
+
+
+def feed(
+    source: Source, seed: int, first: int, steps: int, place: Callable, check: Any
+) -> Generator[tuple[Any, int], None, None]:
+    """(arrays on the device, the step before which they end), from step `first` on.
+
+    Of a stream the next ones are read, and checked by check(rows, at), while those
+    before them are used; at(i) says which row the i-th is. Raises UsageError where it
+    ends before `steps`.
+    """
+    if source.stream is None:
+        yield place(jax.tree.map(jnp.asarray, source.arrays)), steps
+        return
+    count, take = _length(source.arrays[1]), source.stream.start(seed, first)
+
+    def load(first):
+        block, rows = take(count)
+        flat = {k: a.reshape(-1, *a.shape[2:]) for k, a in block.items()}
+
+        def at(i):
+            step, i_ = divmod(int(i), source.size)
+            row = f"example {i_}" if rows is None else f"row {rows.flat[i]}"
+            return f"{row} of step {first + step}"
+
+        if block:
+            check(flat, at)
+        return block
+
+    with ThreadPoolExecutor(1) as pool:
+        ahead = pool.submit(load, first)
+        while True:
+            block = ahead.result()
+            found = _length(block) if block else 0
+            if found == 0:
+                raise UsageError(f"expected {steps} batches, found {first}")
+            start, first = np.int32(first), first + found
+            if first < steps:
+                ahead = pool.submit(load, first)
+            if found < count:
+                rest = [(0, count - found)]
+                block = {
+                    k: np.pad(a, rest + [(0, 0)] * (a.ndim - 1))
+                    for k, a in block.items()
+                }
+            yield place((start, block)), first
+
+
+def _length(block):
+    return len(next(iter(block.values()))) if isinstance(block, dict) else 0

@@ -43,7 +43,7 @@ class Source(NamedTuple):
 
 
 class Stream(NamedTuple):
-    """Host data that is read block by block (`train.stream`).
+    """Host data that is read block by block (`train.data.stream`).
 
     start(seed, first) -> take; take(count) -> (block, rows): the next batches, `count`
     or fewer, {"x": [C, B, ...], ...}, and their row numbers [C, B] if they have some.

@@ -17,7 +17,7 @@ from benchmarks.families import (
     Family,
     Trainer,
 )
-from train import chunk, loop, optim, source
+from train import loop, mesh, optim, source
 from train.step import make_step
 from zoo import cnn, gan, linear, mlp, rnn, supervised, transformer, vae
 from zoo.base import count_parameters
@@ -117,7 +117,7 @@ def prepare(family: Family, arrays: Arrays, peer: str) -> Trainer:
     zero = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), metrics)
     parameters, now = count_parameters(state.params), 0
     alone, many = (
-        jax.jit(chunk.make_chunk(one_step, found), donate_argnums=0)
+        jax.jit(mesh.make_chunk(one_step, found), donate_argnums=0)
         for found in (drawn._replace(batch=in_order), drawn)
     )
 

@@ -11,8 +11,7 @@ import mmap
 import os
 import time
 import zlib
-from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -133,56 +132,6 @@ def _stream(like, rows, found):
 
     first = jax.ShapeDtypeStruct((), jnp.int32)
     return Source((first, block), batch, size, rows, lambda arrays: (), found)
-
-
-def feed(
-    source: Source, seed: int, first: int, steps: int, place: Callable, check: Any
-) -> Generator[tuple[Any, int], None, None]:
-    """(arrays on the device, the step before which they end), from step `first` on.
-
-    Of a stream the next ones are read, and checked by check(rows, at), while those
-    before them are used; at(i) says which row the i-th is. Raises UsageError where it
-    ends before `steps`.
-    """
-    if source.stream is None:
-        yield place(jax.tree.map(jnp.asarray, source.arrays)), steps
-        return
-    count, take = _length(source.arrays[1]), source.stream.start(seed, first)
-
-    def load(first):
-        block, rows = take(count)
-        flat = {k: a.reshape(-1, *a.shape[2:]) for k, a in block.items()}
-
-        def at(i):
-            step, i_ = divmod(int(i), source.size)
-            row = f"example {i_}" if rows is None else f"row {rows.flat[i]}"
-            return f"{row} of step {first + step}"
-
-        if block:
-            check(flat, at)
-        return block
-
-    with ThreadPoolExecutor(1) as pool:
-        ahead = pool.submit(load, first)
-        while True:
-            block = ahead.result()
-            found = _length(block) if block else 0
-            if found == 0:
-                raise UsageError(f"expected {steps} batches, found {first}")
-            start, first = np.int32(first), first + found
-            if first < steps:
-                ahead = pool.submit(load, first)
-            if found < count:
-                rest = [(0, count - found)]
-                block = {
-                    k: np.pad(a, rest + [(0, 0)] * (a.ndim - 1))
-                    for k, a in block.items()
-                }
-            yield place((start, block)), first
-
-
-def _length(block):
-    return len(next(iter(block.values()))) if isinstance(block, dict) else 0
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3))
