@@ -11,8 +11,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Float, Shaped
 
-from zoo.base import Array, Dtype, Number, UsageError, check_inputs, float32
+from zoo.base import UsageError, float32
+from zoo.checks import check_inputs
 from zoo.layers import Conv, Dropout, batch_norm, max_pool
+from zoo.types import Array, Dtype, Number
 
 AXES = {1: "B L C", 2: "B H W C"}
 
@@ -154,14 +156,20 @@ class ResNet(nn.Module):
 
 
 def resnet_cifar(depth: int = 20, outputs: int = 10, **fields) -> ResNet:
-    """The paper's networks for small images, section 4.2: depth 6n + 2, n >= 1."""
+    """The paper's networks for small images, section 4.2: depth 6n + 2, n >= 1.
+
+    Raises UsageError for another depth.
+    """
     if depth < 8 or depth % 6 != 2:
         raise UsageError(f"expected a depth of 6n + 2 (8, 14, 20, ...), found {depth}")
     return ResNet(outputs, depths=((depth - 2) // 6,) * 3, **fields)
 
 
 def resnet_imagenet(depth: int = 50, outputs: int = 1000, **fields) -> ResNet:
-    """The paper's networks for 224x224x3, table 1: depth 18, 34 or 50."""
+    """The paper's networks for 224x224x3, table 1: depth 18, 34 or 50.
+
+    Raises UsageError for another depth.
+    """
     depths = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
     if depth not in depths:
         raise UsageError(f"expected a depth of 18, 34 or 50, found {depth}")

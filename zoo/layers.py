@@ -14,20 +14,11 @@ from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
 from jaxtyping import Float
 
-from zoo.base import (
-    Array,
-    Dtype,
-    Initializer,
-    Lengths,
-    Number,
-    Tree,
-    UsageError,
-    concrete,
-    is_zero,
-)
+from zoo.base import UsageError, concrete, is_zero
 from zoo.convolution import Padding, conv, conv_transpose
 from zoo.convolution import avg_pool as avg_pool
 from zoo.convolution import max_pool as max_pool
+from zoo.types import Array, Dtype, Initializer, Lengths, Number, Tree
 
 
 class Conv(nn.Module):

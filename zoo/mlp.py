@@ -7,8 +7,10 @@ Nature 323, 1986. Shapes: B batch, D features, K outputs.
 from flax import linen as nn
 from jaxtyping import Float, Shaped
 
-from zoo.base import Activation, Array, Dtype, Number, check_inputs, float32
+from zoo.base import float32
+from zoo.checks import check_inputs
 from zoo.layers import Dropout, batch_norm
+from zoo.types import Activation, Array, Dtype, Number
 
 
 def prelu(x: Float[Array, "*S"]) -> Float[Array, "*S"]:
