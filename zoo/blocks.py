@@ -102,7 +102,7 @@ class ConvDecoder(nn.Module):
 
         def activate(x):
             if self.batch_norm:
-                x = batch_norm(self.dtype)(x, use_running_average=not train)
+                x = batch_norm(self.dtype, train=train)(x)
             return nn.relu(x)
 
         x = nn.Dense(math.prod(small), use_bias=bias, **fields)(check_inputs(z))

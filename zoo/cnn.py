@@ -91,22 +91,19 @@ class Block(nn.Module):
     ) -> Float[Array, "B *R F"]:
         """[B, *S, C] -> [B, *S / stride, channels (x 4)]."""
         conv = functools.partial(_conv, rank=self.rank, dtype=self.dtype)
-
-        def norm(x):
-            return batch_norm(self.dtype)(x, use_running_average=not train)
-
+        norm = functools.partial(batch_norm, self.dtype, train=train)
         if self.bottleneck:
             out = 4 * self.channels
-            y = nn.relu(norm(conv(self.channels, 1)(x)))
-            y = nn.relu(norm(conv(self.channels, 3, self.stride)(y)))
-            y = norm(conv(out, 1)(y))
+            y = nn.relu(norm()(conv(self.channels, 1)(x)))
+            y = nn.relu(norm()(conv(self.channels, 3, self.stride)(y)))
+            y = norm()(conv(out, 1)(y))
         else:
             out = self.channels
-            y = nn.relu(norm(conv(out, 3, self.stride)(x)))
-            y = norm(conv(out, 3)(y))
+            y = nn.relu(norm()(conv(out, 3, self.stride)(x)))
+            y = norm()(conv(out, 3)(y))
         if x.shape != y.shape:
             if self.project:
-                x = norm(conv(out, 1, self.stride)(x))
+                x = norm()(conv(out, 1, self.stride)(x))
             else:
                 every = (slice(None), *(slice(None, None, self.stride),) * self.rank)
                 more = (out - x.shape[-1]) // 2
@@ -138,7 +135,7 @@ class ResNet(nn.Module):
         x = check_inputs(x, AXES[self.rank])
         stem = (7, 2) if self.imagenet else (3, 1)
         x = _conv(self.width, *stem, rank=self.rank, dtype=self.dtype)(x)
-        x = nn.relu(batch_norm(self.dtype)(x, use_running_average=not train))
+        x = nn.relu(batch_norm(self.dtype, train=train)(x))
         if self.imagenet:
             x = max_pool(x, (3,) * self.rank, 2, ((1, 1),) * self.rank)
         for stage, depth in enumerate(self.depths):

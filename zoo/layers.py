@@ -114,13 +114,14 @@ class Dropout(nn.Module):
         return jnp.where(mask, x / jnp.where(keep == 0, 1, keep).astype(x.dtype), 0)
 
 
-def batch_norm(dtype: Dtype = None) -> nn.BatchNorm:
+def batch_norm(dtype: Dtype = None, *, train: bool | None = None) -> nn.BatchNorm:
     """Batch norm of momentum 0.9 (torch calls that 0.1) and epsilon 1e-5.
 
-    Call it with `use_running_average=not train`. Its running variance is the biased
-    one (torch: unbiased). He et al. 2015; Ioffe & Szegedy, 2015, arXiv:1502.03167.
+    Without `train`, call it with `use_running_average`. Its running variance is the
+    biased one (torch: unbiased). Ioffe & Szegedy, 2015, arXiv:1502.03167.
     """
-    return nn.BatchNorm(momentum=0.9, dtype=dtype)
+    average = None if train is None else not train
+    return nn.BatchNorm(use_running_average=average, momentum=0.9, dtype=dtype)
 
 
 def recur(

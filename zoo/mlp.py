@@ -56,7 +56,7 @@ class MLP(nn.Module):
         for width in self.widths:
             x = nn.Dense(width, dtype=self.dtype)(x)
             if self.batch_norm:
-                x = batch_norm(self.dtype)(x, use_running_average=not train)
+                x = batch_norm(self.dtype, train=train)(x)
             x = self.activation(x)
             x = Dropout(self.dropout)(x, train=train)
         return float32(nn.Dense(self.outputs, dtype=self.dtype)(x))
