@@ -5,6 +5,7 @@ from zoo import autoencoder as autoencoder
 from zoo import base as base
 from zoo import blocks as blocks
 from zoo import cache as cache
+from zoo import checks as checks
 from zoo import cnn as cnn
 from zoo import convolution as convolution
 from zoo import gan as gan
@@ -18,5 +19,6 @@ from zoo import rnn as rnn
 from zoo import seq2seq as seq2seq
 from zoo import supervised as supervised
 from zoo import transformer as transformer
+from zoo import types as types
 from zoo import vae as vae
 from zoo import weights as weights

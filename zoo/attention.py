@@ -19,9 +19,10 @@ from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
 from jaxtyping import Bool, Float, Int, Shaped
 
-from zoo.base import Array, Dtype, UsageError
+from zoo.base import UsageError
 from zoo.cache import KeyValue as KeyValue
 from zoo.cache import write
+from zoo.types import Array, Dtype
 from zoo.weights import attention_from_torch
 
 Queries = Float[Array, "*#B Q D"]
@@ -91,7 +92,7 @@ class Attention(nn.Module):
     """`attention` by a score that it knows by name and whose weights it learns.
 
     "dot", "scaled_dot", "bilinear" (W [Dq, Dk]) or "additive" with `features` hidden
-    units. Weights start LeCun normal.
+    units. Weights start LeCun normal. Raises UsageError for another name.
     """
 
     score: str = "additive"
@@ -147,6 +148,7 @@ def rotary(
 
     Then q . k depends on the distance of the two alone. The pair that turns together
     is (i, i + D/2), where the paper has (2i, 2i + 1): the same up to their order.
+    Raises UsageError for an odd D.
     """
     if x.shape[-1] % 2:
         raise UsageError(
@@ -172,7 +174,8 @@ class MultiHead(nn.Module):
     With `kv_heads` < `heads`, groups of heads share keys and values. `rotary` turns
     queries and keys by their positions. Kernels start LeCun normal, biases at zero
     (torch: Glorot uniform over the three projections as one). torch's `dropout`, of
-    weights, is left out.
+    weights, is left out. Raises UsageError for heads that do not divide the width, or
+    kv_heads that do not divide the heads.
 
     The softmax is `attention`'s, not jax.nn.dot_product_attention's: that one is in
     float32 even for float64, and on CPU it is the same two products.

@@ -14,11 +14,12 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Float, Shaped
 
-from zoo.base import Array, Model, Number, Task, apply, is_zero, judged, parted
+from zoo.base import Model, Task, apply, is_zero, judged, parted
 from zoo.blocks import ConvDecoder, ConvEncoder, DenseDecoder
 from zoo.blocks import corrupt as corrupt
 from zoo.blocks import leaky as leaky
 from zoo.mlp import MLP
+from zoo.types import Array, Number
 
 
 class Autoencoder(nn.Module):

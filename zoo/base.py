@@ -5,36 +5,23 @@ that are no padding) and "mask" [B] or [B, T] (0 drops an example, or an entry).
 Shapes: B batch, T time.
 """
 
-import difflib
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Bool, Float, Int, PRNGKeyArray, Shaped
+from jaxtyping import Bool, Float, PRNGKeyArray, Shaped
 
-if TYPE_CHECKING:
-    from jax import Array as Array
-else:  # functions take numpy's arrays too, and the tests check the types they are given
-    from jax.typing import ArrayLike as Array
+from zoo.checks import UsageError as UsageError
+from zoo.checks import check_choice as check_choice
+from zoo.checks import check_inputs as check_inputs
+from zoo.checks import check_int as check_int
+from zoo.checks import nearest as nearest
+from zoo.types import Array, Lengths, Tree
+from zoo.types import Number as Number
 
 Batch = dict[str, Array]
 Shapes = Mapping[str, Array | jax.ShapeDtypeStruct]
-Tree = Any
-"""Nested dicts, tuples, lists of arrays: parameters, a model's state, its variables."""
-Labels = Int[Array, "B"]
-Lengths = Int[Array, "B"]
-Number = float | int | Array
-"""A number, or an array [] that may be traced: see `concrete`."""
-Dtype = jax.typing.DTypeLike | None
-"""What a layer computes in; None: its inputs and parameters, promoted."""
-Activation = Callable[[Array], Array]
-Initializer = jax.nn.initializers.Initializer
-
-
-class UsageError(ValueError):
-    """What the caller gave cannot be right; says what was expected and what found."""
 
 
 class Mean(NamedTuple):
@@ -86,8 +73,8 @@ def masked(batch: Batch, state: Any = None) -> Batch:
     some = mask.reshape(mask.shape[0], -1).any(1)
 
     def clean(name, array):
-        entries = name == "y" and array.shape[: mask.ndim] == mask.shape
-        kept = mask if entries else some
+        each = name == "y" and array.shape[: mask.ndim] == mask.shape
+        kept = mask if each else some
         return jnp.where(_beside(kept, array), array, jnp.zeros((), array.dtype))
 
     return {k: a if k == "mask" else clean(k, a) for k, a in batch.items()}
@@ -105,6 +92,7 @@ class Aux(NamedTuple):
     state: Any  # the model's own variables after this batch
 
 
+# runtime_checkable: else the tests' checks of types could not see a Protocol
 @runtime_checkable
 class Model(Protocol):
     """A network: `init` and `apply` as a Linen module has them, pure functions both."""
@@ -178,6 +166,15 @@ def parted(variables: Tree) -> tuple[Tree, Tree]:
     return state.pop("params"), state
 
 
+def known(classes: int) -> Classes | None:
+    """`Task.classes` of a model that knows the number; None for 0."""
+
+    def count(params, state, batch):
+        return classes
+
+    return count if classes else None
+
+
 def apply(
     model: Model,
     params: Tree,
@@ -237,79 +234,11 @@ def count_parameters(params: Any) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
-def check_inputs(
-    x: Shaped[Array, "..."], axes: str | None = None
-) -> Shaped[Array, "..."]:
-    """x itself, once its dtype is floating and it has the named axes ("B H W C").
-
-    Raises UsageError: JAX would compute on, with raw pixels 0..255 as if they were
-    scaled, or with an image's width as if it were its channels.
-    """
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise UsageError(
-            f"expected floating-point inputs, found {x.dtype}: "
-            "scale integer data first (pixels: x / 255)"
-        )
-    if axes is not None and x.ndim != len(axes.split()):
-        grey = x.ndim == len(axes.split()) - 1
-        hint = ": a single channel needs an axis of its own, x[..., None]"
-        raise UsageError(
-            f"expected inputs [{', '.join(axes.split())}], found shape {x.shape}"
-            + hint * grey
-        )
-    return x
-
-
-def check_tokens(tokens: Shaped[Array, "..."], axes: str = "B T") -> Int[Array, "..."]:
-    """tokens themselves, once they are integers with the named axes.
-
-    Raises UsageError: an embedding would round, or see another axis as time.
-    """
-    names = axes.split()
-    if not jnp.issubdtype(tokens.dtype, jnp.integer) or tokens.ndim != len(names):
-        raise UsageError(
-            f"expected integer tokens [{', '.join(names)}], "
-            f"found {tokens.dtype} {tokens.shape}"
-        )
-    return tokens
-
-
-def check_labels(y: Labels | None, classes: int) -> Labels:
-    """Labels y [B] themselves; raises UsageError where a conditional model has none."""
-    if y is None:
-        raise UsageError(f"expected labels y [B], one of {classes} classes")
-    return y
-
-
 def float32(x: Shaped[Array, "*S"]) -> Shaped[Array, "*S"]:
     """x in float32 at least: a loss of bfloat16 would lose what it adds."""
     return x.astype(jnp.promote_types(x.dtype, "float32"))
 
 
-def entries(length: Lengths, n: int) -> Bool[Array, "B {n}"]:
-    """Which entries of a sequence are no padding."""
-    return jnp.arange(n).reshape(1, -1) < length.reshape(-1, 1)
-
-
-def check_choice(what: str, name: str, choices: tuple[str, ...]) -> None:
-    """Raise UsageError, with the nearest name, unless `name` is one of `choices`."""
-    if name not in choices:
-        near = nearest(name, choices)
-        hint = f", did you mean {near!r}?" if near else ";"
-        raise UsageError(
-            f"unknown {what} {name!r}{hint} expected one of: {', '.join(choices)}"
-        )
-
-
-def nearest(name: str, choices: Sequence[str]) -> str | None:
-    """The choice that is spelt most like a name; None where none is much like it."""
-    return next(iter(difflib.get_close_matches(str(name), choices, 1)), None)
-
-
-def check_int(name: str, value: Any, low: int, high: int = 2**31 - 1) -> int:
-    """The value, an integer in [low, high]. Raises UsageError."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise UsageError(f"expected a whole number for {name}, found {value!r}")
-    if not low <= value <= high:
-        raise UsageError(f"expected {name} between {low} and {high}, found {value}")
-    return int(value)
+def entries(length: Lengths, values: Shaped[Array, "B T ..."]) -> Bool[Array, "B T"]:
+    """Which of the values of sequences are no padding."""
+    return jnp.arange(values.shape[1]).reshape(1, -1) < length.reshape(-1, 1)

@@ -16,19 +16,11 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Float, PRNGKeyArray, Shaped
 
-from zoo.base import (
-    Activation,
-    Array,
-    Dtype,
-    Initializer,
-    Labels,
-    Number,
-    check_inputs,
-    check_labels,
-    float32,
-)
+from zoo.base import float32
+from zoo.checks import check_inputs, check_labels
 from zoo.layers import Conv, ConvTranspose, batch_norm
 from zoo.mlp import MLP
+from zoo.types import Activation, Array, Dtype, Initializer, Labels, Number
 
 LECUN = nn.initializers.lecun_normal()
 
@@ -101,7 +93,7 @@ class ConvDecoder(nn.Module):
     def __call__(
         self, z: Shaped[Array, "B Z"], *, train: bool = False
     ) -> Float[Array, "B H W C"]:
-        """Images of `shape`, of any size: no activation at the end."""
+        """Images of `shape`, without an activation. UsageError for integers z."""
         height, width, colours = self.shape
         times = 2 ** len(self.channels)
         small = (-(-height // times), -(-width // times), self.channels[0])
@@ -110,7 +102,7 @@ class ConvDecoder(nn.Module):
 
         def activate(x):
             if self.batch_norm:
-                x = batch_norm(self.dtype)(x, use_running_average=not train)
+                x = batch_norm(self.dtype, train=train)(x)
             return nn.relu(x)
 
         x = nn.Dense(math.prod(small), use_bias=bias, **fields)(check_inputs(z))
@@ -134,7 +126,7 @@ class DenseDecoder(nn.Module):
     def __call__(
         self, z: Shaped[Array, "B Z"], *, train: bool = False
     ) -> Float[Array, "B *shape"]:
-        """Examples of `shape`, of any size: no activation at the end."""
+        """Examples of `shape`, without an activation. UsageError for integers z."""
         layers = MLP(
             math.prod(self.shape),
             self.widths,

@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
-from zoo.base import Array, UsageError, concrete
+from zoo.base import UsageError, concrete
+from zoo.types import Array
 
 
 class KeyValue(NamedTuple):

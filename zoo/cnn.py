@@ -11,8 +11,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Float, Shaped
 
-from zoo.base import Array, Dtype, Number, UsageError, check_inputs, float32
+from zoo.base import UsageError, float32
+from zoo.checks import check_inputs
 from zoo.layers import Conv, Dropout, batch_norm, max_pool
+from zoo.types import Array, Dtype, Number
 
 AXES = {1: "B L C", 2: "B H W C"}
 
@@ -89,22 +91,19 @@ class Block(nn.Module):
     ) -> Float[Array, "B *R F"]:
         """[B, *S, C] -> [B, *S / stride, channels (x 4)]."""
         conv = functools.partial(_conv, rank=self.rank, dtype=self.dtype)
-
-        def norm(x):
-            return batch_norm(self.dtype)(x, use_running_average=not train)
-
+        norm = functools.partial(batch_norm, self.dtype, train=train)
         if self.bottleneck:
             out = 4 * self.channels
-            y = nn.relu(norm(conv(self.channels, 1)(x)))
-            y = nn.relu(norm(conv(self.channels, 3, self.stride)(y)))
-            y = norm(conv(out, 1)(y))
+            y = nn.relu(norm()(conv(self.channels, 1)(x)))
+            y = nn.relu(norm()(conv(self.channels, 3, self.stride)(y)))
+            y = norm()(conv(out, 1)(y))
         else:
             out = self.channels
-            y = nn.relu(norm(conv(out, 3, self.stride)(x)))
-            y = norm(conv(out, 3)(y))
+            y = nn.relu(norm()(conv(out, 3, self.stride)(x)))
+            y = norm()(conv(out, 3)(y))
         if x.shape != y.shape:
             if self.project:
-                x = norm(conv(out, 1, self.stride)(x))
+                x = norm()(conv(out, 1, self.stride)(x))
             else:
                 every = (slice(None), *(slice(None, None, self.stride),) * self.rank)
                 more = (out - x.shape[-1]) // 2
@@ -136,7 +135,7 @@ class ResNet(nn.Module):
         x = check_inputs(x, AXES[self.rank])
         stem = (7, 2) if self.imagenet else (3, 1)
         x = _conv(self.width, *stem, rank=self.rank, dtype=self.dtype)(x)
-        x = nn.relu(batch_norm(self.dtype)(x, use_running_average=not train))
+        x = nn.relu(batch_norm(self.dtype, train=train)(x))
         if self.imagenet:
             x = max_pool(x, (3,) * self.rank, 2, ((1, 1),) * self.rank)
         for stage, depth in enumerate(self.depths):
@@ -154,14 +153,20 @@ class ResNet(nn.Module):
 
 
 def resnet_cifar(depth: int = 20, outputs: int = 10, **fields) -> ResNet:
-    """The paper's networks for small images, section 4.2: depth 6n + 2, n >= 1."""
+    """The paper's networks for small images, section 4.2: depth 6n + 2, n >= 1.
+
+    Raises UsageError for another depth.
+    """
     if depth < 8 or depth % 6 != 2:
         raise UsageError(f"expected a depth of 6n + 2 (8, 14, 20, ...), found {depth}")
     return ResNet(outputs, depths=((depth - 2) // 6,) * 3, **fields)
 
 
 def resnet_imagenet(depth: int = 50, outputs: int = 1000, **fields) -> ResNet:
-    """The paper's networks for 224x224x3, table 1: depth 18, 34 or 50."""
+    """The paper's networks for 224x224x3, table 1: depth 18, 34 or 50.
+
+    Raises UsageError for another depth.
+    """
     depths = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
     if depth not in depths:
         raise UsageError(f"expected a depth of 18, 34 or 50, found {depth}")

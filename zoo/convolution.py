@@ -29,7 +29,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from zoo.base import Array, UsageError
+from zoo.base import UsageError
+from zoo.types import Array
 
 Padding = str | int | Sequence[tuple[int, int]]
 """"SAME", "VALID", a number, or (before, after) for each spatial axis."""
@@ -100,7 +101,8 @@ def max_pool(
 ) -> Float[Array, "B *R C"]:
     """The maximum over windows: [B, *S, C] -> [B, *R, C]; strides default to `window`.
 
-    Where several entries of a window are the maximum, they share its gradient.
+    Where several entries of a window are the maximum, they share its gradient. Raises
+    UsageError for a window that does not fit.
     """
     geometry = _geometry(x, window, window if strides is None else strides, padding)
     return functools.reduce(jnp.maximum, _shifted(x, geometry, -math.inf))
@@ -112,7 +114,10 @@ def avg_pool(
     strides: int | Sequence[int] | None = None,
     padding: Padding = "VALID",
 ) -> Float[Array, "B *R C"]:
-    """The mean over windows, padding counted as zeros: [B, *S, C] -> [B, *R, C]."""
+    """The mean over windows, padding counted as zeros: [B, *S, C] -> [B, *R, C].
+
+    Raises UsageError for a window that does not fit.
+    """
     geometry = _geometry(x, window, window if strides is None else strides, padding)
     return sum(_shifted(x, geometry, 0)) / math.prod(window)
 

@@ -24,12 +24,13 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.lax import stop_gradient
-from jaxtyping import Float, PRNGKeyArray, Shaped
+from jaxtyping import Float, PRNGKeyArray
 
-from zoo.base import Array, Labels, Number, Task, Tree, apply, is_zero, judged, parted
+from zoo.base import Task, apply, is_zero, judged, known, parted
 from zoo.blocks import ConvDecoder, ConvEncoder, DenseDecoder, beside, corrupt, leaky
 from zoo.mlp import MLP
 from zoo.supervised import classes as labels
+from zoo.types import Array, Labels, Number, Raw, Tree
 
 Value = Callable[[Array], Array]
 Critic = Callable[..., Array]  # (x [1, ...], *others) -> a scalar; any others
@@ -67,11 +68,7 @@ class Generator(nn.Module):
     classes: int = 0
 
     def __call__(
-        self,
-        z: Float[Array, "B Z"],
-        y: Labels | None = None,
-        *,
-        train: bool = False,
+        self, z: Float[Array, "B Z"], y: Labels | None = None, *, train: bool = False
     ) -> Float[Array, "B *D"]:
         """Images from noise. Raises UsageError where labels are wanted and none."""
         z = beside(z, y, self.classes)
@@ -164,19 +161,11 @@ def task(players: Players, game: Game, *, penalty: Number = 0.0) -> Task:
                 jnp.zeros(x.shape[0], int) if y is None else y,
             )
         maker = game.generator(judge(fake, keys[3], frozen=True))
-        values = {
-            "loss": critic + maker,
-            "discriminator": critic,
-            "generator": maker,
-            "real": real_logit,
-            "fake": fake_logit,
-        }
+        values = {"loss": critic + maker, "discriminator": critic, "generator": maker}
+        values |= {"real": real_logit, "fake": fake_logit}
         return judged(values, batch.get("mask"), both.state)
 
-    def classes(params, state, batch):
-        return generator.classes
-
-    return Task(init, loss, classes=classes if generator.classes else None)
+    return Task(init, loss, classes=known(generator.classes))
 
 
 def semi_supervised(players: Players, *, noise: Number = 0.5) -> Task:
@@ -191,13 +180,12 @@ def semi_supervised(players: Players, *, noise: Number = 0.5) -> Task:
     than matching their features (section 3.1) did. Metrics: "loss", the sum in
     training, and in evaluation the cross-entropy; "accuracy".
     """
-    generator = players.generator
-    game = GAMES["non_saturating"]
+    generator, game = players.generator, GAMES["non_saturating"]
 
     def init(key, batch):
-        keys = jax.random.split(key)
-        z = jnp.zeros((batch["x"].shape[0], generator.latent))
-        return _parted(players, keys, batch["x"], z)
+        x = batch["x"]
+        z = jnp.zeros((x.shape[0], generator.latent))
+        return _parted(players, jax.random.split(key), x, z)
 
     def loss(params, state, batch, key, *, train):
         both = _Apply(players, params, state, train)
@@ -211,14 +199,13 @@ def semi_supervised(players: Players, *, noise: Number = 0.5) -> Task:
         values = labels.values(logits, batch["y"])
         if not train:
             return judged(values, batch.get("mask"), state)
-
         z = jax.random.normal(keys[1], (logits.shape[0], generator.latent))
         fake = both("generator", z, key=keys[5])
         real = jax.nn.logsumexp(judge(batch["x"], keys[2], keys[6]), -1)
         false = jax.nn.logsumexp(judge(stop_gradient(fake), keys[3], keys[7]), -1)
         critic = 0.5 * (game.real(real) + game.fake(false))
-        fooled = jax.nn.logsumexp(judge(fake, keys[3], keys[8], frozen=True), -1)
-        maker = game.generator(fooled)
+        fooled = judge(fake, keys[3], keys[8], frozen=True)
+        maker = game.generator(jax.nn.logsumexp(fooled, -1))
         values |= {"discriminator": critic, "generator": maker}
         values["loss"] = values["loss"] + critic + maker
         return judged(values, batch.get("mask"), both.state)
@@ -242,7 +229,7 @@ def mix(
 
 
 def gradient_penalty(
-    critic: Critic, x: Float[Array, "B *D"], *others: Shaped[Array, "B ..."]
+    critic: Critic, x: Float[Array, "B *D"], *others: Raw
 ) -> Float[Array, "B"]:
     """(|gradient of the critic at x| - 1)^2 for each example.
 

@@ -19,7 +19,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Float, Int, PRNGKeyArray
 
-from zoo.base import Array, Lengths, Number, Tree, UsageError, concrete, is_zero
+from zoo.base import UsageError, concrete, is_zero
+from zoo.types import Array, Lengths, Number, Tree
 
 Extend = Callable[[Array, Any], tuple[Array, Any]]
 
@@ -142,6 +143,7 @@ def search(
     Begins with the tokens `start` and a cache of B rows; keeps the W likeliest
     beginnings at each step, best first; 1 beam is the greedy choice. After `stop` a row
     is `stop` and its log p, in nats and without a bonus for length, stands still.
+    Raises UsageError for no beam, or no token.
     """
     batch = start.shape[0]
     if beams < 1 or length < 1:

@@ -14,20 +14,11 @@ from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
 from jaxtyping import Float
 
-from zoo.base import (
-    Array,
-    Dtype,
-    Initializer,
-    Lengths,
-    Number,
-    Tree,
-    UsageError,
-    concrete,
-    is_zero,
-)
+from zoo.base import UsageError, concrete, is_zero
 from zoo.convolution import Padding, conv, conv_transpose
 from zoo.convolution import avg_pool as avg_pool
 from zoo.convolution import max_pool as max_pool
+from zoo.types import Array, Dtype, Initializer, Lengths, Number, Tree
 
 
 class Conv(nn.Module):
@@ -123,13 +114,14 @@ class Dropout(nn.Module):
         return jnp.where(mask, x / jnp.where(keep == 0, 1, keep).astype(x.dtype), 0)
 
 
-def batch_norm(dtype: Dtype = None) -> nn.BatchNorm:
+def batch_norm(dtype: Dtype = None, *, train: bool | None = None) -> nn.BatchNorm:
     """Batch norm of momentum 0.9 (torch calls that 0.1) and epsilon 1e-5.
 
-    Call it with `use_running_average=not train`. Its running variance is the biased
-    one (torch: unbiased). He et al. 2015; Ioffe & Szegedy, 2015, arXiv:1502.03167.
+    Without `train`, call it with `use_running_average`. Its running variance is the
+    biased one (torch: unbiased). Ioffe & Szegedy, 2015, arXiv:1502.03167.
     """
-    return nn.BatchNorm(momentum=0.9, dtype=dtype)
+    average = None if train is None else not train
+    return nn.BatchNorm(use_running_average=average, momentum=0.9, dtype=dtype)
 
 
 def recur(

@@ -9,7 +9,9 @@ from flax import linen as nn
 from jaxtyping import Float, Shaped
 
 from zoo import supervised
-from zoo.base import Array, Number, Task, check_inputs
+from zoo.base import Task
+from zoo.checks import check_inputs
+from zoo.types import Array, Number
 
 
 class Linear(nn.Module):

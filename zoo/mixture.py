@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Float, PRNGKeyArray
 
-from zoo.base import Array, Task, Tree, apply, judged, parted
+from zoo.base import Task, apply, judged, parted
+from zoo.types import Array, Tree
 
 
 class BernoulliMixture(nn.Module):

@@ -7,8 +7,10 @@ Nature 323, 1986. Shapes: B batch, D features, K outputs.
 from flax import linen as nn
 from jaxtyping import Float, Shaped
 
-from zoo.base import Activation, Array, Dtype, Number, check_inputs, float32
+from zoo.base import float32
+from zoo.checks import check_inputs
 from zoo.layers import Dropout, batch_norm
+from zoo.types import Activation, Array, Dtype, Number
 
 
 def prelu(x: Float[Array, "*S"]) -> Float[Array, "*S"]:
@@ -54,7 +56,7 @@ class MLP(nn.Module):
         for width in self.widths:
             x = nn.Dense(width, dtype=self.dtype)(x)
             if self.batch_norm:
-                x = batch_norm(self.dtype)(x, use_running_average=not train)
+                x = batch_norm(self.dtype, train=train)(x)
             x = self.activation(x)
             x = Dropout(self.dropout)(x, train=train)
         return float32(nn.Dense(self.outputs, dtype=self.dtype)(x))

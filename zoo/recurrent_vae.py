@@ -10,8 +10,10 @@ from flax import linen as nn
 from jaxtyping import Float, Int, PRNGKeyArray, Shaped
 from optax import losses
 
-from zoo.base import Array, Number, Tree, check_tokens, is_zero
+from zoo.base import is_zero
+from zoo.checks import check_tokens
 from zoo.rnn import LSTM, RNN
+from zoo.types import Array, Number, Raw, Tree
 
 
 class RecurrentVAE(nn.Module):
@@ -59,7 +61,7 @@ class RecurrentVAE(nn.Module):
         return self.log_likelihood(x, z), mean, logvar
 
     def encode(
-        self, x: Shaped[Array, "B ..."], y: None = None
+        self, x: Raw, y: None = None
     ) -> tuple[Float[Array, "B Z"], Float[Array, "B Z"]]:
         """Tokens [B, T] -> mean and log-variance of q(z|x). UsageError for others."""
         check_tokens(x)

@@ -16,19 +16,12 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 
-from zoo.base import (
-    Array,
-    Dtype,
-    Lengths,
-    Number,
-    UsageError,
-    check_inputs,
-    check_tokens,
-    float32,
-)
+from zoo.base import UsageError, float32
+from zoo.checks import check_inputs, check_tokens
 from zoo.layers import Dropout, recur
+from zoo.types import Array, Dtype, Lengths, Number, Raw
 from zoo.weights import rnn_from_torch
 
 Weights = dict[str, Array]
@@ -122,10 +115,7 @@ class Layer(nn.Module):
 
     @nn.compact
     def __call__(
-        self,
-        x: Float[Array, "B T D"],
-        length: Lengths | None = None,
-        carry: Any = None,
+        self, x: Float[Array, "B T D"], length: Lengths | None = None, carry: Any = None
     ) -> tuple[tuple, Float[Array, "B T {self.features}"]]:
         """(carry, h of every step); carry None begins at zero."""
         weights = self._weights(x.shape[-1])
@@ -164,7 +154,8 @@ class Layer(nn.Module):
 class RNN(nn.Module):
     """Layers of a cell, one on the other, with dropout between them.
 
-    `bidirectional` runs each layer in both directions side by side: 2 H units out.
+    `bidirectional` runs each layer in both directions side by side: 2 H units out, and
+    raises UsageError where it is to be continued.
     """
 
     cell: Cell
@@ -227,11 +218,7 @@ class Classifier(nn.Module):
 
     @nn.compact
     def __call__(
-        self,
-        x: Shaped[Array, "B ..."],
-        length: Lengths | None = None,
-        *,
-        train: bool = False,
+        self, x: Raw, length: Lengths | None = None, *, train: bool = False
     ) -> Float[Array, "B {self.outputs}"]:
         """Logits of x [B, T, D]. Raises UsageError for another shape or dtype."""
         x = check_inputs(x, "B T D")
@@ -250,11 +237,7 @@ class Regressor(nn.Module):
 
     @nn.compact
     def __call__(
-        self,
-        x: Shaped[Array, "B ..."],
-        length: Lengths | None = None,
-        *,
-        train: bool = False,
+        self, x: Raw, length: Lengths | None = None, *, train: bool = False
     ) -> Float[Array, "B T {self.outputs}"]:
         """Of each step of x [B, T, D]. Raises UsageError for another shape or dtype."""
         _, h = self.rnn(check_inputs(x, "B T D"), length, train=train)
@@ -279,7 +262,7 @@ class LanguageModel(nn.Module):
         self.dense = nn.Dense(self.vocabulary, dtype=self.rnn.dtype)
 
     def __call__(
-        self, tokens: Shaped[Array, "B ..."], *, train: bool = False
+        self, tokens: Raw, *, train: bool = False
     ) -> Float[Array, "B T {self.vocabulary}"]:
         """Tokens [B, T] -> logits. Raises UsageError for what are no tokens."""
         return self._run(tokens, None, train)[0]
@@ -289,7 +272,7 @@ class LanguageModel(nn.Module):
         return self.rnn.empty(batch)
 
     def extend(
-        self, tokens: Shaped[Array, "B ..."], cache: Any
+        self, tokens: Raw, cache: Any
     ) -> tuple[Float[Array, "B t {self.vocabulary}"], Any]:
         """The next tokens [B, t] -> (logits, the cache after them)."""
         return self._run(tokens, cache, train=False)

@@ -16,26 +16,16 @@ from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Int
 
 from zoo import language
 from zoo.attention import Attention
-from zoo.base import (
-    Array,
-    Dtype,
-    Number,
-    Task,
-    Tree,
-    UsageError,
-    apply,
-    check_tokens,
-    float32,
-    judged,
-    parted,
-)
+from zoo.base import Task, UsageError, apply, float32, judged, known, parted
+from zoo.checks import check_tokens
 from zoo.layers import Dropout
 from zoo.rnn import LSTM, RNN, Cell
 from zoo.supervised import classes
+from zoo.types import Array, Dtype, Number, Raw, Tree
 
 PAD, START, END = 0, 1, 2
 
@@ -152,23 +142,16 @@ def task(model: Any) -> Task:
         length = 2 * source.shape[1] + 10
         return translate(model, {"params": params, **state}, source, length)[0]
 
-    def vocabulary(params, state, batch):
-        return model.target_vocabulary
-
-    return Task(init, loss, predict, vocabulary)
+    return Task(init, loss, predict, known(model.target_vocabulary))
 
 
 def translate(
-    model: Any,
-    variables: Tree,
-    source: Shaped[Array, "B ..."],
-    length: int,
-    *,
-    beams: int = 1,
+    model: Any, variables: Tree, source: Raw, length: int, *, beams: int = 1
 ) -> tuple[Int[Array, "B {length}"], Float[Array, "B"]]:
     """Source [B, S] -> (the best target found, its log p in nats).
 
-    Greedy with one beam. A target ends with the end, which then fills the row.
+    Greedy with one beam. A target ends with the end, which then fills the row. Raises
+    UsageError for what is no source.
     """
     memory = model.apply(variables, check_tokens(source, "B S"), method="encode")
     cache = model.empty(memory, length)

@@ -14,13 +14,10 @@ from jaxtyping import Float
 from optax import losses
 
 from zoo.base import (
-    Array,
     Aux,
     Mean,
     Model,
-    Number,
     Task,
-    Tree,
     UsageError,
     apply,
     entries,
@@ -30,6 +27,7 @@ from zoo.base import (
     means,
     parted,
 )
+from zoo.types import Array, Number, Tree
 
 
 class Measure(NamedTuple):
@@ -38,7 +36,7 @@ class Measure(NamedTuple):
     values(outputs, y) -> {"loss": [B], ...} per example, or [B, T] per entry of a
     sequence; mean(outputs) -> prediction, the mean function of a generalised linear
     model (McCullagh & Nelder, 1989); classes(shape of outputs) -> how many labels there
-    are, None where y is no label.
+    are, None where y is no label. `values` raises UsageError where y does not fit.
     """
 
     values: Callable[[Array, Array], dict[str, Array]]
@@ -102,7 +100,7 @@ def _mask(batch, values):
     mask, length = batch.get("mask"), batch.get("length")
     if length is None or values.ndim == 1:
         return mask
-    real = entries(length, values.shape[1])
+    real = entries(length, values)
     return real if mask is None else real * mask.reshape(len(mask), -1)
 
 

@@ -18,24 +18,14 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.traverse_util import flatten_dict
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Int
 
 from zoo.attention import MultiHead, sinusoid
-from zoo.base import (
-    Activation,
-    Array,
-    Dtype,
-    Lengths,
-    Number,
-    Tree,
-    UsageError,
-    check_inputs,
-    check_tokens,
-    entries,
-    float32,
-)
+from zoo.base import UsageError, entries, float32
 from zoo.cache import Cache, KeyValue, Memory, check_room, empty
+from zoo.checks import check_inputs, check_tokens
 from zoo.layers import Dropout
+from zoo.types import Activation, Array, Dtype, Lengths, Number, Raw, Tree
 from zoo.weights import transformer_from_torch
 
 
@@ -163,20 +153,13 @@ class Classifier(nn.Module):
         self.drop = Dropout(self.dropout)
 
     def __call__(
-        self,
-        x: Shaped[Array, "B ..."],
-        length: Lengths | None = None,
-        *,
-        train: bool = False,
+        self, x: Raw, length: Lengths | None = None, *, train: bool = False
     ) -> Float[Array, "B {self.outputs}"]:
-        """Of x [B, T, D] or tokens [B, T]; padding has no effect.
-
-        Raises UsageError for x of another shape or dtype.
-        """
+        """Of x [B, T, D] or tokens [B, T], without padding; UsageError for others."""
         x = check_inputs(x, "B T D") if self.vocabulary is None else check_tokens(x)
         real = jnp.ones(x.shape[:2], bool)
         if length is not None:
-            real = entries(length, x.shape[1])
+            real = entries(length, x)
         x = _place(self, self.embed, x, jnp.arange(x.shape[1]), train)
         mask = None if length is None else real[:, None, None]
         x, _ = self.encoder(x, None, None, mask, None, None, train)
@@ -227,7 +210,7 @@ class LanguageModel(nn.Module):
         self.drop = Dropout(self.dropout)
 
     def __call__(
-        self, tokens: Shaped[Array, "B ..."], *, train: bool = False
+        self, tokens: Raw, *, train: bool = False
     ) -> Float[Array, "B T {self.vocabulary}"]:
         """Tokens [B, T] -> logits. UsageError for no tokens, and for too many."""
         self._check_length(check_tokens(tokens).shape[1])
@@ -239,7 +222,7 @@ class LanguageModel(nn.Module):
         return empty(self, batch, length, kv_heads=self.kv_heads)
 
     def extend(
-        self, tokens: Shaped[Array, "B ..."], cache: Cache
+        self, tokens: Raw, cache: Cache
     ) -> tuple[Float[Array, "B t {self.vocabulary}"], Cache]:
         """The next tokens [B, t] -> (logits, the cache after them).
 
@@ -293,11 +276,7 @@ class EncoderDecoder(nn.Module):
         self.drop = Dropout(self.dropout)
 
     def __call__(
-        self,
-        source: Shaped[Array, "B ..."],
-        target: Shaped[Array, "B ..."],
-        *,
-        train: bool = False,
+        self, source: Raw, target: Raw, *, train: bool = False
     ) -> Float[Array, "B T {self.target_vocabulary}"]:
         """Sources [B, S], the decoder's inputs [B, T] -> logits; UsageError for others.
 
@@ -306,7 +285,7 @@ class EncoderDecoder(nn.Module):
         memory = self.encode(source, train=train)
         return self._decode(check_tokens(target), memory, None, 0, train)[0]
 
-    def encode(self, source: Shaped[Array, "B ..."], *, train: bool = False) -> Memory:
+    def encode(self, source: Raw, *, train: bool = False) -> Memory:
         """[B, S] -> what the decoder looks at: each layer's keys and values."""
         real = check_tokens(source, "B S") != 0
         positions = jnp.arange(source.shape[1])
@@ -319,7 +298,7 @@ class EncoderDecoder(nn.Module):
         return empty(self, memory.real.shape[0], length, memory=memory)
 
     def extend(
-        self, tokens: Shaped[Array, "B ..."], cache: Cache
+        self, tokens: Raw, cache: Cache
     ) -> tuple[Float[Array, "B t {self.target_vocabulary}"], Cache]:
         """The next tokens [B, t] -> (logits, cache); raises as above."""
         layers, start, memory = check_room(check_tokens(tokens), cache)
@@ -353,7 +332,7 @@ def _place(model, embed, x, positions, train):
 
 
 def attention_maps(
-    model: nn.Module, variables: Tree, *inputs: Shaped[Array, "B ..."]
+    model: nn.Module, variables: Tree, *inputs: Raw
 ) -> dict[str, Float[Array, "L B H queries keys"]]:
     """The weights of "encoder", "decoder", "cross", if there."""
     _, sown = model.apply(variables, *inputs, mutable="intermediates")

@@ -17,21 +17,11 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Float, PRNGKeyArray, Shaped
 
-from zoo.base import (
-    Array,
-    Labels,
-    Number,
-    Task,
-    Tree,
-    UsageError,
-    apply,
-    check_labels,
-    is_zero,
-    judged,
-    parted,
-)
+from zoo.base import Task, UsageError, apply, is_zero, judged, known, parted
 from zoo.blocks import ConvDecoder, ConvEncoder, DenseDecoder, beside
+from zoo.checks import check_labels
 from zoo.mlp import MLP
+from zoo.types import Array, Labels, Number, Tree
 
 LIKELIHOODS = ("bernoulli", "gaussian")
 
@@ -42,7 +32,8 @@ class VAE(nn.Module):
     `encoder` gives [B, 2 Z] for x, `decoder` something like x for [B, Z]: logits of a
     "bernoulli" likelihood, or the means of a "gaussian" one, whose one scale is
     learned. With `classes`, both are conditional on a label y [B]: it shifts the
-    encoder's outputs and stands beside z.
+    encoder's outputs and stands beside z. Raises UsageError without one, and for
+    another likelihood.
     """
 
     encoder: nn.Module
@@ -80,11 +71,7 @@ class VAE(nn.Module):
         return self.log_likelihood(x, z, y, train=train), mean, logvar
 
     def encode(
-        self,
-        x: Shaped[Array, "B *D"],
-        y: Labels | None = None,
-        *,
-        train: bool = False,
+        self, x: Shaped[Array, "B *D"], y: Labels | None = None, *, train: bool = False
     ) -> tuple[Float[Array, "B Z"], Float[Array, "B Z"]]:
         """Mean and log-variance of q(z|x)."""
         outputs = self.encoder(x, train=train)
@@ -94,11 +81,7 @@ class VAE(nn.Module):
         return mean, logvar
 
     def decode(
-        self,
-        z: Float[Array, "B Z"],
-        y: Labels | None = None,
-        *,
-        train: bool = False,
+        self, z: Float[Array, "B Z"], y: Labels | None = None, *, train: bool = False
     ) -> Float[Array, "B *D"]:
         """What the decoder says of x: logits or means."""
         return self.decoder(beside(z, y, self.classes), train=train)
@@ -208,10 +191,7 @@ def task(model: Any, *, beta: Number = 1.0, anneal: Number = 0) -> Task:
         }
         return judged(values, batch.get("mask"), new)
 
-    def classes(params, state, batch):
-        return model.classes
-
-    return Task(init, loss, classes=classes if model.classes else None)
+    return Task(init, loss, classes=known(model.classes))
 
 
 def variables_of(params: Tree, state: Tree) -> dict[str, Any]:
@@ -250,11 +230,7 @@ def bound(
 
 
 def generate(
-    model: VAE,
-    variables: Tree,
-    key: PRNGKeyArray,
-    n: int,
-    y: Labels | None = None,
+    model: VAE, variables: Tree, key: PRNGKeyArray, n: int, y: Labels | None = None
 ) -> Float[Array, "n *D"]:
     """The means of p(x|z) for n draws of z from the prior."""
     z = jax.random.normal(key, (n, model.latent))

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping
 
 import jax.numpy as jnp
 
-from zoo.base import Array, Tree, UsageError
+from zoo.base import UsageError
+from zoo.types import Array, Tree
 
 
 def rnn_from_torch(arrays: Mapping[str, Array]) -> Tree:

@@ -1,0 +1,83 @@
+"""What a model asks of its inputs: JAX would compute on with most of what is wrong."""
+
+import difflib
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Int, Shaped
+
+from zoo.types import Array, Labels
+
+
+class UsageError(ValueError):
+    """What the caller gave cannot be right; says what was expected and what found."""
+
+
+def check_inputs(
+    x: Shaped[Array, "..."], axes: str | None = None
+) -> Shaped[Array, "..."]:
+    """x itself, once its dtype is floating and it has the named axes ("B H W C").
+
+    Raises UsageError: JAX would compute on, with raw pixels 0..255 as if they were
+    scaled, or with an image's width as if it were its channels.
+    """
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise UsageError(
+            f"expected floating-point inputs, found {x.dtype}: "
+            "scale integer data first (pixels: x / 255)"
+        )
+    if axes is not None and x.ndim != len(axes.split()):
+        grey = x.ndim == len(axes.split()) - 1
+        hint = ": a single channel needs an axis of its own, x[..., None]"
+        raise UsageError(
+            f"expected inputs [{', '.join(axes.split())}], found shape {x.shape}"
+            + hint * grey
+        )
+    return x
+
+
+def check_tokens(tokens: Shaped[Array, "..."], axes: str = "B T") -> Int[Array, "..."]:
+    """tokens themselves, once they are integers with the named axes.
+
+    Raises UsageError: an embedding would round, or see another axis as time.
+    """
+    names = axes.split()
+    if not jnp.issubdtype(tokens.dtype, jnp.integer) or tokens.ndim != len(names):
+        raise UsageError(
+            f"expected integer tokens [{', '.join(names)}], "
+            f"found {tokens.dtype} {tokens.shape}"
+        )
+    return tokens
+
+
+def check_labels(y: Labels | None, classes: int) -> Labels:
+    """Labels y [B] themselves; raises UsageError where a conditional model has none."""
+    if y is None:
+        raise UsageError(f"expected labels y [B], one of {classes} classes")
+    return y
+
+
+def check_choice(what: str, name: str, choices: tuple[str, ...]) -> None:
+    """Raise UsageError, with the nearest name, unless `name` is one of `choices`."""
+    if name not in choices:
+        near = nearest(name, choices)
+        hint = f", did you mean {near!r}?" if near else ";"
+        raise UsageError(
+            f"unknown {what} {name!r}{hint} expected one of: {', '.join(choices)}"
+        )
+
+
+def nearest(name: str, choices: Sequence[str]) -> str | None:
+    """The choice that is spelt most like a name; None where none is much like it."""
+    return next(iter(difflib.get_close_matches(str(name), choices, 1)), None)
+
+
+def check_int(name: str, value: Any, low: int, high: int = 2**31 - 1) -> int:
+    """The value, an integer in [low, high]. Raises UsageError."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise UsageError(f"expected a whole number for {name}, found {value!r}")
+    if not low <= value <= high:
+        raise UsageError(f"expected {name} between {low} and {high}, found {value}")
+    return int(value)
