@@ -4,6 +4,7 @@ import ast
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+ABOVE = ("data", "recipes", "report", "cli")
 SOURCES = sorted([*ROOT.glob("zoo/**/*.py"), *ROOT.glob("train/**/*.py")])
 
 
@@ -35,6 +36,13 @@ def test_imports_run_one_way():
             else:
                 for library, homes in rules.items():
                     assert library not in roots or path.stem in homes.split(), path
+    for path in ROOT.glob("train/*.py"):  # the loop knows no data set, and no recipe
+        found = walk(path, ast.ImportFrom)
+        names = {
+            f"{node.module}.{alias.name}" for node in found for alias in node.names
+        }
+        above = {name for name in names if name.split(".")[1] in ABOVE}
+        assert not above or path.stem == "__main__", path
     step = walk(ROOT / "train" / "step.py", ast.ImportFrom)
     assert {node.module for node in step} <= {"typing", "zoo.base", "train.optim"}
 
