@@ -92,12 +92,13 @@ def training(
     if mesh is not None:
         place = functools.partial(meshes.replicate, mesh)
     state, check = place(copied(begin)), source.stream and check
-    now, seed, began = int(state.step), int(state.seed), time.perf_counter()
+    now, seed = int(state.step), int(state.seed)
     step = one.make_step(optim.accumulated(task, accumulate), optimizer, ema=ema)
     with contextlib.closing(feed(source, seed, now, steps, place, check)) as blocks:
         run = Chunks(step, source, mesh, state, blocks)
         del state, begin, check  # donated, or not needed
         yield run.state, None
+        began = time.perf_counter()  # compiling is not training
         while now < steps and not stop():
             since, line = now, min(steps, *(_after(now, every) for every in lines))
             while now < line and not stop():
