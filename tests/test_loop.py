@@ -2,6 +2,7 @@
 
 import math
 import threading
+import time
 import warnings
 
 import jax
@@ -292,10 +293,15 @@ def test_a_training_is_consumed_by_hand():
     )
     state, record = next(run)
     assert (int(state.step), record) == (0, None)  # checked and compiled
-    events = [(int(state.step), record and record["step"]) for state, record in run]
+    time.sleep(1)
+    events, seconds = [], []
+    for state, record in run:
+        events.append((int(state.step), record and record["step"]))
+        seconds += [record["seconds"]] if record else []
     lines = [step for _, step in events if step]
     assert lines == [6, 12, 18, 20]
     assert [step for step, _ in events] == sorted(step for step, _ in events)
+    assert 0 < seconds[0] and seconds[-1] < 1  # neither compiling nor waiting
     # one and the same as fit
     *_, (state, record) = loop.training(
         linear.regression(), optim.optimizer("sgd", 0.1), source, steps=20

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from train import mesh as programs
-from train.source import count_rows, stream
+from train.source import Source, batch_shapes, count_rows, stream
 from train.step import State, Trained
-from zoo.base import Batch, Mean, Task, UsageError, masked
+from zoo.base import Batch, Mean, Task, UsageError, check_int, masked
 
 
 def row_key(seed: int | jax.Array, row: jax.Array) -> jax.Array:
@@ -161,6 +161,37 @@ def _counted(mask, shape):
     if mask.shape != shape[: mask.ndim]:
         mask = mask.reshape(len(mask), -1).any(1)
     return mask.reshape(mask.shape + (1,) * (len(shape) - mask.ndim))
+
+
+def check_numbers(
+    source: Source,
+    steps: int,
+    accumulate: int,
+    ema: float | None,
+    mesh: jax.sharding.Mesh | None,
+) -> None:
+    """Raise UsageError for numbers that cannot be right, or do not fit each other."""
+    if not isinstance(source, Source):
+        raise UsageError(
+            f"expected a Source, found {type(source).__name__}: source.examples("
+            "arrays, size) of train.source makes one of arrays"
+        )
+    check_int("steps", steps, 1)
+    check_int("accumulate", accumulate, 1)
+    if ema is not None and not 0 < ema < 1:
+        raise UsageError(f"expected an averaging decay in (0, 1), found {ema}")
+    if source.rows is not None and source.size > source.rows:
+        raise UsageError(
+            f"a step of {source.size} examples is larger than the {source.rows} "
+            "training examples"
+        )
+    devices = 1 if mesh is None else mesh.size
+    for size in {a.shape[0] for a in jax.tree.leaves(batch_shapes(source))}:
+        if size % (accumulate * devices):
+            parts = f"{accumulate} parts over " * (accumulate > 1)
+            raise UsageError(
+                f"a batch of {size} does not divide into {parts}{devices} devices"
+            )
 
 
 def check_fits(task: Task, params: Any, state: Any, batch: Batch) -> None:

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from train import checkpoint, optim
 from train import mesh as meshes
 from train import step as one
-from train.evaluate import check_rows, checks, evaluate
+from train.evaluate import check_numbers, check_rows, checks, evaluate
 from train.mesh import Best, Chunks, copied, feed
 from train.mesh import start as start
 from train.mesh import trained as trained
@@ -74,9 +74,11 @@ def training(
 
     Raises UsageError, before the first step, for what cannot be right, and Diverged.
     """
-    _check(source, steps, accumulate, ema, mesh)
+    check_numbers(source, steps, accumulate, ema, mesh)
     lines = log_every if isinstance(log_every, tuple) else (log_every,)
-    lines = tuple(_every("log_every", every, _lines(steps)) for every in lines)
+    lines = tuple(
+        _every("log_every", every, min(-(-steps // 100), 1000)) for every in lines
+    )
     if begin is None:
         average = ema is not None
         begin, _ = start(task, optimizer, source, seed, average=average, init=init)
@@ -94,8 +96,8 @@ def training(
     with contextlib.closing(feed(source, seed, now, steps, place, check)) as blocks:
         run = Chunks(step, source, mesh, state, blocks)
         del state, begin, check  # donated, or not needed
-        began = time.perf_counter()  # of the training: it is compiled
         yield run.state, None
+        began = time.perf_counter()  # compiling is not training
         while now < steps and not stop():
             since, line = now, min(steps, *(_after(now, every) for every in lines))
             while now < line and not stop():
@@ -153,10 +155,10 @@ def fit(
     of them, when loss or parameters are no longer finite. Whatever ends a training,
     its last good state is saved, and is the error's `fit`.
     """
-    _check(source, steps, accumulate, ema, mesh)
+    check_numbers(source, steps, accumulate, ema, mesh)
     if patience is not None and (evaluation is None or patience < 1):
         raise UsageError("patience wants to be 1 or more, and evaluation data to watch")
-    log_every = _every("log_every", log_every, _lines(steps))
+    log_every = _every("log_every", log_every, min(-(-steps // 100), 1000))
     eval_every = _every("eval_every", eval_every, -(-steps // 20))
     watched = {"average": ema is not None, "watch": patience is not None}
     carry = start(task, optimizer, source, seed, init=init, **watched)
@@ -190,7 +192,7 @@ def fit(
             begin=carry[0],
             stop=lambda: interrupted() or asked or watch.stale(),
         )
-        del carry  # the keeper has a copy, the training another
+        del carry  # the keeper has it
         with contextlib.closing(run):
             events: Iterator[Event] = watch.over(run)
             if evaluation is not None:
@@ -260,7 +262,7 @@ class _Keeper:
     """
 
     def __init__(self, carry, directory, about, seconds):
-        self._carry, self._records = (copied(carry[0]), carry[1]), []
+        self._carry, self._records = carry, []  # which `training` leaves alone
         self._since, self._seconds = int(carry[0].step), seconds
         self._saved = None
         if directory is not None:
@@ -330,41 +332,12 @@ def _describe(task, optimizer, source, carry, init, accumulate, ema):
     return checkpoint.describe(
         carry,
         source,
-        lambda s, a: model(s._replace(optimizer=plain.init(s.params)), a)[0].params,
+        lambda s, a: model(s._replace(optimizer=plain.init(s.params)), a),
         update(optim.accumulated(task, accumulate), optimizer, ema),
         init=init,
         accumulate=accumulate,
         ema=None if ema is None else float(ema),
     )
-
-
-def _check(source, steps, accumulate, ema, mesh):
-    """Raise UsageError for numbers that cannot be right, or do not fit each other."""
-    if not isinstance(source, Source):
-        raise UsageError(
-            f"expected a Source, found {type(source).__name__}: source.examples("
-            "arrays, size) of train.source makes one of arrays"
-        )
-    check_int("steps", steps, 1)
-    check_int("accumulate", accumulate, 1)
-    if ema is not None and not 0 < ema < 1:
-        raise UsageError(f"expected an averaging decay in (0, 1), found {ema}")
-    if source.rows is not None and source.size > source.rows:
-        raise UsageError(
-            f"a step of {source.size} examples is larger than the {source.rows} "
-            "training examples"
-        )
-    devices = 1 if mesh is None else mesh.size
-    for size in {a.shape[0] for a in jax.tree.leaves(batch_shapes(source))}:
-        if size % (accumulate * devices):
-            parts = f"{accumulate} parts over " * (accumulate > 1)
-            raise UsageError(
-                f"a batch of {size} does not divide into {parts}{devices} devices"
-            )
-
-
-def _lines(steps):
-    return min(-(-steps // 100), 1000)
 
 
 def _every(name, asked, default):

@@ -146,8 +146,7 @@ def examples(arrays: Arrays, size: int | None) -> Source:
     None, and N, are all of them in their own order, as `full` has it. Raises
     UsageError for what is no dict of as many rows each.
     """
-    n = count_rows(arrays)
-    if size is None or size == n:
+    if (n := count_rows(arrays)) == size or size is None:
         return full(arrays)
 
     def batch(arrays, seed, t):
@@ -237,10 +236,8 @@ def pair(
 
     def batch(arrays, seed, t):
         # other seeds, and others again where pairs are paired
-        seeds = [
-            mix(jnp.asarray(seed, jnp.uint32) ^ jnp.uint32(GOLDEN * i % 2**32))
-            for i in (1, 2)
-        ]
+        salts = jnp.uint32(GOLDEN), jnp.uint32(2 * GOLDEN % 2**32)
+        seeds = [mix(jnp.asarray(seed, jnp.uint32) ^ salt) for salt in salts]
         a, b = (
             one.batch(own, s, t)
             for one, own, s in zip((first, second), arrays, seeds, strict=True)
