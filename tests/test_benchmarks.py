@@ -19,8 +19,8 @@ MLP = FAMILIES["mlp"]
 @pytest.mark.parametrize(
     "argv, expected",
     [
-        (["resnet"], "unknown family 'resnet', did you mean 'resnet20'?"),
-        (["mlp", "--peers", "touch"], "unknown peer 'touch', did you mean 'torch'?"),
+        (["resnet"], "unknown family 'resnet'; did you mean 'resnet20'?"),
+        (["mlp", "--peers", "touch"], "unknown peer 'touch'; did you mean 'torch'?"),
         (["mlp", "--rounds", "0"], "expected --rounds of 1 to 1000, found 0"),
         (["mlp", "--seconds", "nan"], "expected --seconds of 0.01 to 1000, found nan"),
         (["mlp", "--out", "absent/R.md"], "expected a folder for --out, found absent"),

@@ -122,7 +122,7 @@ def test_load_takes_data_as_it_is():
 
 
 def test_wrong_names_and_options():
-    refused('found "iriss"; did you mean "iris"?', "iriss")
+    refused("found \"iriss\"; did you mean 'iris'?", "iriss")
     refused("data sets diabetes, .*xor", "nothing like it")
     refused("found no file at there/is.npz", "there/is.npz")
     refused('expected a .csv file with the target "y", found iris', "iris", target="y")
@@ -518,7 +518,7 @@ def test_a_rare_category_may_fall_into_the_test_part(csv):
             TOWNS,
             None,
         ),
-        ('found "pirce"; did you mean "price"?', TOWNS, "pirce"),
+        ("found \"pirce\"; did you mean 'price'?", TOWNS, "pirce"),
         ("distinct columns in .*'a'. twice", "a,a,b\n1,2,3\n", "b"),
         ("3 values in line 4 of .*, found 2", "a,b,c\n1,2,3\n\n1,2\n", "a"),
         (

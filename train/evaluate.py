@@ -16,7 +16,7 @@ import numpy as np
 from train import mesh as programs
 from train.source import Source, batch_shapes, count_rows, stream
 from train.step import State, Trained
-from zoo.base import Batch, Mean, Task, UsageError, check_int, masked
+from zoo.base import Batch, Mean, Number, Task, UsageError, check_int, masked
 
 
 def row_key(seed: int | jax.Array, row: jax.Array) -> jax.Array:
@@ -167,7 +167,7 @@ def check_numbers(
     source: Source,
     steps: int,
     accumulate: int,
-    ema: float | None,
+    ema: Number | None,
     mesh: jax.sharding.Mesh | None,
 ) -> None:
     """Raise UsageError for numbers that cannot be right, or do not fit each other."""

@@ -62,16 +62,16 @@ def check_labels(y: Labels | None, classes: int) -> Labels:
 def check_choice(what: str, name: str, choices: tuple[str, ...]) -> None:
     """Raise UsageError, with the nearest name, unless `name` is one of `choices`."""
     if name not in choices:
-        near = nearest(name, choices)
-        hint = f", did you mean {near!r}?" if near else ";"
+        hint = nearest(name, choices) or ";"
         raise UsageError(
             f"unknown {what} {name!r}{hint} expected one of: {', '.join(choices)}"
         )
 
 
-def nearest(name: str, choices: Sequence[str]) -> str | None:
-    """The choice that is spelt most like a name; None where none is much like it."""
-    return next(iter(difflib.get_close_matches(str(name), choices, 1)), None)
+def nearest(name: str, names: Sequence[str]) -> str:
+    """The end of a message that suggests the name of names that is most like name."""
+    found = difflib.get_close_matches(str(name), names, 1)
+    return f"; did you mean {found[0]!r}?" if found else ""
 
 
 def check_int(name: str, value: Any, low: int, high: int = 2**31 - 1) -> int:

@@ -120,3 +120,26 @@ def read_image(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise UsageError(f"expected a picture, found {path} ({error})") from None
     return pixels.reshape(1, height, width, channels)
+
+
+def numbers(x: np.ndarray, what: str) -> np.ndarray:
+    """x itself, once it holds finite numbers within the range of float32.
+
+    Raises UsageError, naming `what` and the first index and the count of what is wrong.
+    """
+    if x.dtype.kind not in "biuf":
+        raise UsageError(f"expected numbers in {what}, found {x.dtype}")
+    if x.size == 0:
+        raise UsageError(f"expected examples in {what}, found shape {x.shape}: empty")
+    if x.dtype.kind == "f":
+        for bad, expected in (
+            (~np.isfinite(x), "finite numbers"),
+            (np.abs(x) > np.finfo(np.float32).max, "numbers within float32's range"),
+        ):
+            if bad.any():
+                index = np.unravel_index(bad.argmax(), x.shape)
+                raise UsageError(
+                    f"expected {expected} in {what}, found {x[index]} at index "
+                    f"{[int(i) for i in index]} ({bad.sum()} such in all)"
+                )
+    return x

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from train.data import text
-from train.data.formats import open_npz, read_image
+from train.data.formats import numbers, open_npz, read_image
 from train.data.schema import Arrays, Schema, standardize, within
-from train.data.tables import Table, encode, numbers, open_csv, quoted, read_length
+from train.data.tables import Table, encode, open_csv, quoted, read_length
 from zoo.base import UsageError
 
 X = ("x", "x_test", "x_train")  # in the order in which they are looked for

@@ -24,9 +24,9 @@ from train.data.schema import (
     standardize,
     within,
 )
-from train.data.tables import Kind, Rows, nearest, read_csv, read_npz
+from train.data.tables import Kind, Rows, read_csv, read_npz
 from train.data.text import TEXTS
-from zoo.base import UsageError
+from zoo.base import UsageError, nearest
 
 
 def schema_of(name: str) -> Schema:

@@ -18,9 +18,8 @@ from typing import NamedTuple
 import numpy as np
 
 from train.data.schema import Arrays, Data, Schema, Split, given, request
-from train.data.tables import nearest
 from train.data.text import decode
-from zoo.base import UsageError
+from zoo.base import UsageError, nearest
 
 SPECIAL = ("<pad>", "<start>", "<end>")
 PAD, START, END = 0, 1, 2

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from train.data.formats import numbers
 from train.data.parts import split
-from train.data.tables import Columns, numbers
+from train.data.tables import Columns
 from zoo.base import UsageError, check_choice
 
 Arrays = dict[str, np.ndarray]

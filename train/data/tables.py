@@ -12,9 +12,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from train.data.formats import open_npz
-from zoo import base
-from zoo.base import UsageError
+from train.data.formats import numbers, open_npz
+from zoo.base import UsageError, nearest
 
 Kind = Literal["classes", "regression"]
 Columns = tuple[tuple[str, tuple[str, ...]], ...]  # name, categories: () is numeric
@@ -37,39 +36,10 @@ class Rows(NamedTuple):
     plain: bool = False  # a truth table: not standardised, all of it for training
 
 
-def nearest(name: str, names: Sequence[str]) -> str:
-    """The end of a message that suggests the name of names that is most like name."""
-    found = base.nearest(name, names)
-    return f'; did you mean "{found}"?' if found else ""
-
-
 def quoted(names: Sequence[object]) -> str:
     """Up to ten names in quotes, for a message; "none" for none."""
     more = f" and {len(names) - 10} more" if len(names) > 10 else ""
     return (", ".join(f'"{name}"' for name in names[:10]) or "none") + more
-
-
-def numbers(x: np.ndarray, what: str) -> np.ndarray:
-    """x itself, once it holds finite numbers within the range of float32.
-
-    Raises UsageError, naming `what` and the first index and the count of what is wrong.
-    """
-    if x.dtype.kind not in "biuf":
-        raise UsageError(f"expected numbers in {what}, found {x.dtype}")
-    if x.size == 0:
-        raise UsageError(f"expected examples in {what}, found shape {x.shape}: empty")
-    if x.dtype.kind == "f":
-        for bad, expected in (
-            (~np.isfinite(x), "finite numbers"),
-            (np.abs(x) > np.finfo(np.float32).max, "numbers within float32's range"),
-        ):
-            if bad.any():
-                index = np.unravel_index(bad.argmax(), x.shape)
-                raise UsageError(
-                    f"expected {expected} in {what}, found {x[index]} at index "
-                    f"{[int(i) for i in index]} ({bad.sum()} such in all)"
-                )
-    return x
 
 
 def targets(

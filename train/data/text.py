@@ -14,8 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from train.data.schema import Data, Schema, Split, request
-from train.data.tables import nearest
-from zoo.base import UsageError
+from zoo.base import UsageError, nearest
 
 UNKNOWN = "\ufffd"
 TEXTS = ("pride_and_prejudice",)
