@@ -18,8 +18,8 @@ FLOORS = {
     "train.recipes": {"zoo", "train", "train.data", "train.report", "train.recipes"},
 }
 FLOORS["train.cli"] = FLOORS["train.recipes"] | {"train.cli"}
-# longer for a reason: a signature with its docstring, and the flags of a command
-LONG = {"fit": 100, "training": 60, "sample": 60}
+# longer for a reason: a signature that takes a third of it
+LONG = {"fit": 75, "training": 52, "batches": 52}
 
 
 def walk(path, *kinds):
@@ -90,9 +90,16 @@ def test_files_and_functions_stay_small():
     lines = {p.relative_to(ROOT): len(p.read_text().splitlines()) for p in SOURCES}
     assert not {path: n for path, n in lines.items() if n > 350}
     functions = {
-        f"{path.relative_to(ROOT)}: {node.name}": node.end_lineno - node.lineno + 1
+        f"{path.relative_to(ROOT)}: {node.name}": length(node)
         for path in SOURCES
         for node in walk(path, ast.FunctionDef)
-        if node.end_lineno - node.lineno + 1 > LONG.get(node.name, 50)
+        if length(node) > LONG.get(node.name, 50)
     }
     assert not functions
+
+
+def length(function):
+    """The lines of a function but for its docstring."""
+    first, said = function.body[0], ast.get_docstring(function)
+    docstring = first.end_lineno - first.lineno + 1 if said else 0
+    return function.end_lineno - function.lineno + 1 - docstring

@@ -576,7 +576,10 @@ def test_inputs_of_a_csv_find_their_columns_by_name(csv):
     assert x.dtype == np.float32
     assert (x == train["x"][[3, 1, 3, 1]]).all()
     for message, text in [
-        ('column "size" in .*, found "town", "sizes".*mean "sizes"', "town,sizes\na,1"),
+        (
+            'column "size" in .*, found "town", "sizes".*mean \'sizes\'',
+            "town,sizes\na,1",
+        ),
         ('one of "Bern", "Oslo, N", "Rome" in .*"Oslo" in li', "town,size\nOslo,1"),
         (
             'a number in the column "size".*"big" in line 3',

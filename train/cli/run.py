@@ -11,6 +11,7 @@ DIR/samples/         what a generative model draws at each evaluation; in progre
                      the first row of each
 """
 
+import contextlib
 import importlib.metadata
 import platform
 from pathlib import Path
@@ -90,7 +91,7 @@ def _train(asked, out, config, resume):
             (out / "result.json").unlink(missing_ok=True)
             write_json(out / "config.json", _description(asked, experiment))
 
-    try:
+    with _told_of(out):
         fit = loop.fit(
             experiment.task,
             experiment.optimizer,
@@ -107,10 +108,6 @@ def _train(asked, out, config, resume):
             callbacks=(describe, log, _drawing(experiment, part, options.seed, out)),
             mesh=mesh.data_parallel(options.devices) if options.devices != 1 else None,
         )
-    except loop.Diverged as error:
-        step = checkpoint.latest(out / "checkpoints")
-        left = "none was saved" if step is None else f"that of step {step} is saved"
-        raise UsageError(f"{error}; of the good states {left} in {out}") from error
     done = int(log.records[-1]["step"]) if log.records else 0
     if fit.ended == "interrupted":
         return Run(out, None, done)
@@ -123,6 +120,17 @@ def _train(asked, out, config, resume):
     result = {"recipe": name, **told}
     write_json(out / "result.json", result)  # the last: it says that all is done
     return Run(out, result, done)
+
+
+@contextlib.contextmanager
+def _told_of(out):
+    """What diverges says which of its good states is saved."""
+    try:
+        yield
+    except loop.Diverged as error:
+        step = checkpoint.latest(out / "checkpoints")
+        left = "none was saved" if step is None else f"that of step {step} is saved"
+        raise UsageError(f"{error}; of the good states {left} in {out}") from error
 
 
 def _drawing(experiment: Experiment, part: str, seed: int, out: Path):

@@ -63,22 +63,7 @@ def load(
     if holdout is not None and not 0 <= holdout < 1:
         raise UsageError(f"expected a holdout of at least 0, below 1, found {holdout}")
     rows = read_rows(name, target, kind)
-    train, test = {"x": rows.x, "y": rows.y}, None
-    if rows.test is not None:
-        if holdout:
-            raise UsageError(
-                f"expected no holdout for {name}, which has a test part of its own, "
-                f"found {holdout}"
-            )
-        test = {"x": rows.test[0], "y": rows.test[1]}
-    for part, length in zip((train, test), rows.lengths, strict=False):
-        part["length"] = length  # type: ignore[index]
-    fraction = (0.0 if rows.plain else 0.2) if holdout is None else holdout
-    if test is None and fraction:
-        train, test = split(train, fraction, wanted.seed)
-    watched = None
-    if wanted.watched:
-        train, watched = split(train, wanted.watched, wanted.seed)
+    train, test, watched = _parted(name, rows, wanted, holdout)
     mean, scale = (tuple(v.tolist()) for v in moments(_real(train)))
     if rows.plain:
         mean, scale = (0.0,) * len(mean), (1.0,) * len(scale)
@@ -97,9 +82,29 @@ def load(
         lengths=bool(rows.lengths),
         rows=len(train["x"]),
     )
-    return change(
-        Data(schema, train, test, watched), lambda part: preprocess(schema, part)
-    )
+    data = Data(schema, train, test, watched)
+    return change(data, lambda part: preprocess(schema, part))
+
+
+def _parted(name, rows, wanted, holdout):
+    """Training, test and watched rows, parted before anything is made of them."""
+    train, test = {"x": rows.x, "y": rows.y}, None
+    if rows.test is not None:
+        if holdout:
+            raise UsageError(
+                f"expected no holdout for {name}, which has a test part of its own, "
+                f"found {holdout}"
+            )
+        test = {"x": rows.test[0], "y": rows.test[1]}
+    for part, length in zip((train, test), rows.lengths, strict=False):
+        part["length"] = length  # type: ignore[index]
+    fraction = (0.0 if rows.plain else 0.2) if holdout is None else holdout
+    if test is None and fraction:
+        train, test = split(train, fraction, wanted.seed)
+    watched = None
+    if wanted.watched:
+        train, watched = split(train, wanted.watched, wanted.seed)
+    return train, test, watched
 
 
 def absolute(source: str) -> str:

@@ -50,23 +50,14 @@ def load_pairs(
     kind = PAIRS.get(source, own)
     found, held = kind.load(wanted.seed)
     pairs = [p for p in found if 0 < len(p[0]) <= longest and 0 < len(p[1]) <= longest]
-    parts: tuple[list[Pair], ...] = [], [], []
-    for pair in pairs:
-        watch = _hash(pair[0], wanted.seed) // 1000 % 1000 < 1000 * wanted.watched
-        parts[2 if held(pair[0]) else watch].append(pair)
-    train = parts[0]
-    readable = {token for pair in train for token in pair[0]}
-    watched, test = (
-        [pair for pair in part if readable.issuperset(pair[0])] for part in parts[1:]
-    )
-    kept = (train, test, watched) if wanted.watched else (train, test)
+    kept = _parted(pairs, held, wanted)
     if not all(kept):
         raise UsageError(
             f"expected pairs of at most {longest} tokens to train and to test on"
             f"{' and to watch' if wanted.watched else ''} in {source}, found "
             + " and ".join(str(len(part)) for part in kept)
         )
-    left = len(found) - len(train) - len(watched) - len(test)
+    train, left = kept[0], len(found) - sum(map(len, kept))
     if left and kind is own:
         warnings.warn(
             f"{left} of {len(found)} pairs in {source} are left out: empty, longer "
@@ -92,6 +83,22 @@ def load_pairs(
         spaced=kind.spaced,
     )
     return Data(schema, *(_rows(schema, part) for part in kept))
+
+
+def _parted(pairs, held, wanted):
+    """Training and test pairs, and watched ones if they are wanted.
+
+    Of those not trained on, the ones whose source can be read.
+    """
+    parts: tuple[list[Pair], ...] = [], [], []
+    for pair in pairs:
+        watch = _hash(pair[0], wanted.seed) // 1000 % 1000 < 1000 * wanted.watched
+        parts[2 if held(pair[0]) else watch].append(pair)
+    readable = {token for pair in parts[0] for token in pair[0]}
+    watched, test = (
+        [pair for pair in part if readable.issuperset(pair[0])] for part in parts[1:]
+    )
+    return (parts[0], test, watched) if wanted.watched else (parts[0], test)
 
 
 def _rows(schema, pairs):

@@ -21,25 +21,9 @@ def classification(probabilities: Any, y: Any, classes: tuple[str, ...]) -> dict
     """
     from sklearn import metrics  # a second to import
 
-    p = _finite("probabilities", probabilities)
-    y, k = np.asarray(y), len(classes)
-    if p.ndim != 2 or p.shape[1] != k or y.shape != p.shape[:1] or k < 2:
-        raise UsageError(
-            f"expected probabilities [N, {k}] and labels [N] for {k} classes (2 or "
-            f"more), found shapes {p.shape} and {y.shape}"
-        )
-    if y.dtype.kind not in "iu":
-        raise UsageError(f"expected integer labels, found {y.dtype}")
-    if y.min() < 0 or y.max() >= k:
-        raise UsageError(
-            f"expected labels 0 to {k - 1}, found labels {y.min()} to {y.max()}"
-        )
+    p, y, k = _finite("probabilities", probabilities), np.asarray(y), len(classes)
+    _check_probabilities(p, y, k)
     totals = p.sum(axis=1, keepdims=True)
-    if p.min() < 0 or np.abs(totals - 1).max() > 0.05:  # bfloat16 is this coarse
-        raise UsageError(
-            "expected probabilities that are positive and sum to 1, found rows that "
-            f"sum to {totals.min():.3g} to {totals.max():.3g}, smallest {p.min():.3g}"
-        )
     labels, predicted = range(k), p.argmax(axis=1)
     precision, recall, f1, support = metrics.precision_recall_fscore_support(
         y, predicted, labels=labels, zero_division=0
@@ -71,6 +55,27 @@ def classification(probabilities: Any, y: Any, classes: tuple[str, ...]) -> dict
         },
         "confusion": confusion.tolist(),
     }
+
+
+def _check_probabilities(p, y, k):
+    """Raise UsageError unless p [N, K] are probabilities and y [N] labels of K."""
+    if p.ndim != 2 or p.shape[1] != k or y.shape != p.shape[:1] or k < 2:
+        raise UsageError(
+            f"expected probabilities [N, {k}] and labels [N] for {k} classes (2 or "
+            f"more), found shapes {p.shape} and {y.shape}"
+        )
+    if y.dtype.kind not in "iu":
+        raise UsageError(f"expected integer labels, found {y.dtype}")
+    if y.min() < 0 or y.max() >= k:
+        raise UsageError(
+            f"expected labels 0 to {k - 1}, found labels {y.min()} to {y.max()}"
+        )
+    totals = p.sum(axis=1, keepdims=True)
+    if p.min() < 0 or np.abs(totals - 1).max() > 0.05:  # bfloat16 is this coarse
+        raise UsageError(
+            "expected probabilities that are positive and sum to 1, found rows that "
+            f"sum to {totals.min():.3g} to {totals.max():.3g}, smallest {p.min():.3g}"
+        )
 
 
 def regression(prediction: Any, y: Any) -> dict[str, float | None]:
