@@ -25,11 +25,11 @@ from zoo.cache import write
 from zoo.types import Array, Dtype
 from zoo.weights import attention_from_torch
 
-Queries = Float[Array, "*#B Q D"]
-Keys = Float[Array, "*#B K D"]
-Scores = Float[Array, "*#B Q K"]
+Queries = Float[Array, "... Q D"]
+Keys = Float[Array, "... K D"]
+Scores = Float[Array, "... Q K"]
 Score = Callable[[Array, Array], Array]
-"""Queries [*B, Q, Dq] and keys [*B, K, Dk] -> scores [*B, Q, K]."""
+"""Queries [..., Q, Dq] and keys [..., K, Dk] -> scores [..., Q, K]."""
 
 
 def dot(q: Queries, k: Keys) -> Scores:
@@ -61,16 +61,16 @@ def additive(
 
 
 def attention(
-    q: Float[Array, "*#B Q Dq"],
-    k: Float[Array, "*#B K Dk"],
-    v: Float[Array, "*#B K Dv"],
+    q: Float[Array, "... Q Dq"],
+    k: Float[Array, "... K Dk"],
+    v: Float[Array, "... K Dv"],
     score: Score = scaled_dot,
     mask: Shaped[Array, "..."] | None = None,
-) -> tuple[Float[Array, "*#B Q Dv"], Float[Array, "*#B Q K"]]:
+) -> tuple[Float[Array, "... Q Dv"], Float[Array, "... Q K"]]:
     """softmax(score(q, k)) v, and the weights softmax(score(q, k)).
 
-    Where `mask`, which broadcasts to the weights [*B, Q, K], is False, the weight is 0;
-    a query that may see nothing gets zeros. The softmax is in float32 at least.
+    Where `mask`, which broadcasts to the weights, is False, the weight is 0; a query
+    that may see nothing gets zeros. The softmax is in float32 at least.
     """
     scores = score(q, k)
     scores = scores.astype(_at_least_float32(scores))
@@ -102,11 +102,11 @@ class Attention(nn.Module):
     @nn.compact
     def __call__(
         self,
-        q: Float[Array, "*#B Q Dq"],
-        k: Float[Array, "*#B K Dk"],
-        v: Float[Array, "*#B K Dv"],
+        q: Float[Array, "... Q Dq"],
+        k: Float[Array, "... K Dk"],
+        v: Float[Array, "... K Dv"],
         mask: Shaped[Array, "..."] | None = None,
-    ) -> tuple[Float[Array, "*#B Q Dv"], Float[Array, "*#B Q K"]]:
+    ) -> tuple[Float[Array, "... Q Dv"], Float[Array, "... Q K"]]:
         """As `attention`: (outputs, weights)."""
         q, k, v = promote_dtype(q, k, v, dtype=self.dtype)
         return attention(q, k, v, self._score(q, k), mask)
