@@ -4,7 +4,6 @@ A chunk is one program that runs any number of steps over data that lie on the d
 chunked, single-stepped and resumed runs are therefore bit-equal on one device.
 """
 
-import functools
 import math
 import operator
 import time
@@ -105,19 +104,16 @@ def make_chunk(step: Callable, source: Source, mesh: jax.sharding.Mesh | None = 
     the metrics to `total`. A traced bound makes one program serve every length.
     """
 
-    def body(arrays, carry):
-        state, total = carry
-        batch = source.batch(arrays, state.seed, state.step)
-        if mesh is not None:
-            batch = meshes.rows(mesh, batch)
-        state, metrics = step(state, batch)
-        return state, jax.tree.map(operator.add, total, metrics)
-
     def chunk(state, total, arrays, stop):
-        run = functools.partial(body, arrays)
-        return jax.lax.fori_loop(
-            state.step, stop, lambda _, carry: run(carry), (state, total)
-        )
+        def body(t, carry):
+            state, total = carry
+            batch = source.batch(arrays, state.seed, t)
+            if mesh is not None:
+                batch = meshes.rows(mesh, batch)
+            state, metrics = step(state, batch)
+            return state, jax.tree.map(operator.add, total, metrics)
+
+        return jax.lax.fori_loop(state.step, stop, body, (state, total))
 
     return chunk
 
