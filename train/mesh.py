@@ -8,7 +8,6 @@ closes over, for ever; and an equal function is compiled anew. Here a program is
 by its text: what is equal is compiled once, and no model or data is kept alive.
 """
 
-import functools
 import hashlib
 import math
 import operator
@@ -182,19 +181,16 @@ def make_chunk(step: Callable, source: Source, mesh: jax.sharding.Mesh | None = 
     the metrics to `total`. A traced bound makes one program serve every length.
     """
 
-    def body(arrays, carry):
-        state, total = carry
-        batch = source.batch(arrays, state.seed, state.step)
-        if mesh is not None:
-            batch = rows(mesh, batch)
-        state, metrics = step(state, batch)
-        return state, jax.tree.map(operator.add, total, metrics)
-
     def chunk(state, total, arrays, stop):
-        run = functools.partial(body, arrays)
-        return jax.lax.fori_loop(
-            state.step, stop, lambda _, carry: run(carry), (state, total)
-        )
+        def body(t, carry):
+            state, total = carry
+            batch = source.batch(arrays, state.seed, t)
+            if mesh is not None:
+                batch = rows(mesh, batch)
+            state, metrics = step(state, batch)
+            return state, jax.tree.map(operator.add, total, metrics)
+
+        return jax.lax.fori_loop(state.step, stop, body, (state, total))
 
     return chunk
 

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from zoo.base import Batch, UsageError, check_int
+from zoo.base import Batch, UsageError, check_int, concrete
 
 Arrays = dict[str, Any]
 Augment = Callable[[jax.Array, Batch], Batch]
@@ -176,9 +176,13 @@ def rows(arrays: Arrays, index: Any, size: int | None) -> Source:
     """`size` a step (None: all) of the rows of an index [N], which may be traced.
 
     A fold, or a bootstrap: vmap over a table of indices [K, N] trains K of them.
+    Raises UsageError where it is not traced and names no row.
     """
-    count_rows(arrays)
-    n = len(index)
+    count, n = count_rows(arrays), len(index)
+    if concrete(index):
+        index = np.asarray(index)
+        if n == 0 or index.min() < 0 or index.max() >= count:
+            raise UsageError(f"expected an index of {count} rows, found {index}")
 
     def batch(arrays, seed, t):
         index = jnp.asarray(arrays.index)
@@ -200,10 +204,9 @@ def windows(tokens: Any, length: int, size: int, *, every: int = 1) -> Source:
     Raises UsageError where not one fits.
     """
     length, every = check_int("length", length, 1), check_int("every", every, 1)
-    if np.ndim(tokens) != 1 or len(tokens) <= length:
-        raise UsageError(
-            f"expected tokens [N] with N > {length}, found shape {np.shape(tokens)}"
-        )
+    if np.ndim(tokens) != 1 or not length < len(tokens) < 2**31:
+        found = np.shape(tokens)
+        raise UsageError(f"expected tokens [N], {length} < N < 2^31, found {found}")
     n = (len(tokens) - length - 1) // every + 1
 
     def batch(tokens, seed, t):
@@ -230,18 +233,14 @@ def pair(
     first: Source, second: Source, join: Callable[[Batch, Batch], Batch] = labelled
 ) -> Source:
     """join(batch of one source, batch of another), each in an order of its own."""
-    for one in (first, second):
-        if one.stream is not None:
-            raise UsageError("expected a pair of sources in memory, found a stream")
+    if first.stream is not None or second.stream is not None:
+        raise UsageError("expected a pair of sources in memory, found a stream")
 
     def batch(arrays, seed, t):
         # other seeds, and others again where pairs are paired
-        salts = jnp.uint32(GOLDEN), jnp.uint32(2 * GOLDEN % 2**32)
-        seeds = [mix(jnp.asarray(seed, jnp.uint32) ^ salt) for salt in salts]
-        a, b = (
-            one.batch(own, s, t)
-            for one, own, s in zip((first, second), arrays, seeds, strict=True)
-        )
+        seed = jnp.asarray(seed, jnp.uint32)
+        a = first.batch(arrays[0], mix(seed ^ jnp.uint32(GOLDEN)), t)
+        b = second.batch(arrays[1], mix(seed ^ jnp.uint32(2 * GOLDEN % 2**32)), t)
         return join(a, b)
 
     endless = first.rows is None or second.rows is None
@@ -277,8 +276,8 @@ class Standardized(NamedTuple):
 def standardized(source: Source, names: tuple[str, ...] = ("x",)) -> Source:
     """Entries of mean 0 and variance 1, by the statistics of the source's rows alone.
 
-    A fold has its own. What never changes becomes 0. Raises UsageError
-    for a stream, or a pair: standardize what it is made of.
+    A fold has its own. What never changes becomes 0. Raises UsageError for a stream, or
+    a pair: standardize what it is made of.
     """
     found = () if source.stream is not None else source.parts(source.arrays)
     if len(found) != 1:

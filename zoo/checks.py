@@ -6,7 +6,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Int, Shaped
+from jaxtyping import Integer, Shaped
 
 from zoo.types import Array, Labels
 
@@ -38,7 +38,9 @@ def check_inputs(
     return x
 
 
-def check_tokens(tokens: Shaped[Array, "..."], axes: str = "B T") -> Int[Array, "..."]:
+def check_tokens(
+    tokens: Shaped[Array, "..."], axes: str = "B T"
+) -> Integer[Array, "..."]:
     """tokens themselves, once they are integers with the named axes.
 
     Raises UsageError: an embedding would round, or see another axis as time.
