@@ -17,8 +17,10 @@ from train import loop, optim
 from train import source as sources
 from train import step as one
 from train.evaluate import evaluate, make_eval
+from train.recipes import RECIPES
 from zoo.base import Aux, Mean
 
+MINUTES = [pytest.mark.contract]
 TOLERANCE = {"rtol": 2e-4, "atol": 2e-5}  # float32 sums in another order
 
 
@@ -127,7 +129,16 @@ def assert_equal_without_jit(task, optimizer, state, batch):
         jax.tree.map(check, a, b, sizes(b))
 
 
-def test_step_equals_itself_without_jit(recipe):
+# each operation by itself takes a minute of the larger ones
+PLAIN = [
+    pytest.param(name, marks=() if name in ("linear", "mlp", "dcgan") else MINUTES)
+    for name in RECIPES
+]
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_step_equals_itself_without_jit(name):
+    recipe = small(name)
     batch = batch_of(recipe, 4)
     assert_equal_without_jit(recipe.task, recipe.optimizer, start(recipe), batch)
 

@@ -40,7 +40,13 @@ def trained(positions="learned"):
 
 
 def write(model, what, prompt, length, **options):
+    options = {"context": CONTEXT, **options}
     return samples.write(model, SCHEMA, what, prompt, length, **options)
+
+
+def endless(model, what, prompt, length, **options):
+    """What a model writes that has no context."""
+    return write(model, what, prompt, length, context=None, **options)
 
 
 def likeliest(model, what, prompt, length):
@@ -112,13 +118,13 @@ def test_equal_models_and_lengths_are_compiled_once():
     variables = jax.jit(model().init)(jax.random.key(0), jnp.zeros((1, 2), int))
     what = Trained(variables["params"], {})
     texts = [
-        write(model(), what, "abc", 30, seed=seed, temperature=heat, top_p=p)
+        endless(model(), what, "abc", 30, seed=seed, temperature=heat, top_p=p)
         for seed, heat, p in ((0, 0.5, 0.5), (0, 0.9, 0.9), (1, 0.9, 0.9))
     ]
     assert len(set(texts)) == 3
     first = len(traces)
-    write(model(), what, "bca", 30, temperature=2.0, top_p=1.0)
+    endless(model(), what, "bca", 30, temperature=2.0, top_p=1.0)
     assert len(traces) == first
     once = first
-    write(model(), what, "abc", 31, temperature=2.0, top_p=1.0)
+    endless(model(), what, "abc", 31, temperature=2.0, top_p=1.0)
     assert len(traces) == 2 * once

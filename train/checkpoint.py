@@ -299,16 +299,21 @@ def _checksum(array):
 
 def read_json(path: Path) -> Any:
     """A JSON file's content, lists as tuples. Raises UsageError if it is damaged."""
+    try:
+        return from_json(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise UsageError(f"{path} cannot be read as JSON: {error}") from error
+
+
+def from_json(text: str) -> Any:
+    """What JSON says, lists as tuples. Raises ValueError if it is damaged."""
 
     def freeze(value: Any) -> Any:
         if isinstance(value, dict):
             return {name: freeze(v) for name, v in value.items()}
         return tuple(map(freeze, value)) if isinstance(value, list) else value
 
-    try:
-        return freeze(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, OSError) as error:
-        raise UsageError(f"{path} cannot be read as JSON: {error}") from error
+    return freeze(json.loads(text))
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -58,7 +58,7 @@ NAMES = {  # ours and those of the peers
 def _start(family, data):
     task = MODELS[family.name]()
     if family.optimizer == "adversaries":
-        optimizer = optim.adversaries(family.rate, betas=BETAS)
+        optimizer = optim.adversaries(optim.optimizer("adam", family.rate, betas=BETAS))
     else:
         optimizer = optim.optimizer(family.optimizer, family.rate)
     return task, optimizer, loop.start(task, optimizer, source.full(data))[0]

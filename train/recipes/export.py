@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from train.checkpoint import whole
+from train.checkpoint import from_json, whole
 from train.data import Schema
 from train.step import Trained
 from zoo.base import Task, UsageError
@@ -107,7 +107,7 @@ def read_weights(path: Path) -> tuple[Trained, dict[str, Any]]:
         raise UsageError(f"the weights in {path} are not those that were written")
     tree = jax.tree.map(jnp.asarray, unflatten_dict(arrays, sep="/"))
     state = tree.get("state", {})
-    return Trained(tree.get("params", {}), state), json.loads(about["config"])
+    return Trained(tree.get("params", {}), state), from_json(about["config"])
 
 
 def checksum(arrays: dict[str, np.ndarray]) -> str:
