@@ -28,6 +28,36 @@ def train(out, name="ridge", resume=False, seed=0, **arguments):
     return run.train(name, arguments, options, out, resume)
 
 
+def test_a_finished_run_trains_longer(tmp_path):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    train(whole, steps=20)
+    train(cut)
+    assert run.train("ridge", {"steps": 20}, run.Options(), cut, True, True).steps == 20
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        *(saved.restore(out).trained for out in (whole, cut)),
+    )
+    assert steps(cut / "metrics.jsonl") == list(range(1, 21))
+    assert json.loads((cut / "config.json").read_text())["arguments"]["steps"] == 20
+    for wrong, words in ((19, "more than the 20 steps"), (20, None)):
+        again = {"steps": wrong}
+        if words is None:  # it is done
+            run.train("ridge", again, run.Options(), cut, True, True)
+            continue
+        with pytest.raises(UsageError, match=words):
+            run.train("ridge", again, run.Options(), cut, True, True)
+    # a schedule is another one over more steps: killed before its first save, too
+    flags = {"steps": 6, "data": "iris", "widths": (4,), "batch_size": 16}
+    out = tmp_path / "mlp"
+    train(out, "mlp", **flags)
+    config = json.loads((out / "config.json").read_text())
+    config["arguments"]["steps"] = 9
+    (out / "config.json").write_text(json.dumps(config))
+    (out / "result.json").unlink()
+    longer = flags | {"steps": 9}
+    assert run.train("mlp", longer, run.Options(), out, True, True).steps == 9
+
+
 def at(step):
     """A state at a step, as a callback gets it."""
     return SimpleNamespace(step=step)

@@ -68,7 +68,7 @@ def optimizer(
         raise UsageError(f"expected a clipping norm > 0, found {clip}")
     if betas is not None:
         if name not in ("adam", "adamw"):
-            raise UsageError(f"expected no betas for {name}, found {betas}")
+            raise UsageError(f"expected no betas (None) for {name}, found {betas}")
         if not all(0 <= beta < 1 for beta in betas if concrete(beta)):
             raise UsageError(f"expected betas in [0, 1), found {betas}")
     if name == "lbfgs":

@@ -62,8 +62,8 @@ def train(
     with locked(out):
         # another run may have begun here before the lock was ours
         config = _claim(out, asked, resume, longer)
-        longer = config is not None and config["arguments"] != arguments
-        if (out / "result.json").exists() and not longer:
+        done = config is not None and config["arguments"] == arguments
+        if done and (out / "result.json").exists():
             result = read_json(out / "result.json")
             return Run(out, result, result["steps"])
         return _train(asked, out, config, "longer" if longer else resume)
@@ -275,8 +275,13 @@ def _same_flags(config, asked, out, longer):
     now = arguments | options._asdict()
     differ = ["recipe"] if config["recipe"] != name else []
     differ += [k for k in now if now[k] != began.get(k)]
-    if differ == ["steps"] and longer and now["steps"] > began["steps"]:
-        return
+    if differ == ["steps"] and longer:
+        if now["steps"] > began["steps"]:
+            return
+        raise UsageError(
+            f"expected more than the {began['steps']} steps that the run in {out} has, "
+            f"found {now['steps']}"
+        )
     if differ:
         raise UsageError(
             f"the run in {out} began with another {differ[0]}: --resume continues it "
