@@ -170,7 +170,7 @@ def test_what_jit_would_change_is_seen(part):
         assert_equal_without_jit(*args)
 
 
-def test_gradients_are_finite_and_reach_every_parameter(recipe):
+def test_gradients_are_finite_and_reach_every_parameter(recipe, request):
     task = recipe.task
     state, batch = start(recipe), batch_of(recipe)
 
@@ -189,8 +189,9 @@ def test_gradients_are_finite_and_reach_every_parameter(recipe):
     grads = [gradient(params, jax.random.key(i)) for i in range(2)]
     assert all(bool(jnp.isfinite(g).all()) for g in jax.tree.leaves(grads))
     reached = jax.tree.map(lambda *g: bool(sum(jnp.abs(x).sum() for x in g)), *grads)
-    if not recipe.stoppable:  # a constant cancels in a critic
-        reached["discriminator"]["dense"].pop("bias", None)
+    name = request.node.callspec.params["recipe"]
+    if name in ("wgan_gp", "conditional_gan"):  # a constant cancels in a critic
+        reached["discriminator"]["dense"].pop("bias")
     assert jax.tree.all(reached), reached
 
 
@@ -255,14 +256,14 @@ def test_overfits_one_batch(recipe):
     before = evaluate(recipe.task, begin, rows)
     if "discriminator" in before:
         pytest.skip("a game has no loss that falls")
-    source = sources.full(rows)
-    fit = loop.fit(recipe.task, optimizer, source, steps=250, progress=False)
+    source, texts = sources.full(rows), rows["y"].ndim > 1
+    steps = 400 if texts else 250
+    fit = loop.fit(recipe.task, optimizer, source, steps=steps, progress=False)
     after = evaluate(recipe.task, fit.trained, rows)
     # of a density, a part is what is not known of a pixel
     share = 0.2 if recipe.report.sample is None else 0.4
     assert after["loss"] < share * before["loss"]
     # the first characters of a text say little of what comes next
-    texts = rows["y"].ndim > 1
     assert after.get("accuracy", 1.0) >= (0.9 if texts else 1.0)
 
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
 from zoo.base import UsageError, concrete
-from zoo.types import Array
+from zoo.types import Array, Size
 
 
 class KeyValue(NamedTuple):
@@ -40,7 +40,7 @@ class Cache(NamedTuple):
 def empty(
     model,
     batch: int,
-    length: int,
+    length: Size,
     *,
     kv_heads: int | None = None,
     memory: Memory | None = None,

@@ -20,7 +20,7 @@ from flax import linen as nn
 from jaxtyping import Float, Int, PRNGKeyArray
 
 from zoo.base import UsageError, concrete, is_zero
-from zoo.types import Array, Lengths, Number, Tree
+from zoo.types import Array, Lengths, Number, Size, Tree
 
 Extend = Callable[[Array, Any], tuple[Array, Any]]
 
@@ -32,7 +32,7 @@ class Writer(Protocol):
     def apply(self, variables: Any, *args: Any, **kwargs: Any) -> Any:
         """As in Linen; called with method="extend"."""
 
-    def empty(self, batch: int, length: int) -> Any:
+    def empty(self, batch: int, length: Size) -> Any:
         """The cache before the first of up to `length` tokens."""
 
 
@@ -88,7 +88,7 @@ def generate(
     variables: Tree,
     key: PRNGKeyArray,
     prompt: Int[Array, "B P"],
-    length: int,
+    length: Size,
     *,
     prompt_length: Lengths | None = None,
     stop: int | None = None,
@@ -133,7 +133,7 @@ def search(
     extend: Extend,
     cache: Any,
     start: Int[Array, "B"],
-    length: int,
+    length: Size,
     *,
     beams: int,
     stop: int,

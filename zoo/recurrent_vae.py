@@ -13,7 +13,7 @@ from optax import losses
 from zoo.base import is_zero
 from zoo.checks import check_tokens
 from zoo.rnn import LSTM, RNN
-from zoo.types import Array, Number, Raw, Tree
+from zoo.types import Array, Number, Raw, Size, Tree
 
 
 class RecurrentVAE(nn.Module):
@@ -86,7 +86,7 @@ class RecurrentVAE(nn.Module):
         return -losses.softmax_cross_entropy_with_integer_labels(logits, x).sum(-1)
 
     def draw(
-        self, z: Float[Array, "B Z"], key: PRNGKeyArray, length: int
+        self, z: Float[Array, "B Z"], key: PRNGKeyArray, length: Size
     ) -> Int[Array, "B {length}"]:
         """Tokens drawn from p(x|z)."""
         keys = jax.random.split(key, 2 * length).reshape(length, 2)
@@ -118,7 +118,7 @@ class RecurrentVAE(nn.Module):
 
 
 def generate(
-    model: RecurrentVAE, variables: Tree, key: PRNGKeyArray, n: int, length: int
+    model: RecurrentVAE, variables: Tree, key: PRNGKeyArray, n: int, length: Size
 ) -> Int[Array, "{n} {length}"]:
     """n sequences of tokens from the prior."""
     z_key, key = jax.random.split(key)

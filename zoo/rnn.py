@@ -21,7 +21,7 @@ from jaxtyping import Float
 from zoo.base import UsageError, float32
 from zoo.checks import check_inputs, check_tokens
 from zoo.layers import Dropout, recur
-from zoo.types import Array, Dtype, Lengths, Number, Raw
+from zoo.types import Array, Dtype, Lengths, Number, Raw, Size
 from zoo.weights import rnn_from_torch
 
 Weights = dict[str, Array]
@@ -267,7 +267,7 @@ class LanguageModel(nn.Module):
         """Tokens [B, T] -> logits. Raises UsageError for what are no tokens."""
         return self._run(tokens, None, train)[0]
 
-    def empty(self, batch: int, length: int = 0) -> list[tuple]:
+    def empty(self, batch: int, length: Size = 0) -> list[tuple]:
         """The cache before the first token; it does not grow with `length`."""
         return self.rnn.empty(batch)
 

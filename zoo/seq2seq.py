@@ -25,7 +25,7 @@ from zoo.checks import check_tokens
 from zoo.layers import Dropout
 from zoo.rnn import LSTM, RNN, Cell
 from zoo.supervised import classes
-from zoo.types import Array, Dtype, Number, Raw, Tree
+from zoo.types import Array, Dtype, Number, Raw, Size, Tree
 
 PAD, START, END = 0, 1, 2
 
@@ -77,7 +77,7 @@ class Recurrent(nn.Module):
         """What `empty` wants of a source."""
         return self._encode(source, train=False)
 
-    def empty(self, memory: Any, length: int = 0) -> Any:
+    def empty(self, memory: Any, length: Size = 0) -> Any:
         """The cache before the first token; it does not grow with `length`."""
         return memory
 
@@ -146,7 +146,7 @@ def task(model: Any) -> Task:
 
 
 def translate(
-    model: Any, variables: Tree, source: Raw, length: int, *, beams: int = 1
+    model: Any, variables: Tree, source: Raw, length: Size, *, beams: int = 1
 ) -> tuple[Int[Array, "B {length}"], Float[Array, "B"]]:
     """Source [B, S] -> (the best target found, its log p in nats).
 

@@ -25,7 +25,7 @@ from zoo.base import UsageError, entries, float32
 from zoo.cache import Cache, KeyValue, Memory, check_room, empty
 from zoo.checks import check_inputs, check_tokens
 from zoo.layers import Dropout
-from zoo.types import Activation, Array, Dtype, Lengths, Number, Raw, Tree
+from zoo.types import Activation, Array, Dtype, Lengths, Number, Raw, Size, Tree
 from zoo.weights import transformer_from_torch
 
 
@@ -216,7 +216,7 @@ class LanguageModel(nn.Module):
         self._check_length(check_tokens(tokens).shape[1])
         return self._run(tokens, None, 0, train)[0]
 
-    def empty(self, batch: int, length: int) -> Cache:
+    def empty(self, batch: int, length: Size) -> Cache:
         """The cache before the first token, with room for `length` tokens."""
         self._check_length(length)
         return empty(self, batch, length, kv_heads=self.kv_heads)
@@ -293,7 +293,7 @@ class EncoderDecoder(nn.Module):
         x, _ = self.encoder(x, None, None, real[:, None, None], None, None, train)
         return Memory(self.decoder.remember(self.encoder_norm(x))[1], real)
 
-    def empty(self, memory: Memory, length: int) -> Cache:
+    def empty(self, memory: Memory, length: Size) -> Cache:
         """The cache before the first token, with room for `length` tokens."""
         return empty(self, memory.real.shape[0], length, memory=memory)
 

@@ -5,15 +5,19 @@ its module explains: jaxtyping's notation. Shapes: B batch.
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
 import jax
 from jaxtyping import Int, Shaped
 
 if TYPE_CHECKING:
     from jax import Array as Array
-else:  # functions take numpy's arrays too, and the tests check the types they are given
+
+    Size = int
+else:  # the tests check what functions are given: numpy's arrays too, symbolic sizes
     from jax.typing import ArrayLike as Array
+
+    Size = SupportsIndex
 
 Tree = Any
 """Nested dicts, tuples, lists of arrays: parameters, a model's state, its variables."""
