@@ -5,7 +5,7 @@ its module explains: jaxtyping's notation. Shapes: B batch.
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, SupportsIndex
+from typing import TYPE_CHECKING, Any
 
 import jax
 from jaxtyping import Int, Shaped
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 else:  # the tests check what functions are given: numpy's arrays too, symbolic sizes
     from jax.typing import ArrayLike as Array
 
-    Size = SupportsIndex
+    Size = Any
 
 Tree = Any
 """Nested dicts, tuples, lists of arrays: parameters, a model's state, its variables."""
