@@ -39,7 +39,7 @@ class Cache(NamedTuple):
 
 def empty(
     model,
-    batch: int,
+    batch: Size,
     length: Size,
     *,
     kv_heads: int | None = None,

@@ -32,7 +32,7 @@ class Writer(Protocol):
     def apply(self, variables: Any, *args: Any, **kwargs: Any) -> Any:
         """As in Linen; called with method="extend"."""
 
-    def empty(self, batch: int, length: Size) -> Any:
+    def empty(self, batch: Size, length: Size) -> Any:
         """The cache before the first of up to `length` tokens."""
 
 
@@ -93,7 +93,7 @@ def generate(
     prompt_length: Lengths | None = None,
     stop: int | None = None,
     **options: Any,
-) -> Int[Array, "B {length}"]:
+) -> Int[Array, "B T"]:
     """The `length` tokens that follow each prompt, drawn as by `sample`.
 
     `prompt_length` says how much of each prompt counts, where they differ. After
@@ -137,7 +137,7 @@ def search(
     *,
     beams: int,
     stop: int,
-) -> tuple[Int[Array, "B W {length}"], Float[Array, "B W"]]:
+) -> tuple[Int[Array, "B W T"], Float[Array, "B W"]]:
     """The W likeliest continuations found, tokens and their log p.
 
     Begins with the tokens `start` and a cache of B rows; keeps the W likeliest

@@ -203,7 +203,7 @@ class RNN(nn.Module):
             x = jnp.concatenate(outputs, -1) if self.bidirectional else outputs[0]
         return carries, x
 
-    def empty(self, batch: int) -> list[tuple]:
+    def empty(self, batch: Size) -> list[tuple]:
         """The carries before the first entry: zeros."""
         zero = jnp.zeros((batch, self.features), self.dtype or jnp.float32)
         return [(zero,) * self.cell.carries for _ in range(self.layers)]
@@ -267,7 +267,7 @@ class LanguageModel(nn.Module):
         """Tokens [B, T] -> logits. Raises UsageError for what are no tokens."""
         return self._run(tokens, None, train)[0]
 
-    def empty(self, batch: int, length: Size = 0) -> list[tuple]:
+    def empty(self, batch: Size, length: Size = 0) -> list[tuple]:
         """The cache before the first token; it does not grow with `length`."""
         return self.rnn.empty(batch)
 

@@ -147,7 +147,7 @@ def task(model: Any) -> Task:
 
 def translate(
     model: Any, variables: Tree, source: Raw, length: Size, *, beams: int = 1
-) -> tuple[Int[Array, "B {length}"], Float[Array, "B"]]:
+) -> tuple[Int[Array, "B T"], Float[Array, "B"]]:
     """Source [B, S] -> (the best target found, its log p in nats).
 
     Greedy with one beam. A target ends with the end, which then fills the row. Raises

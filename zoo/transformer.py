@@ -216,7 +216,7 @@ class LanguageModel(nn.Module):
         self._check_length(check_tokens(tokens).shape[1])
         return self._run(tokens, None, 0, train)[0]
 
-    def empty(self, batch: int, length: Size) -> Cache:
+    def empty(self, batch: Size, length: Size) -> Cache:
         """The cache before the first token, with room for `length` tokens."""
         self._check_length(length)
         return empty(self, batch, length, kv_heads=self.kv_heads)
