@@ -131,7 +131,7 @@ def assert_equal_without_jit(task, optimizer, state, batch):
 
 # each operation by itself takes a minute of the larger ones
 PLAIN = [
-    pytest.param(name, marks=() if name in ("linear", "mlp", "dcgan") else MINUTES)
+    pytest.param(name, marks=() if name in ("linear", "mlp") else MINUTES)
     for name in RECIPES
 ]
 

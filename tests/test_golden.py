@@ -312,12 +312,14 @@ def precision(dtype):
 def _runs():
     """Every optimizer in both precisions.
 
-    An optimizer is the same for every model: beyond the regressions, float64 runs Adam,
-    the generative models Adam in float32, and all when slow tests are asked for.
+    An optimizer is the same for every model: beyond the regressions, float64 runs Adam
+    for perceptrons, the generative models Adam in float32, and all when slow tests are
+    asked for.
     """
     for name, dtype in itertools.product(CASES, (np.float32, np.float64)):
         for rule in OPTIMIZERS:
-            quick = dtype == np.float32 or rule == "adam" or "regression" in name
+            dense = rule == "adam" and name.startswith("mlp")
+            quick = dtype == np.float32 or dense or "regression" in name
             if name in generative.CASES:
                 quick = dtype == np.float32 and rule == "adam"
             marks = [] if quick else [pytest.mark.slow]

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.conftest import MARKS, SMALL, batch_of, small
+from tests.conftest import SMALL, batch_of, small
 from train import optim
 from train import step as one
 from train.recipes import RECIPES, build, parameters
@@ -30,7 +30,11 @@ def numbers(name):
     return found
 
 
-CASES = [pytest.param(name, marks=MARKS.get(name, ())) for name in RECIPES]
+QUICK = ("linear", "mlp", "lstm", "conditional_vae", "dcgan")
+CASES = [
+    pytest.param(name, marks=[] if name in QUICK else [pytest.mark.contract])
+    for name in RECIPES
+]
 
 
 @pytest.mark.parametrize("name", CASES)
