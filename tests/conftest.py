@@ -104,13 +104,13 @@ def small(name: str, n: int = 32) -> Experiment:
         rows = {"x": x, "y": np.arange(n, dtype=np.int32) % 10}
         return prepare(recipe, data=Data(schema, rows, rows))
     found = prepare(recipe, **flags)
-    return found._replace(data=first(found.rows, n))
+    return found._replace(data=first(found.parts, n))
 
 
 def batch_of(recipe: Experiment, n: int = 8) -> dict:
     """n examples of a small recipe, fewer where it has not as many."""
-    rows = recipe.rows.train
-    source = recipe.draw(rows, min(n, *map(len, rows.values())))
+    rows = recipe.parts.train
+    source = recipe.batches(rows, min(n, *map(len, rows.values())))
     return jax.jit(source.batch)(source.arrays, np.uint32(0), np.int32(0))
 
 

@@ -219,7 +219,7 @@ def test_half_precision_is_near_and_ends_in_single(name):
 
 def test_principal_components_are_given_the_noise_of_the_evaluation():
     recipe = small("denoising_autoencoder", 40)
-    rows = {"x": recipe.rows.test["x"]}
+    rows = {"x": recipe.parts.test["x"]}
 
     class Same(nn.Module):
         def __call__(self, x, *, train=False):
@@ -230,7 +230,7 @@ def test_principal_components_are_given_the_noise_of_the_evaluation():
     key = jax.random.key(0)
     batch = jax.tree.map(jnp.asarray, rows)
     found = Trained(*jax.jit(recipe.task.init)(key, batch))
-    everything = recipe.rows._replace(train=rows, test=rows)
+    everything = recipe.parts._replace(train=rows, test=rows)
     scores = recipe.report.measure(found, everything).scores
     x = rows["x"].reshape(40, -1)
     noisy = np.stack(

@@ -179,7 +179,7 @@ def test_early_stopping_restores_the_best(here, capsys):
     from train.evaluate import evaluate
 
     recipe, found = with_rows(Path("run")), saved.restore(Path("run"))
-    best = evaluate(recipe.task, found.trained, recipe.rows.watched)["loss"]
+    best = evaluate(recipe.task, found.trained, recipe.parts.watched)["loss"]
     assert best == pytest.approx(min(losses), rel=1e-5)
 
 

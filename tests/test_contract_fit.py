@@ -24,7 +24,7 @@ def size_of(recipe):
 
 
 def fit(recipe, **options):
-    source = recipe.draw(recipe.rows.train, size_of(recipe))
+    source = recipe.batches(recipe.parts.train, size_of(recipe))
     options = {"progress": False, **options}
     return loop.fit(recipe.task, recipe.optimizer, source, **options)
 
@@ -58,7 +58,7 @@ def fit_on(devices, recipe):
 
 def assert_split(program, recipe):
     """Each of two devices has half of the batch, and what they find is added up."""
-    x = batch_of(recipe, size_of(recipe) or len(recipe.rows.train["x"]))["x"]
+    x = batch_of(recipe, size_of(recipe) or len(recipe.parts.train["x"]))["x"]
     size = len(x)
     shapes = {
         tuple(map(int, found.split(",")))

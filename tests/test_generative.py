@@ -193,9 +193,9 @@ def test_elbo_and_bound_are_of_the_same_images():
         RECIPES["vae"], data=sets.Data(schema, rows, rows), latent=1, widths=(2,)
     )
     state = loop.start(recipe.task, recipe.optimizer, recipe.source())[0]
-    scores = recipe.report.measure(loop.trained(state), recipe.rows).scores
+    scores = recipe.report.measure(loop.trained(state), recipe.parts).scores
     model, variables = recipe.network, {"params": state.params}
-    mean = np.mean(latent.bounds(model, variables, recipe.rows.test["x"]))
+    mean = np.mean(latent.bounds(model, variables, recipe.parts.test["x"]))
     assert scores["iwae_500"] == pytest.approx(mean, rel=1e-6)
 
 
@@ -345,7 +345,7 @@ def test_an_autoencoder_draws_no_label():
 
 def test_few_labels_are_balanced_and_true():
     recipe = prepare(RECIPES["semi_supervised_gan"], data="digits", labels=20)
-    train, whole = recipe.rows.train, sets.between(sets.load("digits"), -1, 1).train
+    train, whole = recipe.parts.train, sets.between(sets.load("digits"), -1, 1).train
     np.testing.assert_array_equal(train["x"], whole["x"])
     np.testing.assert_array_equal(train["y"], whole["y"])
     assert (np.bincount(train["y"][train["known"]], minlength=10) == 2).all()
@@ -374,7 +374,7 @@ def measured(name, tmp_path, **flags):
 
 @pytest.mark.slow
 def test_a_mixture_trained_by_steps_is_near_one_fitted_by_em(tmp_path, capsys):
-    data = prepare(RECIPES["bernoulli_mixture"]).rows
+    data = prepare(RECIPES["bernoulli_mixture"]).parts
     x, test = (part["x"].reshape(-1, 784) for part in (data.train, data.test))
     draw = np.random.default_rng(0)
     mu, pi = 0.5 * x[draw.permutation(len(x))[:100]] + 0.25, np.full(100, 0.01)

@@ -131,7 +131,7 @@ def test_a_penalty_counts_the_rows_that_are_fitted():
 def test_few_labels_are_drawn_and_neither_they_nor_their_images_are_watched():
     def few(seed):
         request = sets.Split("digits", 0.1, seed)
-        return prepare(RECIPES["semi_supervised_gan"], data=request, labels=20).rows
+        return prepare(RECIPES["semi_supervised_gan"], data=request, labels=20).parts
 
     def rows(part, name="x"):
         return {row.tobytes() for row in part[name]}
@@ -173,7 +173,7 @@ def test_patience_fits_and_watches_different_rows(runs, monkeypatch):
     assert main(flags.split()) == 0
     config = json.loads(Path("run/config.json").read_text())
     assert config["options"]["data_seed"] == 4
-    data = with_rows(Path("run")).rows
+    data = with_rows(Path("run")).parts
     expected = sets.load(sets.Split("diabetes", 0.1, 4), holdout=0.0)
     assert len(expected.train["x"]) == 397
     for rows in (seen["train"], data.train):
@@ -185,7 +185,7 @@ def test_patience_fits_and_watches_different_rows(runs, monkeypatch):
 def test_the_seed_reaches_the_holdout_and_data_seed_parts_it_from_the_rest(runs):
     def train(out, *flags):
         assert main(["train", "softmax", "--data", "iris", "--out", out, *flags]) == 0
-        return with_rows(Path(out)).rows.test["x"].tobytes()
+        return with_rows(Path(out)).parts.test["x"].tobytes()
 
     one, other = train("a", "--seed", "0"), train("b", "--seed", "1")
     assert one != other

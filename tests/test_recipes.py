@@ -27,7 +27,7 @@ def fit(recipe, seed=0):
 
 
 def scores_of(recipe):
-    return recipe.report.measure(fit(recipe).trained, recipe.rows).scores
+    return recipe.report.measure(fit(recipe).trained, recipe.parts).scores
 
 
 def weights(recipe):

@@ -68,8 +68,8 @@ def evaluate(argv: list[str]) -> int:
     directory = parse(flags, argv, "zoo eval")
     found = saved.restore(directory)
     experiment = saved.with_rows(found.config, directory)
-    part = "training data" if experiment.rows.test is None else "test data"
-    measured = experiment.report.measure(found.trained, experiment.rows)
+    part = "training data" if experiment.parts.test is None else "test data"
+    measured = experiment.report.measure(found.trained, experiment.parts)
     scores(measured.scores, f"{found.config['recipe']} on the {part}")
     return failed(measured.failure)
 

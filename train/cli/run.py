@@ -80,7 +80,7 @@ def _train(asked, out, config, resume):
             f"expected no patience for {name}, whose losses do not say how good its "
             f"images are, found {options.patience}"
         )
-    data, training = experiment.rows, experiment.training
+    data, training = experiment.parts, experiment.training
     # the test set chooses nothing: stopping watches a part of the training set
     part = "test" if options.patience is None else "watched"
     log = Log(out / "metrics.jsonl")
@@ -153,7 +153,7 @@ def _result(experiment, fit, records, options, part, out):
     # matplotlib takes half a second: not before the training
     from train.report import plot
 
-    report, data = experiment.report, experiment.rows
+    report, data = experiment.report, experiment.parts
     measured = report.measure(fit.trained, data)
     for name, make in measured.files.items():
         _write(out / name, make())

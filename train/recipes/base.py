@@ -87,7 +87,7 @@ class Experiment(NamedTuple):
     data: Data | None  # None where the rows are not at hand
     goal: Goal | None
     stoppable: bool
-    draw: Callable[[Arrays, int | None], Source]  # `Built.source`
+    batches: Callable[[Arrays, int | None], Source]  # `Built.source`
 
     def source(self, rows: Arrays | None = None) -> Source:
         """What a step reads: `accumulate` batches of the training rows, or of others.
@@ -95,12 +95,12 @@ class Experiment(NamedTuple):
         Raises UsageError where there are fewer.
         """
         if rows is None:
-            rows = self.rows.train
-        size, parts = self.training.batch_size, self.training.accumulate
-        return self.draw(rows, None if size is None else size * parts)
+            rows = self.parts.train
+        size, times = self.training.batch_size, self.training.accumulate
+        return self.batches(rows, None if size is None else size * times)
 
     @property
-    def rows(self) -> Data:
+    def parts(self) -> Data:
         """The data, which must be at hand."""
         assert self.data is not None, "built without rows"
         return self.data
