@@ -88,6 +88,11 @@ def test_columns_by_name_are_predicted_in_their_own_unit(runs):
         found.predict({"colour": ["green"], "size": [1]})
     with pytest.raises(UsageError, match='a column "size"'):
         found.predict({"colour": ["red"], "siz": [1]})
+    for wrong in ({"colour": ["red"], "size": [1, 2]}, {}):
+        with pytest.raises(UsageError, match="columns of one length"):
+            found.predict(wrong)
+    with pytest.raises(UsageError, match='a dict with "x", found "images"'):
+        train.load(runs / "mlp").predict({"images": raw("digits")[0]})
 
 
 def test_sequences_have_lengths(runs):

@@ -31,12 +31,11 @@ def examples(schema: Schema, given: Any) -> Arrays:
         return {"x": _tokens(schema, [given] if isinstance(given, str) else given)}
     if isinstance(given, str | os.PathLike):
         return read_examples(schema, [given])
-    if isinstance(given, dict) and "x" not in given:
-        columns = {str(k): [str(v).strip() for v in vs] for k, vs in given.items()}
-        count = max(map(len, columns.values()), default=0)
-        table = Table("the inputs", columns, list(range(count)))
-        return {"x": standardize(schema, encode(table, schema.columns))}
+    if isinstance(given, dict) and schema.columns:
+        return {"x": standardize(schema, encode(_table(given), schema.columns))}
     if isinstance(given, dict):
+        if "x" not in given:
+            raise UsageError(f'expected a dict with "x", found {quoted(list(given))}')
         x = standardize(schema, _array(schema, given["x"]))
         length = np.asarray(given.get("length", np.full(len(x), x.shape[1])), np.int32)
         return {"x": np.where(within(x, length), x, 0), "length": length}
@@ -45,6 +44,15 @@ def examples(schema: Schema, given: Any) -> Arrays:
     x = standardize(schema, _array(schema, given))
     full = {"length": np.full(len(x), x.shape[1], np.int32)} if schema.lengths else {}
     return {"x": x} | full
+
+
+def _table(columns):
+    """Columns by name, of one length, as texts."""
+    texts = {str(k): [str(v).strip() for v in vs] for k, vs in columns.items()}
+    sizes = sorted({len(cells) for cells in texts.values()})
+    if len(sizes) != 1:
+        raise UsageError(f"expected columns of one length, found {sizes}")
+    return Table("the inputs", texts, list(range(sizes[0])))
 
 
 def _tokens(schema, texts):
