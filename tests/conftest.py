@@ -117,7 +117,8 @@ def batch_of(recipe: Experiment, n: int = 8) -> dict:
 # put through the contracts apart, as compiling them takes minutes; of the quick ones,
 # one has a model much alike
 ALIKE = (
-    *("ridge", "logistic", "neuron", "resnet20", "cnn_cifar10", "rnn", "gru"),
+    *("ridge", "lasso", "logistic", "neuron", "denoising_autoencoder", "resnet20"),
+    *("cnn_cifar10", "rnn", "gru"),
     *("peephole_lstm", "transformer_classifier", "char_lstm", "char_transformer"),
     *("seq2seq_transformer", "copy", "autoencoder", "bernoulli_mixture", "vae"),
     *("conv_vae", "recurrent_vae", "gan", "wgan_gp", "conditional_gan"),

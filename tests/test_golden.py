@@ -312,14 +312,15 @@ def precision(dtype):
 def _runs():
     """Every optimizer in both precisions.
 
-    An optimizer is the same for every model: beyond the regressions, float64 runs Adam
-    for perceptrons, the generative models Adam in float32, and all when slow tests are
-    asked for.
+    An optimizer is the same for every model: the regressions run all, perceptrons all
+    in float32 and Adam in float64, the others plain descent and Adam in float32; and
+    all run all when slow tests are asked for.
     """
     for name, dtype in itertools.product(CASES, (np.float32, np.float64)):
         for rule in OPTIMIZERS:
-            dense = rule == "adam" and name.startswith("mlp")
-            quick = dtype == np.float32 or dense or "regression" in name
+            plain = dtype == np.float32 and rule in ("sgd", "adam")
+            dense = name.startswith("mlp") and (dtype == np.float32 or rule == "adam")
+            quick = plain or dense or "regression" in name
             if name in generative.CASES:
                 quick = dtype == np.float32 and rule == "adam"
             marks = [] if quick else [pytest.mark.slow]
