@@ -28,6 +28,23 @@ def train(out, name="ridge", resume=False, seed=0, **arguments):
     return run.train(name, arguments, options, out, resume)
 
 
+@pytest.mark.parametrize("longer", [False, True])
+def test_a_run_is_described_once(longer, tmp_path, monkeypatch):
+    out, written = tmp_path / "run", []
+    if longer:
+        train(out)
+    write = run.write_json
+
+    def noted(path, value):
+        written.append(path.name)
+        write(path, value)
+
+    monkeypatch.setattr(run, "write_json", noted)
+    flags = {"steps": 20}
+    assert run.train("ridge", flags, run.Options(), out, longer, longer).steps == 20
+    assert written == ["config.json", "result.json"]
+
+
 def test_a_finished_run_trains_longer(tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     train(whole, steps=20)

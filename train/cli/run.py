@@ -75,21 +75,19 @@ def _train(asked, out, config, resume):
     experiment = prepared(name, arguments, options)
     if config is not None:
         same_data(config, experiment, out)
-    if options.patience is not None and not experiment.stoppable:
-        raise UsageError(
-            f"expected no patience for {name}, whose losses do not say how good its "
-            f"images are, found {options.patience}"
-        )
+    _check_patience(name, experiment, options.patience)
     data, training = experiment.parts, experiment.training
     # the test set chooses nothing: stopping watches a part of the training set
     part = "test" if options.patience is None else "watched"
     log = Log(out / "metrics.jsonl")
+    # a run goes on under what was said of it, but for one that is made longer
+    new = [] if config is not None and resume != "longer" else [asked]
 
     def describe(state, record):
-        """Once all checks have passed, before the first step."""
-        if not (out / "config.json").exists() or resume == "longer":
+        """Once, when all checks have passed, before the first step."""
+        if new:
             (out / "result.json").unlink(missing_ok=True)
-            write_json(out / "config.json", _description(asked, experiment))
+            write_json(out / "config.json", _description(new.pop(), experiment))
 
     with _told_of(out):
         fit = loop.fit(
@@ -120,6 +118,15 @@ def _train(asked, out, config, resume):
     result = {"recipe": name, **told}
     write_json(out / "result.json", result)  # the last: it says that all is done
     return Run(out, result, done)
+
+
+def _check_patience(name, experiment, patience):
+    """Raise UsageError for a training whose loss says nothing of when to stop."""
+    if patience is not None and not experiment.stoppable:
+        raise UsageError(
+            f"expected no patience for {name}, whose losses do not say how good its "
+            f"images are, found {patience}"
+        )
 
 
 @contextlib.contextmanager
