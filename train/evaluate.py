@@ -145,12 +145,12 @@ def check_rows(
 def checks(task, trained, batch, what):
     """check(rows, at), which raises UsageError for values that cannot be right."""
     params, model = trained.params, trained.model
-    check_fits(task, params, model, batch)
+    _check_fits(task, params, model, batch)
 
     def check(rows, at="example {}".format):
         check_rows(rows, what, at)
-        check_labels(task, params, model, batch, rows, at)
-        check_tokens(task, params, model, batch, rows, at)
+        _check_labels(task, params, model, batch, rows, at)
+        _check_tokens(task, params, model, batch, rows, at)
 
     return check
 
@@ -194,20 +194,13 @@ def check_numbers(
             )
 
 
-def check_fits(task: Task, params: Any, state: Any, batch: Batch) -> None:
+def _check_fits(task, params, state, batch):
     """Trace the loss of shapes without running it: raises what the model raises."""
     key = jax.eval_shape(lambda: jax.random.key(0))
     jax.eval_shape(lambda *a: task.loss(*a, train=False), params, state, batch, key)
 
 
-def check_labels(
-    task: Task,
-    params: Any,
-    state: Any,
-    batch: Batch,
-    data: dict[str, Any],
-    at: Callable[[int], str] = "example {}".format,
-) -> None:
+def _check_labels(task, params, state, batch, data, at):
     """Raise UsageError where an integer label is none of the task's classes.
 
     `batch` supplies the shapes that the task sees. What a mask drops is not looked at,
@@ -236,14 +229,7 @@ def _counts(data, y):
     return mask.reshape(mask.shape + (1,) * (y.ndim - mask.ndim))
 
 
-def check_tokens(
-    task: Task,
-    params: Any,
-    state: Any,
-    batch: Batch,
-    data: dict[str, Any],
-    at: Callable[[int], str] = "example {}".format,
-) -> None:
+def _check_tokens(task, params, state, batch, data, at):
     """Raise UsageError where an integer in "x" has no embedding in the model.
 
     `batch` supplies the shapes that the task sees, at(i) names the i-th example. Flax
