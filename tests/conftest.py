@@ -120,12 +120,19 @@ ALIKE = (
     *("ridge", "lasso", "logistic", "neuron", "denoising_autoencoder", "resnet20"),
     *("cnn_cifar10", "rnn", "gru"),
     *("peephole_lstm", "transformer_classifier", "char_lstm", "char_transformer"),
-    *("seq2seq_transformer", "copy", "autoencoder", "bernoulli_mixture", "vae"),
+    *("seq2seq_lstm", "seq2seq_transformer", "copy"),
+    *("autoencoder", "bernoulli_mixture", "vae"),
     *("conv_vae", "recurrent_vae", "gan", "wgan_gp", "conditional_gan"),
     *("semi_supervised_gan", "few_labels"),
 )
 MARKS = dict.fromkeys(ALIKE, [pytest.mark.contract])
 EVERY = [pytest.param(name, marks=MARKS.get(name, ())) for name in RECIPES]
+
+
+def quick(values, *some):
+    """Parameters of a test: the others than some wait for the contracts."""
+    later = [pytest.mark.contract]
+    return [pytest.param(v, marks=[] if v in some else later) for v in values]
 
 
 @pytest.fixture(params=EVERY, scope="module")

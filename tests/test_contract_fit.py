@@ -128,8 +128,8 @@ def resumed(request, tmp_path_factory):
     return folders
 
 
-# a model without state, one with statistics and averages, one with lengths
-QUICK = ("mlp", "dcgan", "lstm")
+# a model without state, one with statistics and averages
+QUICK = ("mlp", "dcgan")
 RESUMED = [
     pytest.param(name, marks=[] if name in QUICK else [pytest.mark.contract])
     for name in RECIPES

@@ -8,7 +8,7 @@ from tests.conftest import batch_of, small
 from train.recipes import RECIPES
 
 # a model of each kind; the others are much alike, and compiling them takes a minute
-QUICK = ("linear", "mlp", "cnn", "gru", "transformer_classifier")
+QUICK = ("mlp", "cnn", "gru")
 NAMES = [
     pytest.param(name, marks=[] if name in QUICK else [pytest.mark.contract])
     for name in RECIPES

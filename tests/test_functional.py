@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
+from tests.conftest import quick
 from train.data import augment
 from zoo import (
     autoencoder,
@@ -105,6 +106,7 @@ DROPOUTS = {
 
 # of a kind with one of these; tests/test_traced.py has each recipe's dropout
 ALIKE = ("cnn_dense", "rnn_language", "seq2seq", "transformer", "encoder_decoder")
+ALIKE += ("transformer_language",)
 
 
 @pytest.mark.parametrize(
@@ -218,7 +220,7 @@ STRENGTHS = {
 }
 
 
-@pytest.mark.parametrize("name", STRENGTHS)
+@pytest.mark.parametrize("name", quick(STRENGTHS, "l1", "l2", "beta", "penalty"))
 def test_a_strength_may_be_traced(name):
     build, batch, values = STRENGTHS[name]
     losses, _ = assert_same(trained(build, batch), values)

@@ -157,6 +157,7 @@ def interrupted(monkeypatch):
     monkeypatch.setattr(judge, "loop", SimpleNamespace(fit=stopped))
 
 
+@pytest.mark.contract
 def test_a_judge_that_is_interrupted_judges_nothing(digits, tmp_path, monkeypatch):
     monkeypatch.setattr("train.cli.main._cache", lambda: None)
     command = f"train gan --data digits --latent 4 --steps 1 --out {tmp_path}/run"
@@ -301,6 +302,7 @@ def test_a_mistake_is_a_sentence(command, words, zoo):
     assert status == 2 and words in error and error.count("\n") == 1
 
 
+@pytest.mark.contract
 def test_a_generator_that_learned_nothing_is_no_success(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     flags = "--data digits --latent 4 --steps 1"

@@ -309,6 +309,9 @@ def precision(dtype):
     return jax.enable_x64(dtype == np.float64)
 
 
+LONG = ("resnet_bottleneck", "penalty_conv", "vae_conv", "gru_deep", "lstm_deep")
+
+
 def _runs():
     """Every optimizer in both precisions.
 
@@ -324,6 +327,8 @@ def _runs():
             if name in generative.CASES:
                 quick = dtype == np.float32 and rule == "adam"
             marks = [] if quick else [pytest.mark.slow]
+            if quick and name in LONG:
+                marks = [pytest.mark.contract]
             label = f"{name}-{rule}-{dtype.__name__}"
             yield pytest.param(name, rule, dtype, id=label, marks=marks)
 
@@ -332,17 +337,29 @@ NAMES = pytest.mark.parametrize("name", CASES)
 PRECISIONS = pytest.mark.parametrize(
     "dtype", [np.float32, np.float64], ids=["float32", "float64"]
 )
+# what takes long to compile is seen in float64, which sees more; in float32 later
+BOTH = pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        pytest.param(
+            name,
+            dtype,
+            id=f"{name}-{dtype.__name__}",
+            marks=[pytest.mark.contract] * (name in LONG and dtype == np.float32),
+        )
+        for dtype in (np.float32, np.float64)
+        for name in CASES
+    ],
+)
 
 
-@PRECISIONS
-@NAMES
+@BOTH
 def test_forward(name, dtype):
     with precision(dtype):
         compare("forward", once(name, dtype)[0], dtype)
 
 
-@PRECISIONS
-@NAMES
+@BOTH
 def test_gradient(name, dtype):
     with precision(dtype):
         compare("gradient", once(name, dtype)[1], dtype)

@@ -268,7 +268,7 @@ TABLES = {np.float32: FLOAT32, np.float64: FLOAT64}
 # of each family one; the others are compiled with the contracts
 QUICK = (
     *("linear_regression", "softmax_regression", "mlp_relu", "mlp_batch_norm"),
-    *("cnn_2d", "lstm", "transformer_decoder", "vae_dense", "penalty_dense", "dcgan"),
+    *("cnn_2d", "lstm", "vae_dense", "penalty_dense"),
 )
 
 

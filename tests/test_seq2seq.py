@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.conftest import quick
 from zoo import rnn, seq2seq
 from zoo.base import UsageError
 from zoo.transformer import EncoderDecoder
@@ -23,7 +24,7 @@ MODELS = {
     "gru": seq2seq.Recurrent(8, 6, 8, 1, 6, rnn.GRU),
     "transformer": EncoderDecoder(8, 6, width=8, layers=2, heads=2),
 }
-EVERY = pytest.mark.parametrize("name", MODELS)
+EVERY = pytest.mark.parametrize("name", quick(MODELS, "additive", "transformer"))
 
 
 @functools.cache

@@ -30,7 +30,7 @@ def numbers(name):
     return found
 
 
-QUICK = ("linear", "mlp", "lstm", "conditional_vae", "dcgan")
+QUICK = ("linear", "mlp", "lstm", "conditional_vae")
 CASES = [
     pytest.param(name, marks=[] if name in QUICK else [pytest.mark.contract])
     for name in RECIPES
