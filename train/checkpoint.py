@@ -182,6 +182,7 @@ class Checkpoints:
 
 WORDS = {
     "seed": "another seed",
+    "settings": "other seeds or settings",
     "rows": "another number of training examples",
     "batch_size": "another batch size",
     "accumulate": "another number of parts of a batch",
@@ -212,18 +213,18 @@ def describe(
     """
     state, best = carry
     like = shapes(state), shapes(source.arrays)
-    data = source.stream.describe() if source.stream else _checksums(source.arrays)
+    data = source.stream.describe() if source.stream else checksums(source.arrays)
     return {
         "seed": int(state.seed),
         "rows": source.rows,
         "batch_size": source.size,
         "patience": best is not None,
-        "init": None if init is None else _checksums(init),
+        "init": None if init is None else checksums(init),
         "data": data,
         "jax": jax.__version__,
         "platform": jax.default_backend(),
-        "model": _text(model, like),
-        "program": _text(update, like),
+        "model": text(model, like),
+        "program": text(update, like),
         **numbers,
     }
 
@@ -265,9 +266,9 @@ def _compare(began, now, directory, resume):
     skipped = set() if same else {"model", "program"}
     skipped |= {"program"} if resume == "longer" else set()
     for name, words in WORDS.items():
-        if name in skipped or began.get(name) == now[name]:
+        if name in skipped or began.get(name) == now.get(name):
             continue
-        values = f": {began.get(name)}, now {now[name]}" if name in TOLD else ""
+        values = f": {began.get(name)}, now {now.get(name)}" if name in TOLD else ""
         hint = 'resume="longer" goes on by it, ' if name == "program" else ""
         raise UsageError(
             f"the training in {directory} began with {words}{values}; {hint}another "
@@ -275,12 +276,13 @@ def _compare(began, now, directory, resume):
         )
 
 
-def _text(function, args):
+def text(function: Callable, args: Any) -> str:
+    """A hash of what a function does with such arguments, as it is lowered."""
     text = jax.jit(function).lower(*args).as_text()
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _checksums(tree):
+def checksums(tree: Any) -> dict[str, str]:
     """A line for each array of a tree, by path."""
     return {
         jax.tree_util.keystr(path): _checksum(leaf)

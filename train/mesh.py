@@ -195,7 +195,7 @@ def make_chunk(step: Callable, source: Source, mesh: jax.sharding.Mesh | None = 
     return chunk
 
 
-def _finite(tree):
+def finite(tree: Any) -> jax.Array:
     """Whether all numbers are finite: a bool scalar."""
     floats = [a for a in jax.tree.leaves(tree) if jnp.issubdtype(a.dtype, jnp.inexact)]
     return jnp.all(jnp.array([jnp.isfinite(a).all() for a in floats]))
@@ -212,7 +212,7 @@ class Chunks:
 
         def checked(*args):
             state, total = chunk(*args)
-            return state, total, _finite((state.params, state.model))
+            return state, total, finite((state.params, state.model))
 
         metrics = jax.eval_shape(step, state, batch_shapes(source))[1]
         self._zero = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), metrics)

@@ -1,0 +1,215 @@
+"""Many trainings as one program: each member is as it would be alone."""
+
+import jax
+import numpy as np
+import pytest
+
+from tests.conftest import SMALL, quick, small
+from train import data as sets
+from train import loop, many, mesh, optim, source
+from train.recipes import RECIPES
+from train.recipes.members import members, numbers
+from zoo import linear, mlp, supervised
+from zoo.base import UsageError
+
+DIGITS = sets.load("digits")
+ROWS = source.examples(DIGITS.train, 32)
+TEST = {name: array[:100] for name, array in DIGITS.test.items()}
+
+
+def make(learning_rate=1e-2, l2=0.0):
+    task = supervised.task(mlp.MLP(10, (16,)), supervised.classes, l2=l2)
+    return task, optim.optimizer("adamw", learning_rate)
+
+
+def sweep(*args, **options):
+    options = {"progress": False, "log_every": 10, **options}
+    return many.sweep(*args, **options)
+
+
+def assert_close(one, two, **tolerance):
+    for a, b in zip(*map(jax.tree.leaves, (one, two)), strict=True):
+        np.testing.assert_allclose(a, b, **tolerance)
+
+
+@pytest.mark.parametrize("mapping", ["vmap", "map"])
+@pytest.mark.parametrize("devices", [1, 2])
+def test_a_member_is_the_training_alone(mapping, devices):
+    axes = {"learning_rate": [1e-2, 1e-3], "l2": [0.0, 1e-3, 1e-2]}
+    found = sweep(
+        make,
+        ROWS,
+        35,
+        seeds=[3, 8],
+        axes=axes,
+        evaluation=TEST,
+        mapping=mapping,
+        devices=devices,
+    )
+    assert found.scores["accuracy"].shape == (12,) and found.ended == "finished"
+    assert found.history["step"].tolist() == [10, 20, 30, 35]
+    for i in (0, 4, 11):
+        seed, *own = (found.settings[k][i] for k in ("seed", "learning_rate", "l2"))
+        task, optimizer = make(*map(float, own))
+        options = {"seed": int(seed), "log_every": 10, "eval_every": 10}
+        options["progress"] = False
+        alone = loop.fit(task, optimizer, ROWS, steps=35, evaluation=TEST, **options)
+        assert_close(found.trained(i), alone.trained, rtol=1e-4, atol=1e-5)
+        losses = [record["loss"] for record in alone.records if "loss" in record]
+        np.testing.assert_allclose(found.history["loss"][i, -1], losses[-1], rtol=1e-4)
+        last = alone.records[-1]
+        for name in ("loss", "accuracy"):
+            wanted = last[f"eval_{name}"]
+            assert found.scores[name][i] == pytest.approx(wanted, rel=1e-4)
+
+
+def test_all_settings_are_one_program(monkeypatch):
+    names = []
+    plain = mesh.compiled
+
+    def count(function, *args, **options):
+        program, name = plain(function, *args, **options)
+        names.append(name)
+        return program, name
+
+    monkeypatch.setattr(mesh, "compiled", count)
+    rates = np.geomspace(1e-4, 1e-1, 7)
+    sweep(make, ROWS, 25, seeds=3, axes={"learning_rate": rates}, evaluation=TEST)
+    # initial states, steps, evaluation
+    assert len(names) == len(set(names)) == 3
+
+
+def test_groups_that_fit_the_memory_are_the_same_sweep():
+    axes = {"learning_rate": [1e-2, 1e-3, 1e-4]}
+    whole = sweep(make, ROWS, 20, seeds=3, axes=axes, evaluation=TEST)
+    table = many.settings(3, axes)
+    one = many.Population(make, many.same(ROWS), table).begin().bytes()
+    parts = sweep(make, ROWS, 20, seeds=3, axes=axes, evaluation=TEST, memory=one / 3.5)
+    assert_close(whole.table, parts.table, rtol=1e-5, atol=1e-6)
+    assert_close(whole.state, parts.state, rtol=1e-5, atol=1e-6)
+
+
+def test_a_member_that_diverges_hurts_nobody():
+    def steep(learning_rate):
+        task = linear.regression()
+        return task, optim.optimizer("sgd", learning_rate)
+
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(40, 3)).astype(np.float32)
+    rows = source.full({"x": x, "y": x.sum(1)})
+    rates = [0.1, 1e6, 0.05]
+    found = sweep(steep, rows, 60, axes={"learning_rate": rates})
+    assert found.diverged.tolist() == [False, True, False]
+    good = sweep(steep, rows, 60, axes={"learning_rate": [0.1, 0.05]})
+    assert_close(found.trained([0, 2]), good.trained(), rtol=1e-4)
+    assert found.table["diverged"][1] and np.isfinite(found.table["train_loss"][0])
+
+
+def test_a_sweep_is_resumed_to_the_bit(tmp_path):
+    axes = {"learning_rate": [1e-2, 1e-3]}
+    options = {"seeds": 2, "axes": axes, "evaluation": TEST}
+    whole = sweep(make, ROWS, 40, **options)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("train.many.sweeps.SECONDS", 0.0)
+        patch.setattr(many.Population, "on", failing(many.Population.on, 25))
+        with pytest.raises(RuntimeError, match="cut"):
+            sweep(make, ROWS, 40, checkpoints=tmp_path, **options)
+    with pytest.raises(UsageError, match="resume=True goes on"):
+        sweep(make, ROWS, 40, checkpoints=tmp_path, **options)
+    with pytest.raises(UsageError, match="began with other seeds or settings"):
+        sweep(
+            make, ROWS, 40, checkpoints=tmp_path, resume=True, seeds=[0, 2], axes=axes
+        )
+    again = sweep(make, ROWS, 40, checkpoints=tmp_path, resume=True, **options)
+    jax.tree.map(np.testing.assert_array_equal, again.table, whole.table)
+    jax.tree.map(np.testing.assert_array_equal, again.history, whole.history)
+    jax.tree.map(np.testing.assert_array_equal, again.state, whole.state)
+
+
+def failing(on, step):
+    def train(self, boundary):
+        on(self, boundary)
+        if self.now >= step:
+            raise RuntimeError("cut")
+
+    return train
+
+
+def test_ranges_are_drawn_evenly():
+    found = many.settings(2, {"rate": many.LogUniform(1e-4, 1e-1)}, samples=30)
+    assert found["seed"].tolist() == [0] * 30 + [1] * 30
+    logs = np.sort(np.log10(found["rate"][:30]))
+    np.testing.assert_allclose(found["rate"][:30], found["rate"][30:])
+    # one in each thirtieth of the decades
+    assert (np.floor((logs + 4) * 10 + 1e-4) == np.arange(30)).all()
+    paired = many.settings(1, {("a", "b"): [(1, 2.5), (3, 4.5)], "c": [0, 1, 2]})
+    assert paired["a"].tolist() == [1, 1, 1, 3, 3, 3]
+    assert paired["b"].tolist() == [2.5, 2.5, 2.5, 4.5, 4.5, 4.5]
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"seeds": 0}, "expected seeds between 1 and"),
+        ({"seeds": []}, "expected seeds, each once"),
+        ({"seeds": [1, 1]}, "expected seeds, each once"),
+        ({"axes": {"learning_rat": [1.0]}}, "did you mean 'learning_rate'"),
+        ({"axes": {"learning_rate": []}}, "expected numbers along the axis"),
+        ({"axes": {"learning_rate": [1e-2, -1.0]}}, "learning rate > 0, found -1"),
+        ({"axes": {"learning_rate": [np.nan]}}, "finite numbers"),
+        ({"axes": {"learning_rate": many.LogUniform(1e-3, 1)}}, "expected samples"),
+        ({"samples": 3}, "expected a range"),
+        (
+            {"axes": {"learning_rate": many.LogUniform(0, 1)}, "samples": 2},
+            "0 < low < high",
+        ),
+        ({"evaluation": {"x": TEST["x"], "y": TEST["y"] + 5}}, "labels 0 to 9"),
+    ],
+)
+def test_a_mistake_is_named(options, match):
+    with pytest.raises(UsageError, match=match):
+        sweep(make, ROWS, 10, **options)
+
+
+def test_what_shapes_the_program_is_named():
+    def deep(layers):
+        task = supervised.task(mlp.MLP(10, (8,) * int(layers)), supervised.classes)
+        return task, optim.optimizer("adam", 1e-3)
+
+    with pytest.raises(UsageError, match="shapes it: one sweep for each"):
+        sweep(deep, ROWS, 10, axes={"layers": [1, 2]})
+    own = members(RECIPES["mlp"], DIGITS.schema)
+    with pytest.raises(UsageError, match="batch_size shapes the program"):
+        sweep(own, ROWS, 10, axes={"batch_size": [8, 16]})
+
+
+# Every recipe -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", quick(RECIPES, "mlp", "lstm", "dcgan"))
+def test_every_recipe_is_swept(name):
+    """Two seeds, two rates: losses are those of the trainings alone."""
+    recipe = small(name)
+    size = None if recipe.training.batch_size is None else 8
+    rows = recipe.batches(recipe.parts.train, size)
+    flags = {k: v for k, v in SMALL.get(name, {}).items() if k != "data"}
+    if recipe.training.optimizer == "lbfgs":
+        flags["optimizer"] = "adam"
+    rate = flags.pop("learning_rate", None) or recipe.training.learning_rate or 0.01
+    own = members(RECIPES[name], recipe.schema, **flags)
+    assert "learning_rate" in numbers(RECIPES[name])
+    found = sweep(own, rows, 4, seeds=2, axes={"learning_rate": [rate, rate / 4]})
+    for i, (seed, value) in enumerate([(0, rate), (0, rate / 4), (1, rate)]):
+        task, optimizer, ema = own(learning_rate=value)
+        alone = loop.fit(
+            *(task, optimizer, rows),
+            steps=4,
+            seed=seed,
+            ema=ema,
+            log_every=10,
+            progress=False,
+        )
+        record = alone.records[-1]
+        for metric in ("loss", "grad_norm"):
+            value = found.history[metric][i, -1]
+            assert value == pytest.approx(record[metric], rel=2e-3), metric

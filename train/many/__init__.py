@@ -1,0 +1,10 @@
+"""Many trainings as one program: sweeps, folds, halving, ensembles."""
+
+from train.many.axes import LogUniform as LogUniform
+from train.many.axes import settings as settings
+from train.many.population import Member as Member
+from train.many.population import Population as Population
+from train.many.population import Varied as Varied
+from train.many.population import same as same
+from train.many.sweeps import Sweep as Sweep
+from train.many.sweeps import sweep as sweep

@@ -1,0 +1,298 @@
+"""Members that train side by side: one program for all of their trainings.
+
+Initial weights, order and step are pure functions of a seed and of numbers, so a whole
+training is one. Members lie over the devices; on each they are mapped by `vmap`, or one
+after the other by `lax.map`, whichever is faster for a step of their size.
+Shapes: S members, N rows.
+"""
+
+import inspect
+import time
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from train import checkpoint
+from train import mesh as programs
+from train import step as one
+from train.evaluate import make_eval
+from train.many.axes import Settings
+from train.source import Arrays, Source, batch_shapes
+from zoo.base import Number, Task, UsageError, check_choice
+
+WORK = 2e7  # operations of a step: above, one member keeps a core busy
+BLOCK = 256  # rows that a member evaluates at a time
+SHAPED = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerIntegerConversionError,
+)
+
+
+class Member(NamedTuple):
+    """What one member trains: what `make` returns, or the first two of it."""
+
+    task: Task
+    optimizer: Any
+    ema: Number | None = None
+
+
+class Varied(NamedTuple):
+    """Data that differ by member, as its settings say."""
+
+    arrays: Any  # shared: an argument of the program
+    source: Callable[[Any, dict[str, Any]], Source]  # (arrays, settings): traced
+    evaluation: Callable[[Any, dict[str, Any]], Arrays | None]
+    names: tuple[str, ...] = ()  # the settings that they read, and `make` does not
+
+
+def same(source: Source, evaluation: Arrays | None = None) -> Varied:
+    """Data that are the same for every member. Raises UsageError for a stream."""
+    if source.stream is not None:
+        raise UsageError("expected data in memory for many trainings, found a stream")
+    return Varied(
+        (source.arrays, evaluation),
+        lambda arrays, settings: source._replace(arrays=arrays[0]),
+        lambda arrays, settings: arrays[1],
+    )
+
+
+class Population:
+    """Members at the same step, and their programs.
+
+    `make(**settings)` returns a `Member`; inside a program its numbers are traced.
+    `mapping` is chosen by the size of a step for None; `devices` are all for None.
+    Raises UsageError, before anything is compiled, for settings that `make` refuses,
+    does not know, or that would shape a program.
+    """
+
+    def __init__(
+        self,
+        make: Callable[..., Any],
+        data: Varied,
+        settings: Settings,
+        *,
+        mapping: Literal["vmap", "map"] | None = None,
+        devices: int | None = None,
+    ):
+        self.settings, self.now = settings, 0
+        self._make, self._data, self._pace = make, data, 1.0
+        _check(make, settings, ("seed", *data.names))
+        arrays = jax.tree.map(jnp.asarray, data.arrays)
+        one_ = {name: jnp.asarray(values[0]) for name, values in settings.items()}
+        try:
+            rest = jax.eval_shape(self._begin, arrays, one_)
+            total = jax.eval_shape(self._metrics, arrays, (rest, one_))
+            self._scored = jax.eval_shape(data.evaluation, arrays, one_) is not None
+        except SHAPED as error:
+            raise UsageError(
+                "expected settings that a program reads as numbers: one of "
+                f"{', '.join(settings)} shapes it: one sweep for each of its values"
+            ) from error
+        self._mapping = mapping or self._faster(arrays, (rest, one_))
+        size, found = len(settings["seed"]), jax.local_devices()[:devices]
+        self._mesh = jax.make_mesh(
+            (min(size, len(found)),),
+            ("member",),
+            (AxisType.Auto,),
+            devices=found[:size],
+        )
+        # as many on each device: the last is there again where it would not divide
+        wide = -(-size // self._mesh.size) * self._mesh.size
+        self._pad = np.minimum(np.arange(wide), size - 1)
+        self._arrays = programs.replicate(self._mesh, arrays)
+        self._own = self._place({k: v[self._pad] for k, v in settings.items()})
+        self._zero = jax.tree.map(lambda a: np.zeros((wide, *a.shape), a.dtype), total)
+        self._programs: dict[str, Any] = {}
+        self._rest: Any = None
+        self._total, self._good = self._place(self._zero), np.ones(wide, bool)
+
+    # Of one member, traced ------------------------------------------------------------
+
+    def _member(self, own):
+        hidden = ("seed", *self._data.names)
+        given = {name: value for name, value in own.items() if name not in hidden}
+        return Member(*self._make(**given))
+
+    def _begin(self, arrays, own):
+        """What it begins with: a state without its step."""
+        task, optimizer, ema = self._member(own)
+        like = batch_shapes(self._data.source(arrays, own))
+        zeros = jax.tree.map(lambda a: jnp.zeros((1, *a.shape[1:]), a.dtype), like)
+        state = one.init(task, optimizer, own["seed"], zeros, average=ema is not None)
+        return state[1:]
+
+    def _metrics(self, arrays, member):
+        """The metrics of one step, for their shapes and the work of it."""
+        rest, own = member
+        task, optimizer, ema = self._member(own)
+        source = self._data.source(arrays, own)
+        state = one.State(jnp.int32(0), *rest)
+        batch = source.batch(source.arrays, own["seed"], state.step)
+        return one.make_step(task, optimizer, ema=ema)(state, batch)[1]
+
+    def _chunk(self, shared, member):
+        """Its steps from `now` to `stop`, which are those of all members: a step's
+        number that differed would make a `select` of each `cond`."""
+        (arrays, now, stop), (rest, total, own) = shared, member
+        task, optimizer, ema = self._member(own)
+        source = self._data.source(arrays, own)
+        run = programs.make_chunk(one.make_step(task, optimizer, ema=ema), source)
+        state, total = run(one.State(now, *rest), total, source.arrays, stop)
+        return state[1:], total, own, programs.finite((state.params, state.model))
+
+    def _score(self, arrays, member):
+        """Its metrics on the rows of its evaluation, block by block."""
+        rest, own = member
+        rows: Any = self._data.evaluation(arrays, own)
+        n = len(rows["x"])
+        blocks = -(-n // BLOCK)
+        rows = {"row": jnp.arange(n), "mask": jnp.ones(n), **rows}
+
+        def cut(a):  # the last is filled with zeros, which the mask drops
+            fill = [(0, -n % blocks), *[(0, 0)] * (a.ndim - 1)]
+            return jnp.pad(a, fill).reshape(blocks, -1, *a.shape[1:])
+
+        evaluate = make_eval(self._member(own).task)
+        state = one.State(jnp.int32(0), *rest)
+        what = state.average or one.Trained(state.params, state.model)
+        found = jax.lax.map(lambda part: evaluate(what, part), jax.tree.map(cut, rows))
+        return jax.tree.map(lambda a: a.sum(0), found)
+
+    # Of all ---------------------------------------------------------------------------
+
+    def begin(self, now: int = 0, rest: Any = None, total: Any = None) -> "Population":
+        """Fresh members, or those of a state [S, ...] at a step; itself."""
+        if rest is None:
+            # runs once: optimizing its random numbers would take longer than all else
+            quickly = {"compiler_options": {"xla_backend_optimization_level": 0}}
+            self._rest = self._run(self._begin, self._arrays, self._own, **quickly)
+        else:
+            self._rest = self._place(jax.tree.map(lambda a: a[self._pad], rest))
+        if total is not None:
+            self._total = self._place(jax.tree.map(lambda a: a[self._pad], total))
+        self.now = now
+        return self
+
+    def on(self, boundary: int) -> None:
+        """Train until a step, or for about a second."""
+        stop = min(boundary, self.now + max(1, int(self._pace)))
+        began = time.perf_counter()
+        found = self._run(self._chunk, *self._arguments(stop), donate_argnums=1)
+        self._rest, self._total, self._own, self._good = jax.block_until_ready(found)
+        self._pace = (stop - self.now) / (time.perf_counter() - began)
+        self.now = stop
+
+    def metrics(self) -> dict[str, np.ndarray]:
+        """The mean metrics [S] of the steps since the last call."""
+        total, self._total = self._total, self._place(self._zero)
+        return self._values(total)
+
+    def evaluate(self) -> dict[str, np.ndarray]:
+        """The metrics [S] of the evaluation; {} where there is none."""
+        if not self._scored:
+            return {}
+        found = self._run(self._score, self._arrays, (self._rest, self._own))
+        return self._values(found)
+
+    @property
+    def finite(self) -> np.ndarray:
+        """Whose parameters and statistics are, bool [S], after the last step."""
+        return self.host(self._good)
+
+    @property
+    def state(self) -> one.State:
+        """The members' states [S, ...] on the host; their step is one number."""
+        return one.State(jnp.int32(self.now), *self.host(self._rest))
+
+    @property
+    def carry(self) -> Any:
+        """What resuming needs beside the step: arrays [S, ...]."""
+        return self.host((self._rest, self._total))
+
+    def host(self, tree: Any) -> Any:
+        """Arrays [S, ...] of the members, on the host."""
+        size = self._pad[-1] + 1
+        return jax.tree.map(lambda a: np.asarray(a)[:size], tree)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The metrics."""
+        return tuple(self._zero)
+
+    def bytes(self) -> int:
+        """What the program of the steps takes of memory, for all of its members."""
+        self._compile(self._chunk, *self._arguments(self.now), donate_argnums=1)
+        found = self._programs["_chunk"].memory_analysis()
+        own = found.argument_size_in_bytes + found.temp_size_in_bytes
+        return own * (self._mesh.size if jax.default_backend() == "cpu" else 1)
+
+    def origin(self) -> dict[str, Any]:
+        """What its states belong to, for their checkpoints (`train.checkpoint`)."""
+        first = jax.tree.map(lambda a: a[0], (self._rest, self._total, self._own))
+        shared = self._arrays, np.int32(0), np.int32(1)
+        return {
+            "settings": {k: tuple(v.tolist()) for k, v in self.settings.items()},
+            "data": checkpoint.checksums(self._data.arrays),
+            "program": checkpoint.text(self._chunk, (shared, first)),
+            "jax": jax.__version__,
+            "platform": jax.default_backend(),
+        }
+
+    def _values(self, means):
+        each = jax.vmap(lambda mean: mean.value())
+        return {name: self.host(each(mean)) for name, mean in means.items()}
+
+    def _place(self, tree):
+        return jax.device_put(tree, NamedSharding(self._mesh, PartitionSpec("member")))
+
+    def _arguments(self, stop):
+        shared = self._arrays, np.int32(self.now), np.int32(stop)
+        return shared, (self._rest, self._total, self._own)
+
+    def _run(self, function, shared, members, **options):
+        """function(shared, member) of each member, compiled once."""
+        self._compile(function, shared, members, **options)
+        return self._programs[function.__name__](shared, members)
+
+    def _compile(self, function, *args, **options):
+        if (name := function.__name__) not in self._programs:
+            run = self._spread(function)
+            self._programs[name], _ = programs.compiled(run, *args, **options)
+
+    def _spread(self, function):
+        def each(shared, members):
+            if self._mapping == "vmap":
+                return jax.vmap(function, (None, 0))(shared, members)
+            return jax.lax.map(lambda member: function(shared, member), members)
+
+        split = PartitionSpec("member")
+        return jax.shard_map(
+            each,
+            mesh=self._mesh,
+            in_specs=(PartitionSpec(), split),
+            out_specs=split,
+            check_vma=False,
+        )
+
+    def _faster(self, arrays, member):
+        """Small steps gain by vmap on a CPU, large ones lose; other devices gain."""
+        if jax.default_backend() != "cpu":
+            return "vmap"
+        cost: Any = jax.jit(self._metrics).lower(arrays, member).cost_analysis()
+        return "map" if cost["flops"] > WORK else "vmap"
+
+
+def _check(make, settings, hidden):
+    """Call `make` as Python: of traced numbers it can refuse none."""
+    own = {name: v for name, v in settings.items() if name not in hidden}
+    known = inspect.signature(make).parameters.values()
+    if not any(p.kind is p.VAR_KEYWORD for p in known):
+        for name in own:
+            check_choice("setting", name, tuple(p.name for p in known))
+    for values in set(zip(*(v.tolist() for v in own.values()), strict=True)):
+        make(**dict(zip(own, values, strict=True)))

@@ -1,0 +1,252 @@
+"""`sweep`: seeds and settings as one program, one table of what became of them.
+
+Shapes: S members, L log lines.
+"""
+
+import math
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from train import checkpoint
+from train import step as one
+from train.evaluate import check_numbers, check_rows, checks
+from train.many.axes import Settings, settings
+from train.many.population import Population, Varied, same
+from train.progress import bar, interrupts
+from train.source import Arrays, Source, batch_shapes, shapes
+from zoo.base import UsageError, check_int
+
+SECONDS = 10.0  # between saved states
+
+
+class Sweep(NamedTuple):
+    """What a sweep leaves, on the host."""
+
+    settings: Settings  # [S] each
+    scores: dict[str, np.ndarray]  # of the evaluation, after the last step: [S]
+    history: dict[str, np.ndarray]  # of the training: [S, L], and "step" [L]
+    diverged: np.ndarray  # bool [S]: parameters or statistics are not finite
+    state: one.State  # [S, ...] each, but for the step
+    ended: Literal["finished", "interrupted"]
+
+    @property
+    def table(self) -> dict[str, np.ndarray]:
+        """A column [S] for each setting, score and last metric of the training."""
+        last = {
+            f"train_{name}": values[:, -1]
+            for name, values in self.history.items()
+            if name != "step"
+        }
+        return {**self.settings, **self.scores, **last, "diverged": self.diverged}
+
+    def to_pandas(self) -> Any:
+        """The table as a DataFrame. Raises UsageError where pandas is not installed."""
+        try:
+            import pandas
+        except ImportError as error:
+            raise UsageError("expected pandas to be installed") from error
+        return pandas.DataFrame(self.table)
+
+    def trained(self, i: Any = slice(None)) -> one.Trained:
+        """What member i predicts with; by a slice or indices, several, stacked."""
+        state = self.state
+        found = state.average or one.Trained(state.params, state.model)
+        return jax.tree.map(lambda a: a[i], found)
+
+
+def sweep(
+    make: Callable[..., Any],
+    source: Source | Varied,
+    steps: int,
+    *,
+    seeds: int | Sequence[int] = 1,
+    axes: Mapping[Any, Any] | None = None,
+    samples: int | None = None,
+    evaluation: Arrays | None = None,
+    log_every: int | None = None,
+    mapping: Literal["vmap", "map"] | None = None,
+    devices: int | None = None,
+    memory: float | None = None,
+    checkpoints: Path | str | None = None,
+    resume: bool = False,
+    progress: bool = True,
+) -> Sweep:
+    """Train `make(**settings)` for every seed and setting: one program, compiled once.
+
+    `make` returns (task, optimizer), or with a third the decay of an average to predict
+    with; inside the program its numbers are traced. `seeds`, `axes` and `samples` are
+    as in `settings`, ranges and pairs too. `evaluation`, {"x": [N, ...], ...}, gives
+    the scores, after the last step. Every `log_every` steps (a hundredth) the metrics
+    since are a line of the history. Where the program would take more than `memory`
+    bytes (half of what is free), members are trained in groups of one size.
+
+    Into `checkpoints`, a directory, all states are saved now and then; with `resume` a
+    sweep goes on from there. Ctrl-C ends it within about a second. A member that
+    diverges is marked, and its neighbours are as without it. Raises UsageError, before
+    the first step, for settings and data that cannot be right.
+    """
+    steps = check_int("steps", steps, 1)
+    every = check_int("log_every", log_every or -(-steps // 100), 1)
+    table = settings(seeds, axes or {}, samples=samples)
+    data = source if isinstance(source, Varied) else same(source, evaluation)
+    size = len(table["seed"])
+
+    def group(count, k):
+        """The k-th of groups of one size, so that one program serves them all."""
+        width = -(-size // count)
+        first = min(k * width, size - width)  # the last has some that are done
+        rows = {name: values[first : first + width] for name, values in table.items()}
+        members = Population(make, data, rows, mapping=mapping, devices=devices)
+        return members.begin(), k * width - first
+
+    members, done = group(1, 0)
+    if isinstance(source, Source):
+        _check_data(make, source, evaluation, members)
+    count = min(size, math.ceil(members.bytes() / (memory or free_bytes())))
+    found = []
+    with bar(count * steps, enabled=progress) as show, interrupts() as stop:
+        for k in range(count):
+            if count > 1:
+                members, done = group(count, k)
+            folder = None if checkpoints is None else Path(checkpoints) / f"group_{k}"
+            run = _Run(members, steps, every, folder, resume)
+            for record in run.lines(stop):
+                show(k * steps + members.now, record)
+            found.append(run.left(done))
+            if stop():
+                break
+    return _joined(found)
+
+
+def _check_data(make, source, evaluation, members):
+    """Raise UsageError for data that cannot be right, as one training does."""
+    seed, *own = (values[0].item() for values in members.settings.values())
+    task = make(**dict(zip(list(members.settings)[1:], own, strict=True)))[0]
+    params, model, *_ = jax.tree.map(lambda a: a[0], members.state[1:])
+    what = one.Trained(params, model)
+    check_numbers(source, 1, 1, None, None)
+    check = checks(task, what, batch_shapes(source), "training data")
+    for part in source.parts(source.arrays):
+        check(part)
+    if evaluation is not None:
+        check_rows(evaluation, "evaluation data")
+        like = shapes({name: array[:1] for name, array in evaluation.items()})
+        checks(task, what, like, "evaluation data")(evaluation)
+
+
+class _Run:
+    """The training of a population, with its history, saved now and then."""
+
+    def __init__(self, members, steps, every, folder, resume):
+        self._members, self._steps, self._every = members, steps, every
+        size, length = len(members.settings["seed"]), -(-steps // every)
+        self._history = {
+            name: np.full((size, length), np.nan, np.float32) for name in members.names
+        }
+        self._saved, self._saved_at = None, time.perf_counter()
+        if folder is not None:
+            like = jax.tree.map(jnp.asarray, self._tree())
+            origin = members.origin()
+            tree = checkpoint.proceed(folder, origin, like, steps, resume)
+            rest, total, history = jax.tree.map(np.asarray, tree)
+            self._history = {k: np.array(v) for k, v in history.items()}
+            members.begin(checkpoint.latest(folder) or 0, rest, total)
+            self._saved = checkpoint.Checkpoints(folder, origin)
+
+    def _tree(self):
+        return *self._members.carry, self._history
+
+    def lines(self, stop):
+        """Train to the end, or until stop(); a record, or None, after each chunk."""
+        members, record = self._members, None
+        try:
+            while members.now < self._steps and not stop():
+                at = members.now // self._every
+                line = min(self._steps, (at + 1) * self._every)
+                members.on(line)
+                if members.now == line:
+                    record = self._line(at)
+                yield record
+                if time.perf_counter() - self._saved_at > SECONDS:
+                    self._save()
+            self._save(last=True)
+        finally:
+            if self._saved is not None:
+                self._saved.close()
+
+    def _line(self, at):
+        for name, values in self._members.metrics().items():
+            self._history[name][:, at] = values
+        some = self._members.finite
+        loss = np.median(self._history["loss"][some, at]) if some.any() else math.nan
+        return {"loss": loss, "diverged": np.sum(~some)}
+
+    def _save(self, *, last=False):
+        if self._saved is not None:
+            tree = jax.tree.map(jnp.asarray, self._tree())
+            self._saved.save(self._members.now, tree, last=last)
+            self._saved_at = time.perf_counter()
+
+    def left(self, first):
+        """What the members from `first` on have become."""
+        members = self._members
+        reached = -(-members.now // self._every)
+        steps = np.minimum(np.arange(1, reached + 1) * self._every, members.now)
+
+        def cut(tree):
+            return jax.tree.map(lambda a: a[first:], tree)
+
+        history = {name: values[:, :reached] for name, values in self._history.items()}
+        state = members.state
+        return Sweep(
+            cut(members.settings),
+            cut(members.evaluate()),
+            {"step": steps, **cut(history)},
+            ~members.finite[first:],
+            one.State(state.step, *cut(state[1:])),
+            "finished" if members.now == self._steps else "interrupted",
+        )
+
+
+def _joined(parts):
+    """Sweeps of some members each, as one of all."""
+    if len(parts) == 1:
+        return parts[0]
+    reached = min(len(part.history["step"]) for part in parts)
+
+    def join(*arrays):
+        return np.concatenate(arrays)
+
+    cut = [
+        {k: v[:, :reached] for k, v in part.history.items() if k != "step"}
+        for part in parts
+    ]
+    return Sweep(
+        jax.tree.map(join, *(part.settings for part in parts)),
+        jax.tree.map(join, *(part.scores for part in parts)),
+        {"step": parts[-1].history["step"], **jax.tree.map(join, *cut)},
+        join(*(part.diverged for part in parts)),
+        one.State(
+            parts[-1].state.step, *jax.tree.map(join, *(p.state[1:] for p in parts))
+        ),
+        parts[-1].ended,
+    )
+
+
+def free_bytes() -> float:
+    """Half of the memory that programs may take."""
+    stats = jax.local_devices()[0].memory_stats()
+    if stats and "bytes_limit" in stats:
+        return 0.5 * (stats["bytes_limit"] - stats["bytes_in_use"])
+    try:
+        pages = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError):  # a system that does not say
+        return math.inf
+    return 0.5 * pages
