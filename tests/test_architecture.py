@@ -50,8 +50,8 @@ def test_one_gradient_of_a_loss():
         for call in walk(path, ast.Call)
         if ast.unparse(call.func).split(".")[-1] in ("grad", "value_and_grad", "vjp")
     ]
-    # the penalty's is with respect to images, inside a loss
-    assert found == ["train/step.py", "zoo/gan.py"]
+    # the penalty's is with respect to images, inside a loss; Newton's is of a gradient
+    assert found == ["train/optim.py", "train/step.py", "zoo/gan.py"]
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))

@@ -19,7 +19,9 @@ def test_a_line_search_wants_the_full_batch(wrapped):
         optimizer = optax.chain(optax.clip(1.0), optax.masked(optimizer, {"w": True}))
     state = optimizer.init(PARAMS)
     optim.full_batch(state, 9, 9)
-    with pytest.raises(UsageError, match="all 9 examples for lbfgs.*found 8"):
+    with pytest.raises(
+        UsageError, match="all 9 examples for lbfgs and newton.*found 8"
+    ):
         optim.full_batch(state, 8, 9)
 
 

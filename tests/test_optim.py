@@ -5,10 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from sklearn.linear_model import LogisticRegression
 
 from tests.test_contract_fit import kept_programs
 from train import loop, mesh, optim, source
-from zoo import mlp, supervised
+from zoo import linear, mlp, supervised
 from zoo.base import UsageError, masked
 
 PARAMS = {"kernel": jnp.array([[1.0, -2.0]]), "bias": jnp.array([0.5])}
@@ -219,3 +220,35 @@ def test_a_step_wants_no_more_rows_than_there_are():
     with pytest.raises(UsageError, match="a step of 32 examples.*24"):
         batches = source.examples(rows, 32)
         loop.fit(task, optim.optimizer("sgd", 0.1), batches, steps=1, accumulate=4)
+
+
+@pytest.mark.parametrize("dense", [0, 2000])
+@pytest.mark.parametrize("strength", [1e-1, 1e-3])
+def test_newton_reaches_the_minimum(dense, strength):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(200, 6))
+    y = (x @ rng.normal(size=6) + rng.normal(size=200) > 0).astype(np.int32)
+    task = linear.logistic(l2=strength)
+    rows = source.full({"x": np.float32(x), "y": y})
+    options = {"steps": 12, "log_every": 1, "progress": False}
+    done = loop.fit(task, optim.newton(dense=dense), rows, **options)
+    known = LogisticRegression(
+        C=1 / (2 * 200 * strength), solver="newton-cholesky", tol=1e-8
+    ).fit(x, y)
+    kernel = np.ravel(done.trained.params["dense"]["kernel"])
+    np.testing.assert_allclose(kernel, known.coef_.ravel(), atol=2e-5)
+    objective = [record["objective"] for record in done.records]
+    assert (np.diff(objective) <= 1e-6).all()
+
+
+def test_newton_descends_where_it_is_not_convex():
+    task = supervised.task(mlp.MLP(2, (5,), activation=jax.nn.tanh), supervised.classes)
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(50, 2)).astype(np.float32)
+    rows = source.full({"x": x, "y": (x[:, 0] * x[:, 1] > 0).astype(np.int32)})
+    options = {"steps": 25, "log_every": 1, "progress": False}
+    losses = [
+        record["loss"]
+        for record in loop.fit(task, optim.optimizer("newton"), rows, **options).records
+    ]
+    assert (np.diff(losses) < 1e-5).all() and losses[-1] < 0.9 * losses[0]

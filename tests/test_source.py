@@ -249,7 +249,7 @@ def test_a_source_is_standardized_by_its_own_rows_alone():
     x = drawn(found, [0])["x"][0]
     np.testing.assert_allclose(x.mean(0), 0, atol=1e-5)
     np.testing.assert_allclose(x.std(0), [1, 1, 0], atol=1e-5)
-    with pytest.raises(UsageError, match="found a pair"):
+    with pytest.raises(UsageError, match="rows in memory to standardize"):
         source.standardized(SOURCES["pair"])
 
 

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.flatten_util import ravel_pytree
 
 from zoo.base import (
     Aux,
@@ -26,9 +27,12 @@ from zoo.base import (
 )
 
 Name = Literal[
-    "sgd", "momentum", "nesterov", "rmsprop", "adam", "adamw", "lion", "lbfgs"
+    "sgd", "momentum", "nesterov", "rmsprop", "adam", "adamw", "lion", "lbfgs", "newton"
 ]
 ScheduleName = Literal["constant", "cosine", "warmup_cosine", "exponential", "step"]
+
+SEARCHES = ("lbfgs", "newton")  # for their rate, along a line
+SEARCHING = optax.ScaleByLBFGSState | optax.ScaleByBacktrackingLinesearchState
 
 PRECONDITIONERS: dict[str, Callable[[], optax.GradientTransformation]] = {
     "sgd": optax.identity,
@@ -52,10 +56,10 @@ def optimizer(
 ) -> optax.GradientTransformationExtraArgs:
     """The named optimizer over optax. Numbers may be traced.
 
-    `learning_rate` is a number or a schedule (step -> number); "lbfgs" searches along
-    a line for it and takes None. `weight_decay` shrinks what `zoo.base.is_weight` says
-    (default 0; 1e-4 for adamw). `clip` bounds the gradient's global norm. `betas` are
-    the decays of Adam's two moments (default 0.9 and 0.999).
+    `learning_rate` is a number or a schedule (step -> number); "lbfgs" and "newton"
+    search along a line for it and take None. `weight_decay` shrinks what
+    `zoo.base.is_weight` says (default 0; 1e-4 for adamw). `clip` bounds the gradient's
+    global norm. `betas` are the decays of Adam's two moments (default 0.9 and 0.999).
     Raises UsageError for an unknown name or a number out of range.
     """
     check_choice("optimizer", name, get_args(Name))
@@ -71,18 +75,62 @@ def optimizer(
             raise UsageError(f"expected no betas (None) for {name}, found {betas}")
         if not all(0 <= beta < 1 for beta in betas if concrete(beta)):
             raise UsageError(f"expected betas in [0, 1), found {betas}")
-    if name == "lbfgs":
+    if name in SEARCHES:
         if clip is not None or not concrete(weight_decay) or weight_decay:
             raise UsageError(
-                "lbfgs searches along the gradient itself: expected no clipping "
+                f"{name} searches along the gradient itself: expected no clipping "
                 "or weight decay (use an l2 penalty)"
             )
-        return optax.lbfgs(learning_rate)
+        return optax.lbfgs(learning_rate) if name == "lbfgs" else newton()
     return optax.chain(
         optax.identity() if clip is None else optax.clip_by_global_norm(clip),
         optax.scale_by_adam(*betas) if betas else PRECONDITIONERS[name](),
         optax.add_decayed_weights(weight_decay, mask=is_weight),
         optax.scale_by_learning_rate(learning_rate),
+    )
+
+
+def newton(*, dense: int = 2000) -> optax.GradientTransformationExtraArgs:
+    """Newton's method with a line search, for small convex losses of all the data.
+
+    Its equations are solved by conjugate gradients: with the Hessian as a matrix for
+    fewer than `dense` parameters, with its products otherwise. Nocedal & Wright,
+    "Numerical optimization", 2006, chapter 7.
+    """
+
+    def update(updates, state, params=None, *, value_fn, **extra):
+        w, restore = ravel_pytree(params)
+        down = -ravel_pytree(updates)[0]
+
+        def value(w):
+            return value_fn(restore(w))
+
+        def curvature(v):  # the Hessian times v
+            return jax.jvp(jax.grad(value), (w,), (v,))[1]
+
+        times, scale = curvature, jnp.ones(())
+        if w.size < dense:
+            hessian = jax.vmap(curvature)(jnp.eye(w.size, dtype=w.dtype))
+            diagonal = jnp.diagonal(hessian)
+            scale = jnp.where(diagonal > 0, diagonal, 1)
+            times = hessian.__matmul__
+        # not by a factorization: batches of LAPACK's calls on two devices of one CPU
+        # wait for each other for ever
+        step = jax.scipy.sparse.linalg.cg(
+            times, down, tol=1e-6, maxiter=2 * min(w.size, 100), M=lambda v: v / scale
+        )[0]
+        # where it is not convex, down the gradient
+        good = jnp.isfinite(step).all() & (step @ down > 0)
+        return restore(jnp.where(good, step, down)), state
+
+    return optax.chain(
+        optax.GradientTransformationExtraArgs(
+            lambda params: optax.EmptyState(), update
+        ),
+        # rtol: near the minimum, what rounding makes of a descent is no ascent
+        optax.scale_by_backtracking_linesearch(
+            20, decrease_factor=0.5, increase_factor=math.inf, rtol=1e-6
+        ),
     )
 
 
@@ -208,23 +256,23 @@ def accumulated(task: Task, parts: int) -> Task:
 
 
 def full_batch(optimizer_state: Any, size: int, n: int | None) -> None:
-    """Raise UsageError where lbfgs is to see batches of `size` of the n examples.
+    """Raise UsageError where a line is to be searched on `size` of the n examples.
 
     It compares losses and gradients of several steps: they must be of one function.
     """
 
     def search(state):
-        return isinstance(state, optax.ScaleByLBFGSState)
+        return isinstance(state, SEARCHING)
 
     if size != n and any(map(search, jax.tree.leaves(optimizer_state, is_leaf=search))):
         raise UsageError(
-            f"expected a batch of all {n or ''} examples for lbfgs, which compares the "
-            f"losses of steps, found {size}"
+            f"expected a batch of all {n or ''} examples for lbfgs and newton, which "
+            f"compare the losses of steps, found {size}"
         )
 
 
 def _check_rate(name, rate):
-    if rate is None and name != "lbfgs":
+    if rate is None and name not in SEARCHES:
         raise UsageError(f"expected a learning rate for {name}, found none")
     number = isinstance(rate, float | int | np.ndarray | np.generic | jax.Array)
     if isinstance(rate, str | bool) or (

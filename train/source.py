@@ -158,11 +158,9 @@ def examples(arrays: Arrays, size: int | None) -> Source:
 def full(arrays: Arrays) -> Source:
     """All of {"x": [N, ...], ...} at each step."""
     n = count_rows(arrays)
-
-    def batch(arrays, seed, t):
-        return jax.tree.map(jnp.asarray, arrays)
-
-    return Source(arrays, batch, n, n, lambda a: (a,))
+    return Source(
+        arrays, lambda a, seed, t: jax.tree.map(jnp.asarray, a), n, n, lambda a: (a,)
+    )
 
 
 class Rows(NamedTuple):
@@ -272,37 +270,40 @@ class Standardized(NamedTuple):
     mean: Arrays
     scale: Arrays
 
+    def of(self, rows: Arrays) -> Arrays:
+        """These or other rows, with each entry as it is learned from."""
+        return rows | {
+            name: (rows[name] - mean[None]) / self.scale[name][None]
+            for name, mean in self.mean.items()
+        }
+
 
 def standardized(source: Source, names: tuple[str, ...] = ("x",)) -> Source:
     """Entries of mean 0 and variance 1, by the statistics of the source's rows alone.
 
-    A fold has its own. What never changes becomes 0. Raises UsageError for a stream, or
-    a pair: standardize what it is made of.
+    What never changes becomes 0. Raises UsageError for a stream, or a pair.
     """
     found = () if source.stream is not None else source.parts(source.arrays)
     if len(found) != 1:
-        raise UsageError(
-            "expected rows in memory to standardize, found a pair or stream"
-        )
-    own = {name: jnp.asarray(found[0][name]) for name in names}
-    mean = {name: a.mean(0) for name, a in own.items()}
-    scale = {
-        name: jnp.where(a.max(0) > a.min(0), a.std(0), 1) for name, a in own.items()
-    }
-
-    def batch(arrays, seed, t):
-        found = source.batch(arrays.arrays, seed, t)
-        changed = {
-            name: (found[name] - arrays.mean[name][None]) / arrays.scale[name][None]
-            for name in names
-        }
-        return found | changed
-
+        raise UsageError("expected rows in memory to standardize")
+    mask = found[0].get("mask")
+    each = {name: _moments(jnp.asarray(found[0][name]), mask) for name in names}
+    mean, scale = ({name: both[i] for name, both in each.items()} for i in (0, 1))
     return source._replace(
         arrays=Standardized(source.arrays, mean, scale),
-        batch=batch,
+        batch=lambda arrays, seed, t: arrays.of(source.batch(arrays.arrays, seed, t)),
         parts=lambda arrays: source.parts(arrays.arrays),
     )
+
+
+def _moments(x, mask):
+    """Mean and standard deviation (1 where nothing changes) of what the mask counts."""
+    count = jnp.ones(len(x), bool) if mask is None else mask.reshape(len(x), -1).any(1)
+    count = count.reshape(-1, *[1] * (x.ndim - 1))
+    mean = jnp.mean(x, 0, where=count)
+    low = jnp.min(x, 0, where=count, initial=jnp.inf)
+    high = jnp.max(x, 0, where=count, initial=-jnp.inf)
+    return mean, jnp.where(high > low, jnp.std(x, 0, where=count), 1)
 
 
 def nothing(size: int = 1) -> Source:

@@ -25,7 +25,7 @@ HELP = {
     "steps": "updates in all",
     "batch_size": "examples of a batch; None is all of them",
     "optimizer": "what makes an update of a gradient",
-    "learning_rate": "the highest rate of the schedule; None with lbfgs",
+    "learning_rate": "the highest rate of the schedule; None with lbfgs and newton",
     "schedule": "of the learning rate, over all of the steps",
     "weight_decay": "decoupled; biases, norms and peepholes are left alone",
     "clip": "bound on the gradient's global norm",

@@ -2,6 +2,12 @@
 
 from train.many.axes import LogUniform as LogUniform
 from train.many.axes import settings as settings
+from train.many.folds import CrossValidated as CrossValidated
+from train.many.folds import Folds as Folds
+from train.many.folds import bootstraps as bootstraps
+from train.many.folds import cross_validate as cross_validate
+from train.many.folds import folds as folds
+from train.many.folds import varied as varied
 from train.many.population import Member as Member
 from train.many.population import Population as Population
 from train.many.population import Varied as Varied

@@ -266,7 +266,8 @@ class Population:
 
     def _spread(self, function):
         def each(shared, members):
-            if self._mapping == "vmap":
+            # where devices share a CPU, LAPACK of batches of matrices waits for ever
+            if self._mapping == "vmap" and function != self._begin:
                 return jax.vmap(function, (None, 0))(shared, members)
             return jax.lax.map(lambda member: function(shared, member), members)
 
