@@ -8,6 +8,9 @@ from train.many.folds import bootstraps as bootstraps
 from train.many.folds import cross_validate as cross_validate
 from train.many.folds import folds as folds
 from train.many.folds import varied as varied
+from train.many.halving import Search as Search
+from train.many.halving import evolve as evolve
+from train.many.halving import halving as halving
 from train.many.population import Member as Member
 from train.many.population import Population as Population
 from train.many.population import Varied as Varied

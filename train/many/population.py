@@ -172,9 +172,9 @@ class Population:
             quickly = {"compiler_options": {"xla_backend_optimization_level": 0}}
             self._rest = self._run(self._begin, self._arrays, self._own, **quickly)
         else:
-            self._rest = self._place(jax.tree.map(lambda a: a[self._pad], rest))
+            self._rest = self._place(taken(rest, self._pad))
         if total is not None:
-            self._total = self._place(jax.tree.map(lambda a: a[self._pad], total))
+            self._total = self._place(taken(total, self._pad))
         self.now = now
         return self
 
@@ -209,6 +209,20 @@ class Population:
         """The members' states [S, ...] on the host; their step is one number."""
         return one.State(jnp.int32(self.now), *self.host(self._rest))
 
+    def trained(self, i: Any = slice(None)) -> one.Trained:
+        """What member i predicts with; by a slice or indices, several, stacked."""
+        return predicting(self.state, i)
+
+    def move(self, origin: np.ndarray, settings: Settings) -> None:
+        """Give each the state of member origin[i], but for its seed, and settings."""
+        state = self.state
+        moved = taken(state[1:], origin)
+        self.settings = settings
+        self._own = self._place({k: v[self._pad] for k, v in settings.items()})
+        self.begin(
+            self.now, one.State(state.step, *moved)._replace(seed=state.seed)[1:]
+        )
+
     @property
     def carry(self) -> Any:
         """What resuming needs beside the step: arrays [S, ...]."""
@@ -233,7 +247,7 @@ class Population:
 
     def origin(self) -> dict[str, Any]:
         """What its states belong to, for their checkpoints (`train.checkpoint`)."""
-        first = jax.tree.map(lambda a: a[0], (self._rest, self._total, self._own))
+        first = taken((self._rest, self._total, self._own), 0)
         shared = self._arrays, np.int32(0), np.int32(1)
         return {
             "settings": {k: tuple(v.tolist()) for k, v in self.settings.items()},
@@ -286,6 +300,16 @@ class Population:
             return "vmap"
         cost: Any = jax.jit(self._metrics).lower(arrays, member).cost_analysis()
         return "map" if cost["flops"] > WORK else "vmap"
+
+
+def predicting(state: one.State, i: Any) -> one.Trained:
+    """What member i of stacked states predicts with; by indices, several, stacked."""
+    return taken(state.average or one.Trained(state.params, state.model), i)
+
+
+def taken(tree: Any, i: Any) -> Any:
+    """Entry i of each array; by indices, several."""
+    return jax.tree.map(lambda a: a[i], tree)
 
 
 def _check(make, settings, hidden):

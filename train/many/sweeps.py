@@ -18,7 +18,7 @@ from train import checkpoint
 from train import step as one
 from train.evaluate import check_numbers, check_rows, checks
 from train.many.axes import Settings, settings
-from train.many.population import Population, Varied, same
+from train.many.population import Population, Varied, predicting, same, taken
 from train.progress import bar, interrupts
 from train.source import Arrays, Source, batch_shapes, shapes
 from zoo.base import UsageError, check_int
@@ -56,9 +56,7 @@ class Sweep(NamedTuple):
 
     def trained(self, i: Any = slice(None)) -> one.Trained:
         """What member i predicts with; by a slice or indices, several, stacked."""
-        state = self.state
-        found = state.average or one.Trained(state.params, state.model)
-        return jax.tree.map(lambda a: a[i], found)
+        return predicting(self.state, i)
 
 
 def sweep(
@@ -129,8 +127,7 @@ def _check_data(make, source, evaluation, members):
     """Raise UsageError for data that cannot be right, as one training does."""
     seed, *own = (values[0].item() for values in members.settings.values())
     task = make(**dict(zip(list(members.settings)[1:], own, strict=True)))[0]
-    params, model, *_ = jax.tree.map(lambda a: a[0], members.state[1:])
-    what = one.Trained(params, model)
+    what = members.trained(0)
     check_numbers(source, 1, 1, None, None)
     check = checks(task, what, batch_shapes(source), "training data")
     for part in source.parts(source.arrays):
@@ -201,7 +198,7 @@ class _Run:
         steps = np.minimum(np.arange(1, reached + 1) * self._every, members.now)
 
         def cut(tree):
-            return jax.tree.map(lambda a: a[first:], tree)
+            return taken(tree, slice(first, None))
 
         history = {name: values[:, :reached] for name, values in self._history.items()}
         state = members.state
