@@ -1,5 +1,6 @@
 """Many trainings as one program: sweeps, folds, halving, ensembles."""
 
+from train.many import ensemble as ensemble
 from train.many.axes import LogUniform as LogUniform
 from train.many.axes import settings as settings
 from train.many.folds import CrossValidated as CrossValidated

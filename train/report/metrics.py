@@ -22,7 +22,7 @@ def classification(probabilities: Any, y: Any, classes: tuple[str, ...]) -> dict
     from sklearn import metrics  # a second to import
 
     p, y, k = _finite("probabilities", probabilities), np.asarray(y), len(classes)
-    _check_probabilities(p, y, k)
+    check_probabilities(p, y, k)
     totals = p.sum(axis=1, keepdims=True)
     labels, predicted = range(k), p.argmax(axis=1)
     precision, recall, f1, support = metrics.precision_recall_fscore_support(
@@ -57,7 +57,7 @@ def classification(probabilities: Any, y: Any, classes: tuple[str, ...]) -> dict
     }
 
 
-def _check_probabilities(p, y, k):
+def check_probabilities(p: np.ndarray, y: np.ndarray, k: int) -> None:
     """Raise UsageError unless p [N, K] are probabilities and y [N] labels of K."""
     if p.ndim != 2 or p.shape[1] != k or y.shape != p.shape[:1] or k < 2:
         raise UsageError(

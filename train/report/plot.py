@@ -64,7 +64,7 @@ def curves(records: Sequence[dict[str, Any]], evaluated: str = "eval") -> Figure
         if name == "loss" and values.size and values.min() > 0:
             if np.log10(values.max()) - np.log10(values.min()) > 1.5:
                 axes.set_yscale("log")
-        _dress(axes, name, "step", None)
+        dress(axes, name, "step", None)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.legend(frameon=False)
     return figure
@@ -234,12 +234,12 @@ def regression(prediction: Any, y: Any) -> Figure:
     alpha = min(0.8, max(0.05, 12 / math.sqrt(y.size)))
     axes.scatter(y, prediction, s=18, color=EVALUATION, alpha=alpha, lw=0)
     axes.set(xlim=(low, high), ylim=(low, high), aspect="equal")
-    _dress(axes, None, "true", "predicted")
+    dress(axes, None, "true", "predicted")
     axes.legend(frameon=False)
     return figure
 
 
-def _dress(axes, title, across, up):
+def dress(axes: Any, title: str | None, across: str, up: str | None) -> None:
     """A title, labels and a light grid; no box."""
     axes.set_title(title, color=INK)
     axes.set_xlabel(across)

@@ -1,0 +1,116 @@
+"""Pictures of many runs: bands over seeds, a map of two settings, reliability."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+
+from train.report.calibration import bins
+from train.report.plot import EVALUATION, INK, TRAINING, Picture, dress
+from zoo.base import UsageError
+
+TINT = to_rgb(TRAINING)
+SEVERAL = 10  # settings that are told apart by colour
+
+
+def reliability(probabilities: Mapping[str, Any], y: Any, m: int = 15) -> Figure:
+    """Accuracy against confidence, a panel for each name: [N, K] and labels [N].
+
+    Below the line a model says more than it knows. Raises UsageError.
+    """
+    figure = Picture(figsize=(3.6 * len(probabilities), 3.8), layout="constrained")
+    panels = figure.subplots(1, len(probabilities), squeeze=False, sharey=True)[0]
+    for axes, (name, p) in zip(panels, probabilities.items(), strict=True):
+        found = bins(p, y, m)
+        some = found.size > 0
+        share = found.size[some] / found.size.max()
+        axes.plot([0, 1], [0, 1], color=INK, lw=1)
+        axes.bar(
+            (np.arange(m)[some] + 0.5) / m,
+            found.accuracy[some],
+            width=0.9 / m,
+            color=[(*TINT, 0.25 + 0.75 * s) for s in share],
+        )
+        axes.plot(
+            found.confidence[some], found.accuracy[some], "o", color=EVALUATION, ms=3
+        )
+        axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
+        dress(axes, f"{name}\ncalibration error {found.error:.3f}", "confidence", "")
+    panels[0].set_ylabel("accuracy")
+    return figure
+
+
+def heat(table: Mapping[str, Any], across: str, up: str, value: str) -> Figure:
+    """The mean of a column at each pair of two settings, written into a map.
+
+    `table` is that of a sweep, [S] each. Raises UsageError for a column it has not.
+    """
+    x, y, z = (_column(table, name) for name in (across, up, value))
+    xs, ys = np.unique(x), np.unique(y)
+    cells = np.full((len(ys), len(xs)), np.nan)
+    for i, b in enumerate(ys):
+        for j, a in enumerate(xs):
+            found = z[(x == a) & (y == b)]
+            found = found[np.isfinite(found)]
+            cells[i, j] = found.mean() if len(found) else np.nan
+    figure = Picture(
+        figsize=(1.6 + 0.8 * len(xs), 1.3 + 0.5 * len(ys)), layout="constrained"
+    )
+    axes = figure.subplots()
+    drawn = axes.pcolormesh(cells, cmap="Blues", edgecolors="white", lw=1)
+    axes.set_xticks(np.arange(len(xs)) + 0.5, [f"{v:.3g}" for v in xs])
+    axes.set_yticks(np.arange(len(ys)) + 0.5, [f"{v:.3g}" for v in ys])
+    low, high = np.nanmin(cells), np.nanmax(cells)
+    for (i, j), v in np.ndenumerate(cells):
+        dark = high > low and (v - low) / (high - low) > 0.6
+        text = f"{v:.3g}" if np.isfinite(v) else "-"
+        axes.text(
+            *(j + 0.5, i + 0.5, text),
+            ha="center",
+            va="center",
+            fontsize=8,
+            color="white" if dark else INK,
+        )
+    axes.set(xlabel=across, ylabel=up)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    figure.colorbar(drawn, ax=axes, label=value)
+    return figure
+
+
+def bands(
+    steps: Any, values: Any, settings: Any, name: str, metric: str = "loss"
+) -> Figure:
+    """A metric [S, L] against steps [L]: mean and range of seeds, a colour a setting.
+
+    `settings` [S] is what `name` was; of more than ten settings, ten are drawn.
+    """
+    steps, values = np.asarray(steps), np.asarray(values, np.float64)
+    found = np.unique(settings)
+    some = found[np.unique(np.linspace(0, len(found) - 1, SEVERAL).astype(int))]
+    figure = Picture(figsize=(6.4, 4.0), layout="constrained")
+    axes = figure.subplots()
+    colours = colormaps["viridis"](np.linspace(0, 0.9, len(some)))
+    for setting, colour in zip(some, colours, strict=True):
+        own = np.where(np.isfinite(values), values, np.nan)[settings == setting]
+        own = own[:, np.isfinite(own).all(0)]
+        at = steps[: own.shape[1]]
+        if not len(at):
+            continue
+        axes.plot(at, own.mean(0), color=colour, lw=1.4, label=f"{setting:.3g}")
+        axes.fill_between(at, own.min(0), own.max(0), color=colour, alpha=0.15, lw=0)
+    positive = values[np.isfinite(values)]
+    if len(positive) and positive.min() > 0 and positive.max() > 20 * positive.min():
+        axes.set_yscale("log")
+    dress(axes, None, "step", metric)
+    axes.legend(frameon=False, title=name, fontsize=8)
+    return figure
+
+
+def _column(table, name):
+    if name not in table:
+        raise UsageError(f"expected one of {', '.join(table)} to draw, found {name}")
+    return np.asarray(table[name], np.float64)
