@@ -18,3 +18,5 @@ from train.many.population import Varied as Varied
 from train.many.population import same as same
 from train.many.sweeps import Sweep as Sweep
 from train.many.sweeps import sweep as sweep
+from train.many.through import through as through
+from train.many.through import weighted as weighted

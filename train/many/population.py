@@ -8,7 +8,7 @@ Shapes: S members, N rows.
 
 import inspect
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -315,9 +315,14 @@ def taken(tree: Any, i: Any) -> Any:
 def _check(make, settings, hidden):
     """Call `make` as Python: of traced numbers it can refuse none."""
     own = {name: v for name, v in settings.items() if name not in hidden}
-    known = inspect.signature(make).parameters.values()
-    if not any(p.kind is p.VAR_KEYWORD for p in known):
-        for name in own:
-            check_choice("setting", name, tuple(p.name for p in known))
+    check_names(make, own)
     for values in set(zip(*(v.tolist() for v in own.values()), strict=True)):
         make(**dict(zip(own, values, strict=True)))
+
+
+def check_names(make: Callable[..., Any], names: Iterable[str]) -> None:
+    """Raise UsageError for a setting that `make` does not know."""
+    known = inspect.signature(make).parameters.values()
+    if not any(p.kind is p.VAR_KEYWORD for p in known):
+        for name in names:
+            check_choice("setting", name, tuple(p.name for p in known))
