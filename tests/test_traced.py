@@ -14,6 +14,7 @@ from train.recipes import RECIPES, build, parameters
 
 # where the default is None, or would be off
 GIVEN = {"weight_decay": 1e-2, "clip": 0.5, "ema": 0.9, "dropout": 0.2, "anneal": 4.0}
+GIVEN["smoothing"] = 0.1
 
 
 def numbers(name):

@@ -20,6 +20,7 @@ from zoo.base import (
     Task,
     UsageError,
     apply,
+    concrete,
     entries,
     is_weight,
     is_zero,
@@ -34,9 +35,10 @@ class Measure(NamedTuple):
     """How a model's outputs are judged, and what they mean.
 
     values(outputs, y) -> {"loss": [B], ...} per example, or [B, T] per entry of a
-    sequence; mean(outputs) -> prediction, the mean function of a generalised linear
-    model (McCullagh & Nelder, 1989); classes(shape of outputs) -> how many labels there
-    are, None where y is no label. `values` raises UsageError where y does not fit.
+    sequence, with an "objective" where training minimizes another; mean(outputs)
+    -> prediction, the mean function of a generalised linear model (McCullagh & Nelder,
+    1989); classes(shape of outputs) -> how many labels there are, None where y is no
+    label. `values` raises UsageError where y does not fit.
     """
 
     values: Callable[[Array, Array], dict[str, Array]]
@@ -76,12 +78,14 @@ def task(
         outputs, state = apply(model, params, state, *inputs, key=key, train=train)
         values = measure.values(outputs, batch["y"])
         metrics = means(values, _mask(batch, values["loss"]))
-        value = metrics["loss"].value()
-        if train and penalised:
-            total, count = metrics["loss"]
-            metrics["objective"] = Mean(total + count * penalty(params, l1, l2), count)
-            value = metrics["objective"].value()
-        return value, Aux(metrics, state)
+        total, count = metrics.pop("objective", metrics["loss"])
+        if not train:
+            return metrics["loss"].value(), Aux(metrics, state)
+        if penalised:
+            total += count * penalty(params, l1, l2)
+        if penalised or "objective" in values:
+            metrics["objective"] = Mean(total, count)
+        return Mean(total, count).value(), Aux(metrics, state)
 
     def outputs(params, state, batch):
         return apply(model, params, state, *arguments(batch))[0]
@@ -126,6 +130,27 @@ def _classes(logits, y):
         "loss": losses.softmax_cross_entropy_with_integer_labels(logits, y),
         "accuracy": (jnp.argmax(logits, -1) == y).astype(logits.dtype),
     }
+
+
+def smoothed(smoothing: Number) -> Measure:
+    """`classes`, trained towards labels of which a share is spread over all classes.
+
+    The objective is (1 - s) * loss + s * the mean of -log p over the K classes (Szegedy
+    et al., "Rethinking the inception architecture", 2015, arXiv:1512.00567); the metric
+    "loss" stays that of the labels. Raises UsageError for s outside [0, 1).
+    """
+    if concrete(smoothing) and not 0 <= smoothing < 1:
+        raise UsageError(f"expected a smoothing in [0, 1), found {smoothing}")
+    if is_zero(smoothing):
+        return classes
+
+    def values(logits, y):
+        found = _classes(logits, y)
+        spread = nn.logsumexp(logits, -1) - logits.mean(-1)
+        found["objective"] = (1 - smoothing) * found["loss"] + smoothing * spread
+        return found
+
+    return classes._replace(values=values)
 
 
 def _single(outputs, y):

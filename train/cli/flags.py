@@ -39,6 +39,7 @@ HELP = {
     "activation": "of the hidden layers",
     "batch_norm": "between each layer and its activation",
     "dropout": "share of hidden units dropped in training",
+    "smoothing": "share of each label that is spread over all classes",
     "depth": "layers: 6n + 2",
     "widths": "units of each hidden layer",
     "channels": "of each convolution",
@@ -94,7 +95,7 @@ def recipe_flags(recipe: Recipe, kept: dict[str, Any]) -> Callable[..., dict]:
             name,
             inspect.Parameter.KEYWORD_ONLY,
             default=kept.get(name, default),
-            annotation=Annotated[_typed(annotation), help],
+            annotation=Annotated[typed(annotation), help],
         )
 
     flags = [flag(*each) for each in own + runs]
@@ -109,7 +110,7 @@ def recipe_flags(recipe: Recipe, kept: dict[str, Any]) -> Callable[..., dict]:
     return collect
 
 
-def _typed(annotation):
+def typed(annotation: Any) -> Any:
     """The type of a flag: of what may be a traced number, a float."""
     kinds = get_args(annotation)
     if jax.Array not in kinds:

@@ -1,8 +1,9 @@
-"""The command line: `zoo list | train | info | eval | predict | sample | translate`.
+"""The command line: `zoo list | train | sweep | info | eval | predict | sample | ...`.
 
 The flags of `zoo train RECIPE` are the recipe's keywords.
 """
 
+import os
 import re
 import sys
 import warnings
@@ -15,6 +16,9 @@ usage: zoo COMMAND [...]
 
   zoo list                     the recipes: data, target score, time, what they are
   zoo train RECIPE [flags]     train, measure and save a run; RECIPE --help for flags
+  zoo sweep RECIPE [flags]     many trainings at once: --learning-rate 1e-4,1e-3 ...
+  zoo cross-validate RECIPE    every setting on every fold: --folds 5 --alpha 0.1,1
+  zoo tune RECIPE --budget 10m search the numbers of a recipe, for who has no idea
   zoo info DIR                 what a run trained, on what, its scores and size
   zoo eval DIR                 measure a run's model again on its test data
   zoo predict DIR INPUT [...]  predictions for .npz, .csv or image files, as CSV
@@ -33,7 +37,11 @@ def main(argv: list[str] | None = None) -> int:
     try:
         from train.cli import ask  # takes time: not to say how it is used
 
-        commands = {"list": _list, "train": _train, **ask.COMMANDS}
+        searches = {
+            name: lambda rest, name=name: _search(name, rest)
+            for name in ("sweep", "cross-validate", "tune")
+        }
+        commands = {"list": _list, "train": _train, **searches, **ask.COMMANDS}
         check_choice("command", argv[0], tuple(commands))
         _quiet()
         _cache()
@@ -112,6 +120,17 @@ def _train(argv: list[str]) -> int:
         f"{result['parameters']:,} parameters; saved in {out}"
     )
     return ask.failed(result.get("failure"))
+
+
+def _search(command: str, argv: list[str]) -> int:
+    import jax
+
+    # each core is a device, which trains its share of the members
+    jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
+    from train.cli import search
+
+    run = {"sweep": search.sweep, "cross-validate": search.cross_validate}
+    return {**run, "tune": search.tune}[command](argv)
 
 
 def _cache():

@@ -80,7 +80,7 @@ class Population:
         devices: int | None = None,
     ):
         self.settings, self.now = settings, 0
-        self._make, self._data, self._pace = make, data, 1.0
+        self._make, self._data, self.pace = make, data, 1.0
         _check(make, settings, ("seed", *data.names))
         arrays = jax.tree.map(jnp.asarray, data.arrays)
         one_ = {name: jnp.asarray(values[0]) for name, values in settings.items()}
@@ -180,11 +180,11 @@ class Population:
 
     def on(self, boundary: int) -> None:
         """Train until a step, or for about a second."""
-        stop = min(boundary, self.now + max(1, int(self._pace)))
+        stop = min(boundary, self.now + max(1, int(self.pace)))
         began = time.perf_counter()
         found = self._run(self._chunk, *self._arguments(stop), donate_argnums=1)
         self._rest, self._total, self._own, self._good = jax.block_until_ready(found)
-        self._pace = (stop - self.now) / (time.perf_counter() - began)
+        self.pace = (stop - self.now) / (time.perf_counter() - began)
         self.now = stop
 
     def metrics(self) -> dict[str, np.ndarray]:

@@ -11,7 +11,7 @@ from train.report.measure import predictions
 from zoo import cnn as cnns
 from zoo import mlp as mlps
 from zoo import supervised
-from zoo.base import Number, UsageError, check_choice, concrete
+from zoo.base import Number, UsageError, check_choice, concrete, is_zero
 
 Activation = Literal["sigmoid", "tanh", "relu", "leaky_relu", "prelu", "gelu"]
 NETWORKS = {"two_conv": cnns.two_conv, "one_conv": cnns.one_conv}
@@ -24,6 +24,7 @@ def mlp(
     activation: Activation = "relu",
     dropout: Number = 0.3,
     batch_norm: bool = False,
+    smoothing: Number = 0.0,
 ) -> Built:
     """A multilayer perceptron, for classes or for a quantity, as the data has it."""
     if concrete(dropout) and not 0 <= dropout < 1:
@@ -32,7 +33,8 @@ def mlp(
         raise UsageError(f"expected widths of 1 or more, found {widths}")
     check_choice("activation", activation, tuple(mlps.ACTIVATIONS))
     act = mlps.ACTIVATIONS[activation]
-    return fitted(mlps.MLP(outputs(schema), widths, act, dropout, batch_norm), schema)
+    network = mlps.MLP(outputs(schema), widths, act, dropout, batch_norm)
+    return fitted(network, schema, smoothing=smoothing)
 
 
 def cnn(
@@ -40,6 +42,7 @@ def cnn(
     *,
     network: Literal["two_conv", "one_conv"] = "two_conv",
     augment: bool = True,
+    smoothing: Number = 0.0,
 ) -> Built:
     """The classic small convolutional network, for images or sequences [L, C]."""
     check_choice("network", network, tuple(NETWORKS))
@@ -50,14 +53,18 @@ def cnn(
             f"{schema.shape} in {schema.name}; try mlp"
         )
     changed = SHIFTED_AND_TURNED if augment and rank == 2 else None
-    return fitted(NETWORKS[network](outputs(schema), rank=rank), schema, changed)
+    found = NETWORKS[network](outputs(schema), rank=rank)
+    return fitted(found, schema, changed, smoothing=smoothing)
 
 
-def resnet20(schema: Schema, *, depth: int = 20, augment: bool = True) -> Built:
+def resnet20(
+    schema: Schema, *, depth: int = 20, augment: bool = True, smoothing: Number = 0.0
+) -> Built:
     """A residual network of depth 6n + 2, with batch norm."""
     _check_images("resnet20", schema)
     changed = SHIFTED_AND_TURNED if augment else None
-    return fitted(cnns.resnet_cifar(depth, outputs(schema)), schema, changed)
+    network = cnns.resnet_cifar(depth, outputs(schema))
+    return fitted(network, schema, changed, smoothing=smoothing)
 
 
 def cnn_cifar10(schema: Schema, *, augment: bool = True) -> Built:
@@ -77,10 +84,17 @@ def outputs(schema: Schema) -> int:
 
 
 def fitted(
-    network: nn.Module, schema: Schema, changed: sources.Augment | None = None
+    network: nn.Module,
+    schema: Schema,
+    changed: sources.Augment | None = None,
+    *,
+    smoothing: Number = 0.0,
 ) -> Built:
     """A network that classifies, or predicts a quantity; batches may be changed."""
-    measure = supervised.regression if schema.regression else supervised.classes
+    if schema.regression and not is_zero(smoothing):
+        raise UsageError(f"expected no smoothing of a quantity, found {smoothing}")
+    measure = supervised.smoothed(smoothing)
+    measure = supervised.regression if schema.regression else measure
     inputs = ("x", "length") if schema.lengths else ("x",)
     task = supervised.task(network, measure, inputs=inputs)
     built = Built(task, network, predictions(task, schema))

@@ -24,10 +24,11 @@ def numbers(recipe: Recipe) -> tuple[str, ...]:
 def members(recipe: Recipe, schema: Schema, **given: Any) -> Callable[..., Member]:
     """make(**numbers) for `train.many`: the recipe with these keywords and those.
 
-    `make` raises UsageError for a keyword that shapes the program.
+    `rows`, of a fold, is how many the member trains on. `make` raises UsageError for a
+    keyword that shapes the program.
     """
 
-    def make(**own: Any) -> Member:
+    def make(rows: Any = None, **own: Any) -> Member:
         for name in own:
             check_choice("keyword", name, tuple(parameters(recipe)))
             if name not in numbers(recipe):
@@ -35,7 +36,8 @@ def members(recipe: Recipe, schema: Schema, **given: Any) -> Callable[..., Membe
                     f"expected a number to sweep, one of {', '.join(numbers(recipe))}; "
                     f"{name} shapes the program: one sweep for each of its values"
                 )
-        found = build(recipe, schema, **given | own)
+        whole = schema if rows is None else schema._replace(rows=rows)
+        found = build(recipe, whole, **given | own)
         training = found.training
         task = optim.accumulated(found.task, training.accumulate)
         return Member(task, found.optimizer, training.ema)

@@ -1,0 +1,130 @@
+"""`zoo sweep`, `cross-validate` and `tune`: what is printed, written and refused."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from train.cli.main import main
+
+DIGITS = "mlp --data digits --widths 8 --steps 40"
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("train.cli.main._cache", lambda: None)
+    monkeypatch.setattr("jax.config.update", lambda *setting: None)  # devices are there
+    return tmp_path
+
+
+@pytest.fixture
+def zoo(capsys):
+    def run(command):
+        status = main(command.split())
+        said = capsys.readouterr()
+        return status, said.out, said.err
+
+    return run
+
+
+def columns(path):
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return {name: np.array([row[name] for row in rows]) for name in rows[0]}
+
+
+def test_a_sweep_leaves_tables_pictures_and_a_command(zoo, here):
+    flags = "--learning-rate 1e-6,1e-2 --dropout 0,0.2 --seeds 3 --out s"
+    status, out, _ = zoo(f"sweep {DIGITS} {flags}")
+    assert status == 0
+    wanted = {"search.json", "members", "members.csv", "settings.csv", "curves.png"}
+    assert {path.name for path in (here / "s").iterdir()} == wanted | {"map.png"}
+    members = columns(here / "s" / "members.csv")
+    assert len(members["seed"]) == 12 and {"accuracy", "loss"} < members.keys()
+    best = columns(here / "s" / "settings.csv")
+    scores = best["accuracy"].astype(float)
+    assert len(scores) == 4 and (np.diff(scores) <= 0).all()
+    assert set(best["learning_rate"][:2]) == {"0.01"}
+    own = members["accuracy"].astype(float)[
+        (members["learning_rate"] == "0.01")
+        & (members["dropout"] == best["dropout"][0])
+    ]
+    assert scores[0] == pytest.approx(own.mean())
+    assert float(best["deviation"][0]) == pytest.approx(own.std(ddof=1))
+    said = json.loads((here / "s" / "search.json").read_text())["best"]
+    assert said in out and said.startswith("zoo train mlp --data digits --widths 8")
+    assert "--learning-rate 0.01" in said
+    # and that command is one
+    status, _, error = zoo(said.removeprefix("zoo ") + " --out t")
+    assert status == 0, error
+
+
+def test_a_sweep_that_is_cut_goes_on(zoo, here, monkeypatch):
+    from train.many import Population
+
+    command = f"sweep {DIGITS} --learning-rate 1e-3,1e-2 --out s"
+    on = Population.on
+    with monkeypatch.context() as patch:
+
+        def cut(self, boundary):
+            on(self, boundary)
+            raise KeyboardInterrupt
+
+        patch.setattr("train.many.sweeps.SECONDS", 0.0)
+        patch.setattr(Population, "on", cut)
+        assert zoo(command)[0] == 130
+    status, _, error = zoo(command)
+    assert status == 2 and "--resume" in error
+    assert zoo(f"{command} --resume")[0] == 0
+    assert zoo(command.replace("--out s", "--out whole"))[0] == 0
+    one, two = (columns(here / name / "members.csv") for name in ("s", "whole"))
+    assert one.keys() == two.keys()
+    for name in one:
+        np.testing.assert_array_equal(one[name], two[name])
+
+
+def test_cross_validation_chooses_by_folds(zoo, here):
+    flags = "--alpha 0.1,10,1e5 --folds 4 --simpler alpha --out c"
+    status, out, _ = zoo(f"cross-validate ridge {flags}")
+    assert status == 0
+    found = columns(here / "c" / "settings.csv")
+    assert found["alpha"][-1] == "100000.0" and len(found["alpha"]) == 3
+    assert len(columns(here / "c" / "members.csv")["fold"]) == 12
+    assert "zoo train ridge --alpha 10" in out  # the simplest of two alike
+
+
+def test_tuning_finds_a_rate(zoo, here):
+    status, out, _ = zoo(
+        f"tune {DIGITS} --learning-rate 1e-7..1e-1 --budget 2s --out t"
+    )
+    assert status == 0
+    rate = float(out.split("--learning-rate ")[1].split()[0])
+    assert 1e-3 < rate < 0.1
+    reached = columns(here / "t" / "members.csv")
+    assert len(reached["learning_rate"]) >= 4
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("sweep", "expected zoo sweep RECIPE [flags], one of linear, ridge"),
+        ("sweep mpl", "unknown recipe 'mpl'; did you mean 'mlp'?"),
+        ("sweep mlp --batch-size 16,32", "batch_size shapes the program"),
+        ("sweep mlp --learning-rate 1e-3..", "as 0.1,0.3 or 1e-4..1e-1"),
+        ("sweep mlp --learning-rate fast", "expected numbers for learning_rate"),
+        ("sweep mlp --learning-rate 1e-3..1e-1", "expected samples with the range"),
+        ("sweep mlp --learning-rate 1e-3,-1 --data digits", "learning rate > 0"),
+        ("sweep mlp --data digits --seeds 0", "expected seeds between 1 and"),
+        ("sweep mlp --learning-rat 1", "perhaps you meant --learning-rate"),
+        ("cross-validate cnn --data digits", "learns from rows, each by itself"),
+        ("cross-validate ridge --folds 1", "expected folds between 2 and"),
+        ("cross-validate ridge --simpler alpah --alpha 1,2", "did you mean 'alpha'"),
+        ("tune mlp --data digits --budget soon", "a budget as 90s, 10m or 1h"),
+        ("tune gan --data digits", "whose loss says how good"),
+    ],
+)
+def test_a_mistake_is_one_sentence(zoo, command, said):
+    status, _, error = zoo(command)
+    assert status == 2 and said in error and error.count("\n") == 1

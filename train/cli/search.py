@@ -1,0 +1,220 @@
+"""`zoo sweep | cross-validate | tune`: many trainings of a recipe as one program.
+
+DIR/search.json      recipe, flags, axes, metric, the best setting
+DIR/members/         the states of a sweep's members, to go on from
+DIR/members.csv      a line for each member: its settings and scores
+DIR/settings.csv     a line for each setting, the best first: mean and deviation
+DIR/curves.png       the loss of the training by step, a colour for each setting
+DIR/map.png          the score at each pair of two axes, where there are two
+Members are judged on a tenth of the training rows that is set aside, or by folds of
+them: never on the test rows.
+"""
+
+import csv
+import time
+from typing import Any
+
+import numpy as np
+
+from train import many
+from train import source as sources
+from train.checkpoint import whole, write_json
+from train.cli.ask import table
+from train.cli.asked import asked, flag, judged_by, searched, seconds
+from train.recipes.members import members
+from zoo.base import UsageError
+
+SHOWN = 20  # settings in the terminal
+
+
+def sweep(argv: list[str]) -> int:
+    """`zoo sweep RECIPE --learning-rate 1e-4,1e-3 --seeds 8`."""
+    own = ("seeds", "samples", "seed", "out", "resume")
+    wanted, experiment = asked("sweep", argv, own)
+    metric, greatest = judged_by(experiment)
+    found = many.sweep(
+        members(wanted.recipe, experiment.schema, **wanted.given),
+        experiment.source(),
+        experiment.training.steps,
+        seeds=wanted.own["seeds"],
+        axes=wanted.axes,
+        samples=wanted.own["samples"],
+        evaluation=experiment.parts.watched,
+        checkpoints=wanted.out / "members",
+        resume=wanted.own["resume"],
+    )
+    if found.ended == "interrupted":
+        print(f"stopped at step {found.state.step}, saved; --resume goes on")
+        return 130
+    scores = found.scores.get(metric)
+    if scores is None:  # not what a batch has
+        scores = _measured(experiment, found, metric)
+    scores = np.where(found.diverged, np.nan, scores)
+    _write(wanted.out / "members.csv", found.table | {metric: scores})
+    _curves(wanted.out, found)
+    return _told(wanted, found.settings, scores, metric, greatest)
+
+
+def cross_validate(argv: list[str]) -> int:
+    """`zoo cross-validate RECIPE --folds 5 --alpha 0.1,1,10`."""
+    own = ("folds", "repeats", "simpler", "seeds", "samples", "seed", "out")
+    wanted, experiment = asked("cross-validate", argv, own, watched=0.0)
+    if experiment.batches is not sources.examples:
+        raise UsageError("expected a recipe that learns from rows, each by itself")
+    schema, rows = experiment.schema, experiment.parts.train
+    metric, greatest = judged_by(experiment)
+    if metric not in ("loss", "accuracy"):
+        metric, greatest = "loss", False
+    flags = wanted.own
+    which = many.folds(
+        rows, flags["folds"], repeats=flags["repeats"], seed=flags["seed"]
+    )
+    found = many.cross_validate(
+        members(wanted.recipe, schema, **wanted.given),
+        *(rows, experiment.training.steps),
+        which=which,
+        axes=wanted.axes,
+        samples=flags["samples"],
+        seeds=flags["seeds"],
+        size=experiment.training.batch_size,
+        standardize=not schema.image and not schema.tokens and len(schema.shape) == 1,
+        metric=metric,
+        greatest=greatest,
+        simpler=flags["simpler"],
+    )
+    _write(wanted.out / "members.csv", found.sweep.table)
+    _curves(wanted.out, found.sweep)
+    chosen = None if flags["simpler"] is None else found.simplest
+    each = {
+        name: np.repeat(values, found.scores.shape[1])
+        for name, values in found.settings.items()
+    }
+    return _told(wanted, each, found.scores.ravel(), metric, greatest, chosen)
+
+
+def tune(argv: list[str]) -> int:
+    """`zoo tune RECIPE --budget 10m`: for who has no idea of the numbers."""
+    wanted, experiment = asked("tune", argv, ("budget", "seed", "out"))
+    metric, greatest = judged_by(experiment)
+    if metric not in ("loss", "accuracy"):
+        metric, greatest = "loss", False
+    if not experiment.stoppable:
+        raise UsageError("expected a recipe whose loss says how good its model is")
+    ranges = wanted.axes or searched(wanted.recipe)
+    make = members(wanted.recipe, experiment.schema, **wanted.given)
+    source, steps = experiment.source(), experiment.training.steps
+    data = many.same(source, experiment.parts.watched)
+    options: dict[str, Any] = {"metric": metric, "greatest": greatest}
+    samples = _affordable(make, data, steps, ranges, seconds(wanted.own["budget"]))
+    print(f"{samples} settings of {', '.join(ranges)}")
+    found = many.halving(make, data, steps, axes=ranges, samples=samples, **options)
+    if found.ended == "interrupted":
+        print("stopped: the settings that led are shown")
+    _write(wanted.out / "members.csv", found.settings | {metric: found.scores})
+    # who was dropped early was judged early
+    scores = np.where(found.reached == found.reached.max(), found.scores, np.nan)
+    return _told(wanted, found.settings, scores, metric, greatest)
+
+
+def _affordable(make, data, steps, ranges, budget):
+    """How many settings a halving may begin with: by the pace of a few of them."""
+    trial = many.settings(1, ranges, samples=8)
+    members, began = many.Population(make, data, trial).begin(), time.perf_counter()
+    while members.now < steps and time.perf_counter() - began < min(10, budget / 10):
+        members.on(steps)
+    pace = members.pace * len(trial["seed"])  # of the last chunk: without compiling
+    # each of R rungs costs as much as half of the first at full length
+    samples = 4
+    while samples < 512 and _cost(2 * samples, steps) < pace * budget:
+        samples *= 2
+    return samples
+
+
+def _cost(samples, steps):
+    rungs = samples.bit_length()
+    return samples * steps / 2 ** (rungs - 1) * (1 + (rungs - 1) / 2)
+
+
+# What is told -------------------------------------------------------------------------
+
+
+def _measured(experiment, found, metric):
+    """A score of each member that its report measures, on the rows set aside."""
+    parts = experiment.parts._replace(test=experiment.parts.watched)
+    size = len(found.diverged)
+    return np.array(
+        [
+            np.nan
+            if found.diverged[i]
+            else experiment.report.measure(found.trained(i), parts).scores[metric]
+            for i in range(size)
+        ]
+    )
+
+
+def _told(wanted, settings, scores, metric, greatest, chosen=None):
+    """Print the settings, the best first; write them, and the map."""
+    names = [name for name in settings if name != "seed"]
+    if not np.isfinite(scores).any():
+        raise UsageError("every training diverged: try smaller learning rates")
+    each = [
+        tuple(settings[name][i].item() for name in names) for i in range(len(scores))
+    ]
+    kinds = list(dict.fromkeys(each))
+    rows: list[tuple] = []
+    for values in kinds:
+        own = scores[[one == values for one in each]]
+        good = own[np.isfinite(own)]
+        mean = good.mean() if len(good) == len(own) else np.nan
+        sd = good.std(ddof=1) if len(good) > 1 else np.nan
+        rows.append((*values, mean, sd, len(own) - len(good)))
+    sign = -1 if greatest else 1
+    rows.sort(key=lambda row: (np.isnan(row[-3]), sign * row[-3]))
+    heads = (*names, metric, "deviation", "diverged")
+    _write(
+        wanted.out / "settings.csv",
+        dict(zip(heads, zip(*rows, strict=True), strict=True)),
+    )
+    table(heads, [tuple(f"{v:.4g}" for v in row) for row in rows[:SHOWN]])
+    if len(names) >= 2:
+        from train.report import charts, plot
+
+        drawn = {**settings, metric: scores}
+        plot.save(
+            charts.heat(drawn, names[0], names[1], metric), wanted.out / "map.png"
+        )
+    best = rows[0] if chosen is None else kinds[chosen]
+    flags = [flag(name, value) for name, value in zip(names, best, strict=False)]
+    command = " ".join([wanted.command, *flags])
+    write_json(
+        wanted.out / "search.json",
+        {
+            "given": wanted.given,
+            "metric": metric,
+            "best": command,
+            "own": _plain(wanted),
+        },
+    )
+    print(f"\n{command}\n\nall in {wanted.out}")
+    return 0
+
+
+def _plain(wanted):
+    return {k: v for k, v in wanted.own.items() if k not in ("out", "resume")}
+
+
+def _write(path, columns):
+    """Columns of one length as a .csv."""
+    with whole(path) as part, part.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(zip(*columns.values(), strict=True))
+
+
+def _curves(out, found):
+    from train.report import charts, plot
+
+    names = [n for n in found.settings if n not in ("seed", "fold", "rows")]
+    by = names[0] if names else "seed"
+    steps, losses = found.history["step"], found.history["loss"]
+    plot.save(charts.bands(steps, losses, found.settings[by], by), out / "curves.png")
