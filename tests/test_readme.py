@@ -22,8 +22,9 @@ def test_examples_run(capsys, tmp_path, monkeypatch):
     scope: dict = {"images": np.zeros((5, 8, 8), np.uint8), "rows": two}
     for block in blocks:
         exec(compile(block, "README.md", "exec"), scope)
-    assert len(blocks) == 5
+    assert len(blocks) == 6
     assert scope["probabilities"].shape == (5, 10)
+    assert scope["swept"].scores["accuracy"].shape == (8,)
     dense = scope["done"].trained.params
     assert dense["Dense_0"]["kernel"].shape == (64, 512)
     assert dense["Dense_1"]["kernel"].shape == (512, 2)
