@@ -50,8 +50,13 @@ def test_one_gradient_of_a_loss():
         for call in walk(path, ast.Call)
         if ast.unparse(call.func).split(".")[-1] in ("grad", "value_and_grad", "vjp")
     ]
-    # the penalty's is with respect to images, inside a loss; Newton's is of a gradient
-    assert found == ["train/optim.py", "train/step.py", "zoo/gan.py"]
+    # the penalty's is with respect to images, inside a loss; Newton's is of a gradient;
+    # those of examples, and those of a loss that curves, train nothing
+    assert found == [
+        "train/many/curvature.py",
+        *["train/many/influence.py"] * 3,
+        *("train/optim.py", "train/step.py", "zoo/gan.py"),
+    ]
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))

@@ -1,8 +1,11 @@
-"""Many trainings as one program: sweeps, folds, halving, ensembles."""
+"""Many trainings as one program: sweeps, folds, halving, ensembles; influence."""
 
 from train.many import ensemble as ensemble
 from train.many.axes import LogUniform as LogUniform
 from train.many.axes import settings as settings
+from train.many.curvature import hessian_vector as hessian_vector
+from train.many.curvature import largest as largest
+from train.many.curvature import trace as trace
 from train.many.folds import CrossValidated as CrossValidated
 from train.many.folds import Folds as Folds
 from train.many.folds import bootstraps as bootstraps
@@ -12,6 +15,11 @@ from train.many.folds import varied as varied
 from train.many.halving import Search as Search
 from train.many.halving import evolve as evolve
 from train.many.halving import halving as halving
+from train.many.influence import Influence as Influence
+from train.many.influence import Noise as Noise
+from train.many.influence import influence as influence
+from train.many.influence import noise_scale as noise_scale
+from train.many.influence import per_example as per_example
 from train.many.population import Member as Member
 from train.many.population import Population as Population
 from train.many.population import Varied as Varied
