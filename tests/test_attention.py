@@ -327,6 +327,7 @@ def test_tokens_one_by_one_inside_a_scan_with_rows_reordered():
     )
 
 
+@pytest.mark.contract
 def test_a_translation_through_a_cache_equals_the_whole():
     model, variables = encoder_decoder()
     source = tokens(1, 2, 5).at[0, 3:].set(0)
@@ -406,6 +407,7 @@ def loss_and_grad(model, variables, x):
     return jax.jit(jax.value_and_grad(loss))(variables)
 
 
+@pytest.mark.contract
 def test_remat_changes_no_number():
     x = tokens(1, 2, 6)
     plain, variables = language_model(dropout=0.5)

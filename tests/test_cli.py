@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.conftest import with_rows
+from tests.conftest import quick, with_rows
 from tests.test_download import cifar_batches, cifar_file
 from train import __main__ as entry
 from train.cli.main import main
@@ -107,7 +107,7 @@ def test_own_csv_from_training_to_prediction(here, capsys):
     np.testing.assert_allclose([float(v) for v in values], [13, 6], rtol=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["file", "folder"])
+@pytest.mark.parametrize("kind", quick(["file", "folder"], "folder"))
 def test_what_is_named_like_a_built_in_set_does_not_shadow_it(kind, here):
     for name in ("iris", "reverse"):
         Path(name).mkdir() if kind == "folder" else Path(name).write_text("nothing")
@@ -125,7 +125,9 @@ def test_a_classifier_draws_and_writes_nothing(trained, capsys):
         assert "draws or writes, found cnn" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("recipe", ["logistic", "softmax", "neuron", "mlp"])
+@pytest.mark.parametrize(
+    "recipe", quick(["logistic", "softmax", "neuron", "mlp"], "mlp")
+)
 def test_own_npz_with_every_classifier(recipe, here):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(80, 3))

@@ -10,6 +10,7 @@ from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from tests.conftest import quick
 from train import data as sets
 from train import loop, many, optim, source
 from zoo import linear, mlp, supervised
@@ -41,7 +42,7 @@ def split(which):
     return [(a[a >= 0], b[b >= 0]) for a, b in zip(*which, strict=True)]
 
 
-@pytest.mark.parametrize("folds", [3, 5])
+@pytest.mark.parametrize("folds", quick([3, 5], 3))
 @pytest.mark.parametrize("name", CASES)
 def test_scores_and_coefficients_are_scikit_learns(name, folds):
     task, estimator, flag, values, rows, scoring = CASES[name]
@@ -84,6 +85,7 @@ def test_scores_and_coefficients_are_scikit_learns(name, folds):
     assert np.abs(plain.scores - found.scores).max() > 1e-4
 
 
+@pytest.mark.contract
 def test_a_standard_error_chooses_the_simpler():
     def make(alpha, rows):
         return linear.regression(l2=alpha / rows), optim.optimizer("newton")

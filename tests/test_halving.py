@@ -40,6 +40,7 @@ def test_halving_finds_what_the_grid_finds_for_half():
         np.testing.assert_allclose(a, b, atol=1e-4)
 
 
+@pytest.mark.contract
 def test_each_rung_is_a_program_of_its_size(monkeypatch):
     names, plain = [], mesh.compiled
 
@@ -53,6 +54,7 @@ def test_each_rung_is_a_program_of_its_size(monkeypatch):
     assert len(set(names)) == len(names) == 5  # initial states; two of steps, of scores
 
 
+@pytest.mark.contract
 def test_what_is_good_is_told_by_the_metric():
     options = {"axes": {"learning_rate": [1e-6, 0.1]}, **QUIET}
     for flags in ({}, {"metric": "accuracy", "greatest": True}):
@@ -64,6 +66,7 @@ def test_what_is_good_is_told_by_the_metric():
         many.halving(make, ROWS, 8, metric="acuracy", **options)
 
 
+@pytest.mark.contract
 def test_a_population_evolves_to_better_rates():
     poor = {"learning_rate": np.geomspace(1e-6, 1e-4, 10)}
     plain = many.sweep(make, ROWS, 200, axes=poor, **QUIET)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.conftest import quick
 from zoo import language, rnn
 from zoo.base import UsageError
 
@@ -150,7 +151,7 @@ def likelihood(seed, start, tokens, vocabulary=3):
     return float(sum(p[t, tokens[t]] for t in range(ends)))
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", quick([0, 1], 0))
 def test_enough_beams_find_the_likeliest_sequence(seed):
     length = 3
     found, score = beams(3**length, length, seed)
@@ -167,7 +168,7 @@ def test_enough_beams_find_the_likeliest_sequence(seed):
         )
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", quick(range(4), 0))
 def test_one_beam_is_greedy_and_more_are_no_worse(seed):
     made, variables = model(seed, 3)
     found, score = beams(1, 6, seed)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
+from tests.conftest import quick
 from zoo import rnn, supervised
 from zoo.base import UsageError
 
@@ -87,7 +88,7 @@ def test_weights_of_torch_give_its_outputs(cell):
 
 
 @CELLS
-@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("bidirectional", quick([False, True], True))
 def test_padding_changes_nothing(cell, bidirectional):
     model = rnn.Classifier(5, rnn.RNN(rnn.CELLS[cell], 4, 2, bidirectional))
     x, length = normal(0, 3, 7, 2), jnp.array([7, 3, 1])

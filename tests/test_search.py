@@ -61,6 +61,7 @@ def test_a_sweep_leaves_tables_pictures_and_a_command(zoo, here):
     assert status == 0, error
 
 
+@pytest.mark.contract
 def test_a_sweep_that_is_cut_goes_on(zoo, here, monkeypatch):
     from train.many import Population
 
@@ -85,6 +86,7 @@ def test_a_sweep_that_is_cut_goes_on(zoo, here, monkeypatch):
         np.testing.assert_array_equal(one[name], two[name])
 
 
+@pytest.mark.contract
 def test_cross_validation_chooses_by_folds(zoo, here):
     flags = "--alpha 0.1,10,1e5 --folds 4 --simpler alpha --out c"
     status, out, _ = zoo(f"cross-validate ridge {flags}")
@@ -95,6 +97,7 @@ def test_cross_validation_chooses_by_folds(zoo, here):
     assert "zoo train ridge --alpha 10" in out  # the simplest of two alike
 
 
+@pytest.mark.contract
 def test_tuning_finds_a_rate(zoo, here):
     status, out, _ = zoo(
         f"tune {DIGITS} --learning-rate 1e-7..1e-1 --budget 2s --out t"

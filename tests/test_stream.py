@@ -35,7 +35,7 @@ def assert_equal(one, two):
     jax.tree.map(np.testing.assert_array_equal, one, two)
 
 
-@pytest.fixture(params=[1, 3, 1024])
+@pytest.fixture(params=quick([1, 3, 1024], 3))
 def steps_of_a_block(request, monkeypatch):
     """Blocks of one step, of some, and of more than there are."""
     if request.param < 1024:

@@ -137,6 +137,7 @@ def test_it_is_the_loss_of_the_training_alone():
         assert loss(given, seed) == pytest.approx(wanted, rel=1e-5)
 
 
+@pytest.mark.contract
 def test_seeds_side_by_side():
     loss = many.through(make, source.full(rows(0, 24)), 4, evaluation=rows(1, 30))
     given = {"rates": jnp.full(4, 0.2)}
@@ -225,6 +226,7 @@ def test_adam_has_a_gradient_where_its_root_has(eps_root):
     assert np.isfinite(value) and np.isfinite(grad["rate"]) == (eps_root > 0)
 
 
+@pytest.mark.contract
 def test_decay_of_each_layer_is_learned():
     def own(log_decay):
         decay = jax.tree.map(jnp.exp, log_decay)
@@ -244,6 +246,7 @@ def test_decay_of_each_layer_is_learned():
     assert abs(first - second) > 0.01
 
 
+@pytest.mark.contract
 def test_rows_of_wrong_labels_are_found():
     x, held = rows(5, 60)["x"], rows(6, 200)["x"]
     wrong = np.arange(60) < 15

@@ -19,6 +19,7 @@ usage: zoo COMMAND [...]
   zoo sweep RECIPE [flags]     many trainings at once: --learning-rate 1e-4,1e-3 ...
   zoo cross-validate RECIPE    every setting on every fold: --folds 5 --alpha 0.1,1
   zoo tune RECIPE --budget 10m search the numbers of a recipe, for who has no idea
+  zoo results [RECIPE ...]     scores over five seeds, and the table of them
   zoo info DIR                 what a run trained, on what, its scores and size
   zoo eval DIR                 measure a run's model again on its test data
   zoo predict DIR INPUT [...]  predictions for .npz, .csv or image files, as CSV
@@ -39,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
 
         searches = {
             name: lambda rest, name=name: _search(name, rest)
-            for name in ("sweep", "cross-validate", "tune")
+            for name in ("sweep", "cross-validate", "tune", "results")
         }
         commands = {"list": _list, "train": _train, **searches, **ask.COMMANDS}
         check_choice("command", argv[0], tuple(commands))
@@ -127,10 +128,11 @@ def _search(command: str, argv: list[str]) -> int:
 
     # each core is a device, which trains its share of the members
     jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
-    from train.cli import search
+    from train.cli import results, search
 
     run = {"sweep": search.sweep, "cross-validate": search.cross_validate}
-    return {**run, "tune": search.tune}[command](argv)
+    run |= {"tune": search.tune, "results": results.results}
+    return run[command](argv)
 
 
 def _cache():

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from train import checkpoint
+from train import checkpoint, optim
 from train import step as one
 from train.evaluate import check_numbers, check_rows, checks
 from train.many.axes import Settings, settings
@@ -129,6 +129,7 @@ def _check_data(make, source, evaluation, members):
     task = make(**dict(zip(list(members.settings)[1:], own, strict=True)))[0]
     what = members.trained(0)
     check_numbers(source, 1, 1, None, None)
+    optim.full_batch(members.state.optimizer, source.size, source.rows)
     check = checks(task, what, batch_shapes(source), "training data")
     for part in source.parts(source.arrays):
         check(part)

@@ -1,0 +1,100 @@
+"""`zoo results`: scores over seeds, kept, shown, and put into a page."""
+
+import json
+
+import numpy as np
+import pytest
+
+from train.cli import results
+from train.cli.main import main
+from train.data import Split
+from train.loop import fit
+from train.recipes import RECIPES, prepare
+
+PAGE = f"# Page\n\nbefore\n\n{results.BEGIN}\nold\n{results.END}\n\nafter\n"
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("train.cli.main._cache", lambda: None)
+    monkeypatch.setattr("jax.config.update", lambda *setting: None)  # devices are there
+    return tmp_path
+
+
+@pytest.fixture
+def zoo(capsys):
+    def run(command):
+        status = main(command.split())
+        said = capsys.readouterr()
+        return status, said.out, said.err
+
+    return run
+
+
+def test_scores_over_seeds_are_kept_and_shown(zoo, here):
+    (here / "page.md").write_text(PAGE)
+    command = "results logistic linear --seeds 3 --out r --page page.md"
+    status, out, _ = zoo(command)
+    assert status == 0 and "logistic" in out
+    found = json.loads((here / "r" / "logistic.json").read_text())
+    assert found["parted"] == "by seed" and found["metric"] == "accuracy"
+    for seed in (0, 2):  # each has rows and weights of its own
+        recipe = prepare(RECIPES["logistic"], Split("breast_cancer", 0.0, seed))
+        alone = fit(
+            *(recipe.task, recipe.optimizer, recipe.source()),
+            steps=recipe.training.steps,
+            seed=seed,
+            progress=False,
+        )
+        wanted = recipe.report.measure(alone.trained, recipe.parts).scores
+        for name in ("accuracy", "log_loss"):
+            score = found["scores"][name][seed]
+            assert score == pytest.approx(wanted[name], rel=1e-3)
+    assert len(set(found["scores"]["log_loss"])) == 3
+    whole = json.loads((here / "r" / "linear.json").read_text())
+    assert whole["parted"] == "once" and np.std(whole["scores"]["r2"]) < 1e-6
+    page = (here / "page.md").read_text()
+    assert page.startswith("# Page\n\nbefore\n") and page.endswith("\nafter\n")
+    # in the order of the table of recipes, whatever was asked for first
+    assert page.index("| `linear` |") < page.index("| `logistic` |")
+    mean = np.mean(found["scores"]["accuracy"])
+    assert f"accuracy {mean:.4g} ±" in page and "old" not in page
+    assert not (here / "r" / ".members" / "logistic").exists()
+
+
+@pytest.mark.contract
+def test_what_is_there_is_trained_again_only_if_it_is_old(zoo, here, monkeypatch):
+    assert zoo("results ridge --seeds 2 --out r")[0] == 0
+    path = here / "r" / "ridge.json"
+    found = json.loads(path.read_text())
+    assert not results.old("ridge", found)
+    path.write_text(json.dumps(found | {"date": "then"}))
+    assert zoo("results ridge --seeds 2 --out r")[0] == 0
+    assert json.loads(path.read_text())["date"] == "then"
+    path.write_text(json.dumps(found | {"date": "then", "program": "another"}))
+    assert zoo("results ridge --seeds 2 --out r")[0] == 0
+    assert json.loads(path.read_text()) == found | {
+        "seconds": json.loads(path.read_text())["seconds"]
+    }
+    assert "then" not in zoo("results --out r")[1]
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("results lineer", "unknown recipe 'lineer'; did you mean 'linear'?"),
+        ("results linear --seeds 1", "expected seeds between 2 and 1000"),
+        ("results --out none", "there are no results in none"),
+    ],
+)
+def test_a_mistake_is_one_sentence(zoo, command, said):
+    status, _, error = zoo(command)
+    assert status == 2 and said in error and error.count("\n") == 1
+
+
+def test_a_page_needs_its_marks(zoo, here):
+    (here / "page.md").write_text("no marks")
+    status, _, error = zoo("results ridge --seeds 2 --out r --page page.md")
+    assert status == 2 and "each once" in error
+    assert (here / "r" / "ridge.json").exists()
