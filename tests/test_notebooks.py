@@ -48,5 +48,5 @@ def test_notebook(path, tmp_path, monkeypatch):
 
 
 def test_there_are_notebooks():
-    names = ["attention", "generative", "quickstart", "sequences"]
+    names = ["attention", "generative", "many_runs", "quickstart", "sequences"]
     assert [path.stem for path in NOTEBOOKS] == names
