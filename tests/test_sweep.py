@@ -1,5 +1,7 @@
 """Many trainings as one program: each member is as it would be alone."""
 
+import contextlib
+
 import jax
 import numpy as np
 import pytest
@@ -124,6 +126,43 @@ def test_a_sweep_is_resumed_to_the_bit(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, again.table, whole.table)
     jax.tree.map(np.testing.assert_array_equal, again.history, whole.history)
     jax.tree.map(np.testing.assert_array_equal, again.state, whole.state)
+
+
+def test_what_diverged_is_known_of_a_sweep_that_is_read(tmp_path):
+    options = {"axes": {"learning_rate": [1e-2, 1e30]}, "checkpoints": tmp_path}
+    found = sweep(make, ROWS, 12, **options)
+    again = sweep(make, ROWS, 12, resume=True, **options)
+    assert found.diverged.tolist() == again.diverged.tolist() == [False, True]
+
+
+@pytest.mark.contract
+def test_groups_are_resumed_whatever_memory_is_free(tmp_path):
+    axes = {"learning_rate": [1e-2, 1e-3, 1e-4]}
+    options = {"seeds": 2, "axes": axes, "checkpoints": tmp_path}
+    table = many.settings(2, axes)
+    whole = many.Population(make, many.same(ROWS), table).begin().bytes()
+    found = sweep(make, ROWS, 12, memory=whole / 2.5, **options)
+    assert len(list(tmp_path.iterdir())) == 3
+    again = sweep(make, ROWS, 12, resume=True, **options)
+    jax.tree.map(np.testing.assert_array_equal, again.table, found.table)
+
+
+def test_a_sweep_that_is_stopped_has_the_line_that_it_was_in(monkeypatch):
+    on, steps = many.Population.on, []
+
+    def some(self, boundary):
+        on(self, min(boundary, self.now + 6))
+        steps.append(self.now)
+
+    stopped = contextlib.nullcontext(lambda: steps[-1:] > [10])
+    monkeypatch.setattr("train.many.sweeps.interrupts", lambda: stopped)
+    monkeypatch.setattr(many.Population, "on", some)
+    found = sweep(make, ROWS, 40, axes={"learning_rate": [1e-2]})
+    assert found.ended == "interrupted" and 10 < steps[-1] < 20
+    assert found.history["step"].tolist() == [10, steps[-1]]
+    whole = loop.fit(*make(), ROWS, steps=steps[-1], log_every=10, progress=False)
+    losses = [record["loss"] for record in whole.records]
+    np.testing.assert_allclose(found.history["loss"][0], losses, rtol=1e-4)
 
 
 def failing(on, step):

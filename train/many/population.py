@@ -173,6 +173,7 @@ class Population:
             self._rest = self._run(self._begin, self._arrays, self._own, **quickly)
         else:
             self._rest = self._place(taken(rest, self._pad))
+            self._good = _finite(one.State(jnp.int32(now), *self._rest))
         if total is not None:
             self._total = self._place(taken(total, self._pad))
         self.now = now
@@ -300,6 +301,16 @@ class Population:
             return "vmap"
         cost: Any = jax.jit(self._metrics).lower(arrays, member).cost_analysis()
         return "map" if cost["flops"] > WORK else "vmap"
+
+
+def _finite(state):
+    """Whose parameters and statistics are, bool [S]."""
+    return np.logical_and.reduce(
+        [
+            np.isfinite(a).reshape(len(a), -1).all(1)
+            for a in map(np.asarray, jax.tree.leaves((state.params, state.model)))
+        ]
+    )
 
 
 def predicting(state: one.State, i: Any) -> one.Trained:

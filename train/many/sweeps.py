@@ -108,12 +108,15 @@ def sweep(
     if isinstance(source, Source):
         _check_data(make, source, evaluation, members)
     count = min(size, math.ceil(members.bytes() / (memory or free_bytes())))
+    folders = None if checkpoints is None else Path(checkpoints)
+    if folders is not None and (begun := sorted(folders.glob("group_*_of_*"))):
+        count = int(begun[0].name.rpartition("_")[2])  # whatever is free by now
     found = []
     with bar(count * steps, enabled=progress) as show, interrupts() as stop:
         for k in range(count):
             if count > 1:
                 members, done = group(count, k)
-            folder = None if checkpoints is None else Path(checkpoints) / f"group_{k}"
+            folder = folders and folders / f"group_{k}_of_{count}"
             run = _Run(members, steps, every, folder, resume)
             for record in run.lines(stop):
                 show(k * steps + members.now, record)
@@ -163,10 +166,10 @@ class _Run:
 
     def lines(self, stop):
         """Train to the end, or until stop(); a record, or None, after each chunk."""
-        members, record = self._members, None
+        members = self._members
         try:
             while members.now < self._steps and not stop():
-                at = members.now // self._every
+                at, record = members.now // self._every, None
                 line = min(self._steps, (at + 1) * self._every)
                 members.on(line)
                 if members.now == line:
@@ -196,6 +199,8 @@ class _Run:
         """What the members from `first` on have become."""
         members = self._members
         reached = -(-members.now // self._every)
+        if members.now < self._steps and members.now % self._every:
+            self._line(reached - 1)  # cut off within it
         steps = np.minimum(np.arange(1, reached + 1) * self._every, members.now)
 
         def cut(tree):
