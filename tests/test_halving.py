@@ -6,7 +6,7 @@ import pytest
 
 from train import data as sets
 from train import loop, many, mesh, optim, source
-from zoo import mlp, supervised
+from zoo import cnn, mlp, supervised
 from zoo.base import UsageError
 
 DIGITS = sets.load("digits", holdout=0.3)
@@ -87,3 +87,19 @@ def test_a_member_that_is_never_copied_is_the_training_alone():
     np.testing.assert_allclose(found.scores[:2], alone.scores["loss"], rtol=1e-4)
     with pytest.raises(UsageError, match="a change above 1"):
         many.evolve(make, ROWS, 4, axes=axes, every=2, change=1.0, **QUIET)
+
+
+@pytest.mark.slow
+def test_halving_finds_what_the_grid_finds_of_a_cnn_too():
+    def convolutional(learning_rate):
+        model = cnn.CNN(10, channels=(8,), widths=(32,))
+        task = supervised.task(model, supervised.classes)
+        return task, optim.optimizer("adamw", learning_rate)
+
+    options = {"seeds": 5, "axes": {"learning_rate": np.geomspace(1e-5, 1, 6)}, **QUIET}
+    whole = many.sweep(convolutional, ROWS, 160, **options)
+    loss = np.where(whole.diverged, np.inf, whole.scores["loss"]).reshape(5, 6)
+    found = many.halving(convolutional, ROWS, 160, **options)
+    best = options["axes"]["learning_rate"][loss.mean(0).argmin()]
+    assert found.setting() == {"learning_rate": best}
+    assert found.steps <= 0.5 * 160 * 30
