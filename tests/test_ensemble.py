@@ -143,7 +143,9 @@ def test_pictures_show_what_they_are_given(swept):
     assert [t.get_text() for t in drawn.texts] == ["0.1", "0.3", "0.2", "-"]
     with pytest.raises(UsageError, match="expected one of a, b, loss"):
         charts.heat(table, "a", "c", "loss")
-    steps, losses = [10, 20, 30], np.array([[3, 2, 1], [5, 4, 3], [9, np.inf, 9.0]])
+    steps, losses = [10, 20, 30], np.array([[3, 2, 1], [5, 4, 3], [9, np.inf, 7.0]])
     drawn = charts.bands(steps, losses, np.array([0.1, 0.1, 0.5]), "rate").axes[0]
     np.testing.assert_array_equal(drawn.lines[0].get_ydata(), [4, 3, 2])
+    np.testing.assert_array_equal(drawn.lines[1].get_xdata(), [10, 30])
+    np.testing.assert_array_equal(drawn.lines[1].get_ydata(), [9, 7])
     assert [t.get_text() for t in drawn.get_legend().texts] == ["0.1", "0.5"]

@@ -1,5 +1,6 @@
 """Folds as members of one program, against scikit-learn's own."""
 
+import contextlib
 import warnings
 
 import jax
@@ -39,7 +40,9 @@ CASES = {
 
 def split(which):
     """The folds as scikit-learn has them."""
-    return [(a[a >= 0], b[b >= 0]) for a, b in zip(*which, strict=True)]
+    return [
+        (a[a >= 0], b[b >= 0]) for a, b in zip(which.train, which.test, strict=True)
+    ]
 
 
 @pytest.mark.parametrize("folds", quick([3, 5], 3))
@@ -100,7 +103,6 @@ def test_a_standard_error_chooses_the_simpler():
         progress=False,
     )
     assert found.scores.shape == (13, 10)
-    np.testing.assert_allclose(found.error, found.scores.std(1, ddof=1) / np.sqrt(10))
     near = found.mean <= found.mean[found.best] + found.error[found.best]
     assert found.simplest == np.flatnonzero(near)[-1] > found.best
     alpha = found.setting(found.simplest)["alpha"]
@@ -203,3 +205,37 @@ def test_folds_are_stratified_grouped_and_repeated():
 def test_a_mistake_is_named(call, match):
     with pytest.raises(UsageError, match=match):
         call()
+
+
+def test_an_interrupted_cross_validation_chooses_nothing(tmp_path, monkeypatch):
+    def make(alpha, rows):
+        return linear.regression(l2=alpha / rows), optim.optimizer("newton")
+
+    def run(**options):
+        which = many.folds(DIABETES, 3)
+        axes = {"alpha": [0.1, 1.0]}
+        return many.cross_validate(
+            *(make, DIABETES, 3), which=which, axes=axes, progress=False, **options
+        )
+
+    whole = run()
+    with monkeypatch.context() as patch:
+        stop = contextlib.nullcontext(lambda: True)
+        patch.setattr("train.many.sweeps.interrupts", lambda: stop)
+        with pytest.raises(KeyboardInterrupt):
+            run(checkpoints=tmp_path)
+    again = run(checkpoints=tmp_path, resume=True)
+    np.testing.assert_array_equal(again.scores, whole.scores)
+    jax.tree.map(np.testing.assert_array_equal, again.trained, whole.trained)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["all", "folds"]
+
+
+def test_more_partings_do_not_shrink_the_error():
+    def make(alpha, rows):
+        return linear.regression(l2=alpha / rows), optim.optimizer("newton")
+
+    which = many.folds(DIABETES, 4, repeats=3)
+    options = {"axes": {"alpha": [1.0]}, "progress": False}
+    found = many.cross_validate(make, DIABETES, 2, which=which, **options)
+    each = found.scores[0].reshape(3, 4).std(1, ddof=1) / 2
+    assert found.error[0] == pytest.approx(each.mean())

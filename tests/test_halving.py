@@ -103,3 +103,30 @@ def test_halving_finds_what_the_grid_finds_of_a_cnn_too():
     best = options["axes"]["learning_rate"][loss.mean(0).argmin()]
     assert found.setting() == {"learning_rate": best}
     assert found.steps <= 0.5 * 160 * 30
+
+
+def test_what_diverged_is_the_worst_by_any_metric():
+    """Of NaN the greatest is class 0: it would be right as often as that is."""
+    zeros = {name: rows[TEST["y"] == 0] for name, rows in TEST.items()}
+    options = {"axes": {"learning_rate": [1e-6, 1e30]}, "evaluation": zeros}
+    swept = many.sweep(make, ROWS, 8, progress=False, **options)
+    assert swept.diverged.tolist() == [False, True]
+    assert np.isnan(swept.scores["accuracy"]).tolist() == [False, True]
+    flags = {"metric": "accuracy", "greatest": True, "progress": False}
+    found = many.halving(make, ROWS, 8, **options, **flags)
+    assert found.setting() == {"learning_rate": 1e-6}
+
+
+def test_whole_numbers_evolve_too_and_what_is_refused_does_not():
+    def dropping(dropout, width):
+        model = mlp.MLP(10, (16,), dropout=dropout)
+        task = supervised.task(model, supervised.classes, l2=1e-9 * width)
+        supervised.smoothed(dropout)  # refuses 1 and more
+        return task, optim.optimizer("adam", 1e-2)
+
+    axes = {("dropout", "width"): [(0.0, 1), (0.95, 2), (0.9, 3), (0.99, 4)]}
+    found = many.evolve(
+        dropping, ROWS, 20, axes=axes, every=5, share=0.5, change=4.0, **QUIET
+    )
+    assert found.settings["width"].dtype == float
+    assert (found.settings["dropout"] < 1).all() and found.ended == "finished"

@@ -298,6 +298,11 @@ def dropped():
     return supervised.task(mlp.MLP(1, (9,), dropout=0.5), supervised.binary)
 
 
+def spread():
+    """With labels smoothed, started where its objective differs by row."""
+    return supervised.task(mlp.MLP(2, (3,)), supervised.smoothed(0.3))
+
+
 def began(task, functional=lambda p: ravel_pytree(p)[0], n=20):
     rows = {name: a[:n] for name, a in CANCER.items()}
     trained = Trained(*task.init(jax.random.key(0), rows))
@@ -314,6 +319,7 @@ def began(task, functional=lambda p: ravel_pytree(p)[0], n=20):
         (lambda: began(linear.logistic(), n=1), "expected 2 or more rows"),
         (lambda: began(linear.logistic(), lambda p: jnp.ones(())), r"found \(\)"),
         (lambda: began(dropped()), "found .*: dropout"),
+        (lambda: began(spread()), "as smoothed labels have"),
         (lambda: many.largest(lambda v: v, np.ones(3), 4), "expected n <= steps <= 3"),
     ],
 )

@@ -94,7 +94,7 @@ def test_cross_validation_chooses_by_folds(zoo, here):
     found = columns(here / "c" / "settings.csv")
     assert found["alpha"][-1] == "100000.0" and len(found["alpha"]) == 3
     assert len(columns(here / "c" / "members.csv")["fold"]) == 12
-    assert "zoo train ridge --alpha 10" in out  # the simplest of two alike
+    assert "zoo train ridge --alpha 10\n" in out  # the simplest of two alike
 
 
 @pytest.mark.contract
@@ -107,6 +107,15 @@ def test_tuning_finds_a_rate(zoo, here):
     assert 1e-3 < rate < 0.1
     reached = columns(here / "t" / "members.csv")
     assert len(reached["learning_rate"]) >= 4
+
+
+@pytest.mark.contract
+def test_a_quantity_is_judged_by_its_loss(zoo, here):
+    flags = "--data diabetes --widths 4 --steps 20 --learning-rate 1e-3,1e-2"
+    assert zoo(f"sweep mlp {flags} --out s")[0] == 0
+    assert zoo(f"cross-validate mlp {flags} --batch-size 32 --folds 3 --out c")[0] == 0
+    for name in ("s", "c"):
+        assert "loss" in columns(here / name / "settings.csv")
 
 
 @pytest.mark.parametrize(
@@ -126,6 +135,12 @@ def test_tuning_finds_a_rate(zoo, here):
         ("cross-validate ridge --simpler alpah --alpha 1,2", "did you mean 'alpha'"),
         ("tune mlp --data digits --budget soon", "a budget as 90s, 10m or 1h"),
         ("tune gan --data digits", "whose loss says how good"),
+        ("tune linear", "numbers to tune: this recipe has none"),
+        ("tune vae --data digits --beta 0.1..10", "that the loss is not made of"),
+        ("sweep mlp --data digits --ema 1.5", "averaging decay in (0, 1), found 1.5"),
+        ("cross-validate ridge --alpha 1,1,10", "each value of alpha once"),
+        ("sweep lasso --accumulate 3", "does not divide into 3 parts"),
+        ("cross-validate softmax --batch-size 32", "for lbfgs and newton"),
     ],
 )
 def test_a_mistake_is_one_sentence(zoo, command, said):

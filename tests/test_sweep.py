@@ -147,6 +147,51 @@ def test_groups_are_resumed_whatever_memory_is_free(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, again.table, found.table)
 
 
+def test_a_sweep_goes_on_with_other_devices_but_no_other_steps(tmp_path):
+    options = {"axes": {"learning_rate": [1e-2, 1e-3]}, "checkpoints": tmp_path}
+    found = sweep(make, ROWS, 20, devices=2, **options)
+    again = sweep(make, ROWS, 20, devices=1, resume=True, **options)
+    jax.tree.map(np.testing.assert_array_equal, again.table, found.table)
+    with pytest.raises(UsageError, match="another number of steps: 20, now 40"):
+        sweep(make, ROWS, 40, resume=True, **options)
+    with pytest.raises(UsageError, match="steps a line: 10, now 11"):
+        sweep(make, ROWS, 20, resume=True, log_every=11, **options)
+
+
+def test_an_average_is_what_is_judged_and_predicted_with():
+    def averaged(ema):
+        return *make(), ema
+
+    axes = {"ema": [0.5, 0.9]}
+    found = sweep(averaged, ROWS, 30, axes=axes, evaluation=TEST)
+    for i, ema in enumerate(axes["ema"]):
+        alone = loop.fit(
+            *(*make(), ROWS), steps=30, ema=ema, evaluation=TEST, progress=False
+        )
+        assert_close(found.trained(i), alone.trained, rtol=1e-4, atol=1e-5)
+        wanted = alone.records[-1]["eval_loss"]
+        assert found.scores["loss"][i] == pytest.approx(wanted, rel=1e-4)
+    with pytest.raises(UsageError, match="averaging decay"):
+        sweep(averaged, ROWS, 4, axes={"ema": [0.5, 1.5]})
+
+
+def test_groups_that_were_not_begun_are_missing(monkeypatch):
+    asked = []
+    stop = contextlib.nullcontext(lambda: len(asked) >= 2)
+    monkeypatch.setattr("train.many.sweeps.interrupts", lambda: stop)
+    on = many.Population.on
+
+    def all_at_once(self, boundary):
+        self.pace = 1e6
+        on(self, boundary)
+        asked.append(boundary)
+
+    monkeypatch.setattr(many.Population, "on", all_at_once)
+    axes = {"learning_rate": np.geomspace(1e-3, 1e-2, 9)}
+    found = sweep(make, ROWS, 20, axes=axes, memory=1.0)
+    assert found.ended == "interrupted" and len(found.diverged) == 1
+
+
 def test_a_sweep_that_is_stopped_has_the_line_that_it_was_in(monkeypatch):
     on, steps = many.Population.on, []
 

@@ -183,6 +183,8 @@ class Checkpoints:
 WORDS = {
     "seed": "another seed",
     "settings": "other seeds or settings",
+    "steps": "another number of steps",
+    "log_every": "another number of steps a line",
     "rows": "another number of training examples",
     "batch_size": "another batch size",
     "accumulate": "another number of parts of a batch",
@@ -193,7 +195,16 @@ WORDS = {
     "model": "another model, objective or augmentation",
     "program": "another optimizer or schedule",
 }
-TOLD = ("seed", "rows", "batch_size", "accumulate", "ema", "patience")
+TOLD = (
+    "steps",
+    "log_every",
+    "seed",
+    "rows",
+    "batch_size",
+    "accumulate",
+    "ema",
+    "patience",
+)
 
 
 def describe(
@@ -270,6 +281,7 @@ def _compare(began, now, directory, resume):
             continue
         values = f": {began.get(name)}, now {now.get(name)}" if name in TOLD else ""
         hint = 'resume="longer" goes on by it, ' if name == "program" else ""
+        hint *= "settings" not in now  # of one training
         raise UsageError(
             f"the training in {directory} began with {words}{values}; {hint}another "
             "directory starts afresh"

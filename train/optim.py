@@ -111,8 +111,10 @@ def newton(*, dense: int = 2000) -> optax.GradientTransformationExtraArgs:
         times, scale = curvature, jnp.ones(())
         if w.size < dense:
             hessian = jax.vmap(curvature)(jnp.eye(w.size, dtype=w.dtype))
-            diagonal = jnp.diagonal(hessian)
-            scale = jnp.where(diagonal > 0, diagonal, 1)
+            # what the loss does not turn on, as the mean of all logits, stays
+            floor = 1e-6 * jnp.max(jnp.diagonal(hessian))
+            hessian += floor * jnp.eye(w.size, dtype=w.dtype)
+            scale = jnp.where(jnp.diagonal(hessian) > 0, jnp.diagonal(hessian), 1)
             times = hessian.__matmul__
         # not by a factorization: batches of LAPACK's calls on two devices of one CPU
         # wait for each other for ever

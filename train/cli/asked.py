@@ -11,6 +11,7 @@ import tyro
 from train import many
 from train.cli.flags import HELP, parse, typed
 from train.data import Split
+from train.evaluate import check_numbers
 from train.recipes import RECIPES, Experiment, Recipe, parameters, prepare
 from train.recipes.members import numbers
 from zoo.base import UsageError, check_choice
@@ -61,6 +62,9 @@ def asked(
     out = flags["out"] or Path("runs") / f"{name}-{command}"
     _claim(out, flags.get("resume", False))
     experiment = prepare(recipe, Split(data, watched, flags["seed"]), **given)
+    training = experiment.training
+    source = experiment.source()
+    check_numbers(source, training.steps, training.accumulate, None, None)
     words = [f"zoo train {name}"] + [f"--data {data}"] * (data != recipe.data)
     words += [flag(n, v) for n, v in given.items()]
     command = " ".join(words)
@@ -128,7 +132,9 @@ def _axis(name, text):
 
 def _claim(out, resume):
     """Raise UsageError for a directory that has something else in it."""
-    known = {"members", "search.json"} if resume else set()
+    known = set() if not resume else {"members"}
+    if resume and not (out / "search.json").exists():  # the last that is written
+        known |= {"members.csv", "settings.csv", "curves.png", "map.png"}
     if out.exists() and (not out.is_dir() or {p.name for p in out.iterdir()} - known):
         hint = ": --resume goes on with an unfinished sweep" * (not resume)
         raise UsageError(f"{out} is taken{hint}; choose another --out")
@@ -136,20 +142,42 @@ def _claim(out, resume):
 
 def judged_by(experiment: Experiment) -> tuple[str, bool]:
     """The metric of a recipe's goal, the loss without one; whether more is better."""
-    goal = experiment.goal
-    return ("loss", False) if goal is None else (goal.metric, not goal.at_most)
+    goal, schema = experiment.goal, experiment.schema
+    if goal is None or (goal.metric == "accuracy" and schema.regression):
+        return "loss", False
+    return goal.metric, not goal.at_most
 
 
-def searched(recipe: Recipe) -> dict[str, many.LogUniform]:
+def judged_in_batches(experiment: Experiment, axes: dict[str, Any]) -> tuple[str, bool]:
+    """The accuracy, or the loss. Raises UsageError where it says not what is good."""
+    if not experiment.stoppable:
+        raise UsageError("expected a recipe whose loss says how good its model is")
+    metric, greatest = judged_by(experiment)
+    if metric == "accuracy":
+        return metric, greatest
+    for name in ("beta", "noise", "anneal"):
+        if name in axes:
+            raise UsageError(
+                f"expected numbers that the loss is not made of, found {name}: zoo "
+                "sweep judges by what the recipe is for"
+            )
+    return "loss", False
+
+
+def searched(recipe: Recipe, given: dict[str, Any]) -> dict[str, many.LogUniform]:
     """The ranges that `zoo tune` looks in: around the recipe's numbers, by ten."""
     found = {}
     known = parameters(recipe)
     for name in ("learning_rate", "weight_decay", "alpha", "penalty"):
-        value = known[name].default if name in known else None
+        value = known[name].default if name in known and name not in given else None
         if name == "weight_decay" and known["optimizer"].default == "adamw":
             value = value or 1e-2
         if isinstance(value, float | int) and value > 0:
             found[name] = many.LogUniform(value / 10, value * 10)
+    if not found:
+        raise UsageError(
+            "expected numbers to tune: this recipe has none but those given"
+        )
     return found
 
 

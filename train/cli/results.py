@@ -60,16 +60,21 @@ def results(argv: list[str]) -> int:
     check_int("seeds", seeds, 2, 1000)
     for name in recipes:
         path = out / f"{name}.json"
-        if path.exists() and not again and not old(name, read_json(path)):
-            continue
+        if path.exists() and not again:
+            have = read_json(path)
+            if len(have["scores"][have["metric"]]) == seeds and not old(name, have):
+                continue
+        if again:
+            shutil.rmtree(out / ".members" / name, ignore_errors=True)
         found = _trained(name, seeds, out)
         if found is None:
-            print(f"stopped, saved; `zoo results {name} --out {out}` goes on")
+            print(f"stopped, saved; `zoo results {' '.join(argv)}` goes on")
             return 130
         write_json(path, found)
+        shutil.rmtree(out / ".members" / name, ignore_errors=True)
         _show([found])
-    have = [out / f"{name}.json" for name in RECIPES]
-    found = [read_json(path) for path in have if path.exists()]
+    paths = [out / f"{name}.json" for name in RECIPES]
+    found = [read_json(path) for path in paths if path.exists()]
     if not found:
         raise UsageError(
             f"there are no results in {out}: zoo results RECIPE makes some"
@@ -101,7 +106,7 @@ def row(found: dict[str, Any]) -> tuple[str, ...]:
         f"{found['metric']} {size}{failed}",
         found["goal"],
         f"{found['parameters']:,}",
-        f"{found['seconds']:,.0f}",
+        f"{found['seconds']:,.0f}" if found["seconds"] else "",
         found["date"],
     )
 
@@ -157,7 +162,7 @@ def _trained(name, seeds, out):
     first, folder = _experiment(name, 0), out / ".members" / name
     parted = not _same(first, _experiment(name, 1))
     scores: list[dict] = []
-    seconds, failures = 0.0, 0
+    seconds, failures, begun = 0.0, 0, not folder.exists()
     for seed in range(seeds) if parted else [None]:
         experiment = first if seed is None else _experiment(name, seed)
         began = time.perf_counter()
@@ -176,7 +181,6 @@ def _trained(name, seeds, out):
             measured = experiment.report.measure(found.trained(i), experiment.parts)
             scores.append(measured.scores)
             failures += measured.failure is not None
-    shutil.rmtree(folder, ignore_errors=True)
     goal = RECIPES[name].goal
     numbers = [k for k, v in scores[0].items() if isinstance(v, float | int)]
     return {
@@ -189,7 +193,7 @@ def _trained(name, seeds, out):
         "goal": str(goal or ""),
         "parameters": count_parameters(found.trained(0).params),
         "steps": first.training.steps,
-        "seconds": seconds,
+        "seconds": seconds if begun else None,  # not of what went on
         "program": _program(first),
         "device": f"{platform.machine()}, {len(jax.devices())} devices",
         "versions": {each: importlib.metadata.version(each) for each in VERSIONS},

@@ -20,11 +20,12 @@ from train import many
 from train import source as sources
 from train.checkpoint import whole, write_json
 from train.cli.ask import table
-from train.cli.asked import asked, flag, judged_by, searched, seconds
+from train.cli.asked import asked, flag, judged_by, judged_in_batches, searched, seconds
 from train.recipes.members import members
 from zoo.base import UsageError
 
 SHOWN = 20  # settings in the terminal
+MAPPED = 12  # values of an axis in a map
 
 
 def sweep(argv: list[str]) -> int:
@@ -39,6 +40,7 @@ def sweep(argv: list[str]) -> int:
         seeds=wanted.own["seeds"],
         axes=wanted.axes,
         samples=wanted.own["samples"],
+        draw=wanted.own["seed"],
         evaluation=experiment.parts.watched,
         checkpoints=wanted.out / "members",
         resume=wanted.own["resume"],
@@ -62,10 +64,8 @@ def cross_validate(argv: list[str]) -> int:
     if experiment.batches is not sources.examples:
         raise UsageError("expected a recipe that learns from rows, each by itself")
     schema, rows = experiment.schema, experiment.parts.train
-    metric, greatest = judged_by(experiment)
-    if metric not in ("loss", "accuracy"):
-        metric, greatest = "loss", False
-    flags = wanted.own
+    metric, greatest = judged_in_batches(experiment, wanted.axes)
+    flags, size = wanted.own, experiment.training.batch_size
     which = many.folds(
         rows, flags["folds"], repeats=flags["repeats"], seed=flags["seed"]
     )
@@ -75,8 +75,9 @@ def cross_validate(argv: list[str]) -> int:
         which=which,
         axes=wanted.axes,
         samples=flags["samples"],
+        draw=flags["seed"],
         seeds=flags["seeds"],
-        size=experiment.training.batch_size,
+        size=size and size * experiment.training.accumulate,
         standardize=not schema.image and not schema.tokens and len(schema.shape) == 1,
         metric=metric,
         greatest=greatest,
@@ -89,31 +90,28 @@ def cross_validate(argv: list[str]) -> int:
         name: np.repeat(values, found.scores.shape[1])
         for name, values in found.settings.items()
     }
-    return _told(wanted, each, found.scores.ravel(), metric, greatest, chosen)
+    return _told(wanted, each, found.scores.ravel(), metric, greatest, chosen=chosen)
 
 
 def tune(argv: list[str]) -> int:
     """`zoo tune RECIPE --budget 10m`: for who has no idea of the numbers."""
     wanted, experiment = asked("tune", argv, ("budget", "seed", "out"))
-    metric, greatest = judged_by(experiment)
-    if metric not in ("loss", "accuracy"):
-        metric, greatest = "loss", False
-    if not experiment.stoppable:
-        raise UsageError("expected a recipe whose loss says how good its model is")
-    ranges = wanted.axes or searched(wanted.recipe)
+    ranges = wanted.axes or searched(wanted.recipe, wanted.given)
+    metric, greatest = judged_in_batches(experiment, ranges)
     make = members(wanted.recipe, experiment.schema, **wanted.given)
     source, steps = experiment.source(), experiment.training.steps
     data = many.same(source, experiment.parts.watched)
     options: dict[str, Any] = {"metric": metric, "greatest": greatest}
+    options["draw"] = wanted.own["seed"]
     samples = _affordable(make, data, steps, ranges, seconds(wanted.own["budget"]))
     print(f"{samples} settings of {', '.join(ranges)}")
     found = many.halving(make, data, steps, axes=ranges, samples=samples, **options)
     if found.ended == "interrupted":
         print("stopped: the settings that led are shown")
     _write(wanted.out / "members.csv", found.settings | {metric: found.scores})
-    # who was dropped early was judged early
-    scores = np.where(found.reached == found.reached.max(), found.scores, np.nan)
-    return _told(wanted, found.settings, scores, metric, greatest)
+    return _told(
+        *(wanted, found.settings, found.scores, metric, greatest), reached=found.reached
+    )
 
 
 def _affordable(make, data, steps, ranges, budget):
@@ -152,50 +150,44 @@ def _measured(experiment, found, metric):
     )
 
 
-def _told(wanted, settings, scores, metric, greatest, chosen=None):
-    """Print the settings, the best first; write them, and the map."""
+def _told(wanted, settings, scores, metric, greatest, *, chosen=None, reached=None):
+    """Write and print the settings, the best first, and the command to train it.
+
+    Who `reached` a later step is before who was dropped; `chosen` is a setting.
+    """
     names = [name for name in settings if name != "seed"]
-    if not np.isfinite(scores).any():
-        raise UsageError("every training diverged: try smaller learning rates")
     each = [
         tuple(settings[name][i].item() for name in names) for i in range(len(scores))
     ]
     kinds = list(dict.fromkeys(each))
     rows: list[tuple] = []
     for values in kinds:
-        own = scores[[one == values for one in each]]
+        at = [one == values for one in each]
+        own, step = scores[at], () if reached is None else (int(reached[at][0]),)
         good = own[np.isfinite(own)]
         mean = good.mean() if len(good) == len(own) else np.nan
         sd = good.std(ddof=1) if len(good) > 1 else np.nan
-        rows.append((*values, mean, sd, len(own) - len(good)))
-    sign = -1 if greatest else 1
-    rows.sort(key=lambda row: (np.isnan(row[-3]), sign * row[-3]))
-    heads = (*names, metric, "deviation", "diverged")
-    _write(
-        wanted.out / "settings.csv",
-        dict(zip(heads, zip(*rows, strict=True), strict=True)),
-    )
-    table(heads, [tuple(f"{v:.4g}" for v in row) for row in rows[:SHOWN]])
-    if len(names) >= 2:
-        from train.report import charts, plot
-
-        drawn = {**settings, metric: scores}
-        plot.save(
-            charts.heat(drawn, names[0], names[1], metric), wanted.out / "map.png"
-        )
+        rows.append((*values, *step, mean, sd, len(own) - len(good)))
+    sign, late = -1 if greatest else 1, -4 if reached is not None else -1
+    order = [(np.isnan(r[-3]), -r[late] * (late == -4), sign * r[-3]) for r in rows]
+    rows = [row for _, row in sorted(zip(order, rows, strict=True))]
+    heads = (*names, *["step"] * (late == -4), metric, "deviation", "diverged")
+    columns = dict(zip(heads, zip(*rows, strict=True), strict=True))
+    _write(wanted.out / "settings.csv", columns)
+    table(heads, [tuple(f"{v:.6g}" for v in row) for row in rows[:SHOWN]])
+    if np.isnan(rows[0][-3]):
+        raise UsageError("of every setting a training diverged: try smaller rates")
     best = rows[0] if chosen is None else kinds[chosen]
     flags = [flag(name, value) for name, value in zip(names, best, strict=False)]
     command = " ".join([wanted.command, *flags])
-    write_json(
-        wanted.out / "search.json",
-        {
-            "given": wanted.given,
-            "metric": metric,
-            "best": command,
-            "own": _plain(wanted),
-        },
-    )
     print(f"\n{command}\n\nall in {wanted.out}")
+    if len(names) >= 2 and all(len(set(settings[n])) <= MAPPED for n in names[:2]):
+        from train.report import charts, plot
+
+        drawn = charts.heat({**settings, metric: scores}, names[0], names[1], metric)
+        plot.save(drawn, wanted.out / "map.png")
+    about = {"given": wanted.given, "own": _plain(wanted), "metric": metric}
+    write_json(wanted.out / "search.json", about | {"best": command})
     return 0
 
 

@@ -20,10 +20,10 @@ from train.many.influence import Noise as Noise
 from train.many.influence import influence as influence
 from train.many.influence import noise_scale as noise_scale
 from train.many.influence import per_example as per_example
-from train.many.population import Member as Member
+from train.many.member import Member as Member
+from train.many.member import Varied as Varied
+from train.many.member import same as same
 from train.many.population import Population as Population
-from train.many.population import Varied as Varied
-from train.many.population import same as same
 from train.many.sweeps import Sweep as Sweep
 from train.many.sweeps import sweep as sweep
 from train.many.through import through as through

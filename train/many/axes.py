@@ -75,6 +75,8 @@ def _axis(name, axis):
         raise UsageError(f"expected numbers along the axis {name}, found {axis!r}")
     if not np.isfinite(values).all():
         raise UsageError(f"expected finite numbers along the axis {name}, found {axis}")
+    if len(np.unique(values, axis=0)) < len(values):
+        raise UsageError(f"expected each value of {name} once, found {axis}")
     return values if values.dtype.kind in "iu" else values.astype(np.float64)
 
 

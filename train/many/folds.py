@@ -7,6 +7,7 @@ Shapes: N rows, K folds, n and m rows of a fold to train and to test on, A setti
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +15,7 @@ import numpy as np
 
 from train import source as sources
 from train.many.axes import Settings, settings
-from train.many.population import Varied
+from train.many.member import Varied
 from train.many.sweeps import Sweep, sweep
 from train.source import Arrays, count_rows
 from train.step import Trained
@@ -26,6 +27,7 @@ class Folds(NamedTuple):
 
     train: np.ndarray  # int32 [K, n]
     test: np.ndarray  # int32 [K, m]
+    repeats: int = 1  # times that K / repeats folds part the rows
 
 
 def folds(
@@ -67,7 +69,8 @@ def folds(
             raise UsageError(f"{k} folds cannot be made: {error}") from None
     if by_class and np.unique(y, return_counts=True)[1].min() < k:
         raise UsageError(f"expected {k} examples of each class for as many folds")
-    return Folds(*(_table(part) for part in zip(*found, strict=True)))
+    train, test = (_table(part) for part in zip(*found, strict=True))
+    return Folds(train, test, repeats)
 
 
 def bootstraps(n: int, k: int, *, seed: int = 0) -> Folds:
@@ -95,12 +98,12 @@ def varied(
     Raises UsageError for folds of other data.
     """
     n = count_rows(arrays)
-    for index in which:
+    for index in which[:2]:
         if index.min() < -1 or index.max() >= n:
             raise UsageError(f"expected folds of {n} rows, found row {index.max()}")
     table = jax.tree.map(np.asarray, arrays)
     masked = which.train.min() < 0 or "mask" in arrays
-    if min(map(np.min, which)) < 0:
+    if min(map(np.min, which[:2])) < 0:
         # -1 is the last: a row of zeros that the mask drops
         table = {"mask": np.ones(n, np.float32)} | table
         table = {k: np.concatenate([a, np.zeros_like(a[:1])]) for k, a in table.items()}
@@ -118,7 +121,11 @@ def varied(
         rows = jax.tree.map(lambda a: a[index], table) | {"row": index}
         return source(shared, own).arrays.of(rows) if standardize else rows
 
-    return Varied((table, *which), source, evaluation, ("fold",))
+    def parts(shared):
+        return ({name: a[:n] for name, a in shared[0].items()},), ()
+
+    shared = table, which.train, which.test
+    return Varied(shared, source, evaluation, ("fold",), parts)
 
 
 class CrossValidated(NamedTuple):
@@ -127,7 +134,7 @@ class CrossValidated(NamedTuple):
     settings: Settings  # [A] each
     scores: np.ndarray  # of the rows that a fold was tested on, mean of seeds: [A, K]
     mean: np.ndarray  # over the folds: [A]
-    error: np.ndarray  # its standard error: [A]
+    error: np.ndarray  # its standard error, of one parting of the rows: [A]
     best: int  # the setting of the best mean
     simplest: int  # the simplest that is no worse by a standard error
     trained: Trained  # the best, or simplest, trained on all rows
@@ -165,33 +172,42 @@ def cross_validate(
     then all rows train the simplest within a standard error of the best (Hastie et al.
     2009, section 7.10). Raises UsageError for what cannot be right.
     """
-    found = settings(1, axes or {}, samples=samples)
+    found = settings(1, axes or {}, samples=samples, seed=options.get("draw", 0))
     del found["seed"]
     if simpler is not None:
         check_choice("axis", simpler, tuple(found))
+    folder = options.pop("checkpoints", None)
     count = len(next(iter(found.values()))) if found else 1
 
-    def members(which, settings):
+    def members(which, settings, name):
         fold: dict[Any, Any] = {"fold": range(len(which.train))}
         if "rows" in inspect.signature(make).parameters:
             fold = {("fold", "rows"): [*enumerate((which.train >= 0).sum(1))]}
         data = varied(arrays, which, size, standardize=standardize)
+        own = options | {"checkpoints": folder and Path(folder) / name}
         table = {tuple(settings): np.stack(list(settings.values()), 1)} if found else {}
-        return sweep(make, data, steps, seeds=seeds, axes=table | fold, **options)
+        return sweep(make, data, steps, seeds=seeds, axes=table | fold, **own)
 
-    ran = members(which, found)
+    ran = members(which, found, "folds")
+    if ran.ended == "interrupted":
+        raise KeyboardInterrupt
     check_choice("metric", metric, tuple(ran.scores))
     scores = ran.scores[metric].reshape(-1, count, len(which.train)).mean(0)
     mean = scores.mean(1)
-    error = scores.std(1, ddof=1) / np.sqrt(len(which.train))
+    k = len(which.train) // which.repeats
+    apart = scores.reshape(count, which.repeats, k)
+    # of each parting alone: more of them say nothing of other rows
+    error = apart.std(2, ddof=1).mean(1) / np.sqrt(k) if k > 1 else np.zeros(count)
     loss = np.where(np.isfinite(mean), -mean if greatest else mean, np.inf)
+    if not np.isfinite(loss).any():
+        raise UsageError("every setting diverged: try smaller learning rates")
     best = simplest = int(np.argmin(loss))
     if simpler is not None:
-        near = loss <= loss[best] + error[best]
-        simplest = int(np.argmax(np.where(near, found[simpler], -np.inf)))
+        near = np.flatnonzero(loss <= loss[best] + error[best])
+        simplest = int(max(near, key=lambda i: (found[simpler][i], -loss[i])))
     every = np.arange(count_rows(arrays), dtype=np.int32)[None]
     chosen = {name: values[[simplest]] for name, values in found.items()}
-    last = members(Folds(every, every), chosen)
+    last = members(Folds(every, every), chosen, "all")
     scaling = sources.standardized(sources.full(arrays)).arrays if standardize else None
     trained = last.trained(0)
     return CrossValidated(

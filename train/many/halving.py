@@ -12,7 +12,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from train.many.axes import Settings, settings
-from train.many.population import Population, Varied, same, taken
+from train.many.member import Varied, check_settings, data_of, taken
+from train.many.population import Population
 from train.progress import bar, interrupts
 from train.source import Arrays, Source
 from train.step import Trained
@@ -46,6 +47,7 @@ def halving(
     axes: Mapping[Any, Any],
     seeds: int | Sequence[int] = 1,
     samples: int | None = None,
+    draw: int = 0,
     evaluation: Arrays | None = None,
     metric: str = "loss",
     greatest: bool = False,
@@ -58,17 +60,18 @@ def halving(
     Each of the rungs, the last of which is `steps`, is half of the next; for None there
     are as many as leave one setting. At a rung they are judged by the mean over seeds
     of a `metric` of the evaluation, the least of which is best, or the `greatest`; a
-    diverged one is the worst. Each rung is one program of its size. All else is as in
-    `sweep`. Raises UsageError for what cannot be right.
+    diverged one is the worst. Each rung is one program of its size. All else, `mapping`
+    and `devices` too, is as in `sweep`. Raises UsageError for what cannot be right.
     """
     steps = check_int("steps", steps, 1)
-    table = settings(seeds, axes, samples=samples)
+    table = settings(seeds, axes, samples=samples, seed=draw)
     size = len(table["seed"])
     copies = len(np.unique(table["seed"]))
     rungs = check_int("rungs", rungs or (size // copies).bit_length(), 1, 31)
     ends = sorted({max(1, steps >> k) for k in range(rungs)})
-    data = source if isinstance(source, Varied) else same(source, evaluation)
-    members, who = Population(make, data, table, **options).begin(), np.arange(size)
+    data = data_of(source, evaluation)
+    sign = -1 if greatest else 1
+    members, who = _begun(make, data, table, metric, options), np.arange(size)
     scores, reached, total = np.full(size, np.nan), np.zeros(size, int), 0
     with bar(steps, enabled=progress) as show, interrupts() as stop:
         for end in ends:
@@ -77,9 +80,9 @@ def halving(
                 members.on(end)
                 show(members.now, None)
             total += len(who) * (members.now - since)
-            scores[who], reached[who] = _scores(members, metric), members.now
+            scores[who], reached[who] = members.evaluate()[metric], members.now
             mean = _losses(scores[who], greatest).reshape(copies, -1).mean(0)
-            show(members.now, {"loss": np.min(mean), "settings": len(mean)})
+            show(members.now, {metric: np.nanmin(mean) * sign, "settings": len(mean)})
             if members.now < end or end == steps:
                 break
             good = np.sort(np.argsort(mean, kind="stable")[: max(1, len(mean) // 2)])
@@ -103,6 +106,7 @@ def evolve(
     every: int,
     seeds: int | Sequence[int] = 1,
     samples: int | None = None,
+    draw: int = 0,
     evaluation: Arrays | None = None,
     metric: str = "loss",
     greatest: bool = False,
@@ -124,10 +128,13 @@ def evolve(
         raise UsageError(
             f"expected share in (0, 0.5] and a change above 1, found {share}, {change}"
         )
-    table = settings(seeds, axes, samples=samples)
-    data = source if isinstance(source, Varied) else same(source, evaluation)
-    members = Population(make, data, table, **options).begin()
-    moved = max(1, round(share * len(table["seed"])))
+    data = data_of(source, evaluation)
+    table = settings(seeds, axes, samples=samples, seed=draw)
+    # whole numbers, too, are changed
+    fixed = ("seed", *data.names)
+    table = {k: v if k in fixed else v.astype(float) for k, v in table.items()}
+    members = _begun(make, data, table, metric, options)
+    moved = min(max(1, int(share * len(table["seed"]))), len(table["seed"]) // 2)
     random = np.random.default_rng(seed)
     with bar(steps, enabled=progress) as show, interrupts() as stop:
         while members.now < steps and not stop():
@@ -136,14 +143,17 @@ def evolve(
             show(members.now, None)
             if members.now < end:
                 continue
-            scores = _scores(members, metric)
+            scores = members.evaluate()[metric]
             ranked = np.argsort(_losses(scores, greatest), kind="stable")
-            show(members.now, {"loss": _losses(scores, greatest)[ranked[0]]})
-            if end < steps:
+            show(members.now, {metric: scores[ranked[0]]})
+            if end < steps and moved:
                 origin = np.arange(len(ranked))
                 origin[ranked[-moved:]] = ranked[:moved]
-                members.move(origin, _changed(members.settings, origin, change, random))
-    scores = _scores(members, metric)
+                members.move(
+                    origin,
+                    _changed(make, members.settings, origin, change, random, fixed),
+                )
+    scores = members.evaluate()[metric]
     best = int(np.argmin(_losses(scores, greatest)))
     reached, total = np.full(len(scores), members.now), members.now * len(scores)
     found = members.trained(best)
@@ -156,10 +166,12 @@ def _ended(members, steps) -> Literal["finished", "interrupted"]:
     return "finished" if members.now == steps else "interrupted"
 
 
-def _scores(members, metric):
-    found = members.evaluate()
-    check_choice("metric", metric, tuple(found))
-    return found[metric]
+def _begun(make, data, table, metric, options):
+    members = Population(make, data, table, **options)
+    if not members.scores:
+        raise UsageError("expected an evaluation, rows to judge settings by")
+    check_choice("metric", metric, members.scores)
+    return members.begin()
 
 
 def _losses(scores, greatest):
@@ -168,12 +180,20 @@ def _losses(scores, greatest):
     return np.where(np.isfinite(loss), loss, np.inf)
 
 
-def _changed(table, origin, change, random):
-    """The settings of where each member comes from, of copies a little changed."""
-    copies, found = origin != np.arange(len(origin)), {}
-    for name, values in table.items():
-        found[name] = values
-        if name != "seed":
-            factor = change ** random.choice([-1.0, 1.0], len(values))
-            found[name] = np.where(copies, values[origin] * factor, values)
+def _changed(make, table, origin, change, random, fixed):
+    """The settings of where each member comes from, of copies a little changed.
+
+    A change that `make` refuses, as of a dropout past 1, is none.
+    """
+    found = {name: values.copy() for name, values in table.items()}
+    names = [name for name in found if name not in fixed]
+    for i in np.flatnonzero(origin != np.arange(len(origin))):
+        old = {name: found[name][origin[i]].item() for name in names}
+        new = {k: v * change ** random.choice([-1.0, 1.0]) for k, v in old.items()}
+        try:
+            check_settings(make, {k: np.array([v]) for k, v in new.items()}, ())
+        except UsageError:
+            new = old
+        for name in names:
+            found[name][i] = new[name]
     return found

@@ -131,7 +131,14 @@ def influence(
 
     if len(shape := jax.eval_shape(functional, trained.params).shape) != 1:
         raise UsageError(f"expected a functional of outputs [M], found {shape}")
-    slope, mean, slopes, each = jax.jit(_slopes, static_argnums=0)(loss, w, rows)
+    found = jax.jit(lambda w, rows: _slopes(loss, w, rows))(w, rows)
+    (slope, (mean, extra)), (slopes, (each, extras)) = found
+    other = jnp.where(each.count > 0, jnp.abs(extras - extra), 0)
+    if other.max() > 1e-4 * (1 + abs(extra)):
+        raise UsageError(
+            "expected an objective that is the loss and a penalty, found another of "
+            "each row, as smoothed labels have"
+        )
     _check_minimum(slope, mean, slopes, each)
 
     @jax.jit
@@ -149,14 +156,19 @@ def influence(
 
 
 def _own(w, loss, row):
-    mean = loss(w, jax.tree.map(lambda a: a[None], row))[1]
-    return mean.total, mean
+    value, mean = loss(w, jax.tree.map(lambda a: a[None], row))
+    return mean.total, (mean, value - mean.value())
 
 
 def _slopes(loss, w, rows):
-    """(gradient [P], Mean) of the objective, (gradients [N, P], Means [N]) of rows."""
+    """(gradient [P], (Mean, penalty)) of the objective; the same of each row's loss."""
+
+    def whole(w):
+        value, mean = loss(w, rows)
+        return value, (mean, value - mean.value())
+
     each = jax.vmap(lambda row: jax.grad(_own, has_aux=True)(w, loss, row))
-    return *jax.grad(loss, has_aux=True)(w, rows), *each(rows)
+    return jax.grad(whole, has_aux=True)(w), each(rows)
 
 
 def _check_minimum(slope, mean, slopes, each):

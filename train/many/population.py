@@ -6,10 +6,9 @@ after the other by `lax.map`, whichever is faster for a step of their size.
 Shapes: S members, N rows.
 """
 
-import inspect
 import time
-from collections.abc import Callable, Iterable
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +20,16 @@ from train import mesh as programs
 from train import step as one
 from train.evaluate import make_eval
 from train.many.axes import Settings
-from train.source import Arrays, Source, batch_shapes
-from zoo.base import Number, Task, UsageError, check_choice
+from train.many.member import (
+    Member,
+    Varied,
+    check_data,
+    check_settings,
+    predicting,
+    taken,
+)
+from train.source import batch_shapes, shapes
+from zoo.base import UsageError, check_int
 
 WORK = 2e7  # operations of a step: above, one member keeps a core busy
 BLOCK = 256  # rows that a member evaluates at a time
@@ -31,34 +38,6 @@ SHAPED = (
     jax.errors.TracerArrayConversionError,
     jax.errors.TracerIntegerConversionError,
 )
-
-
-class Member(NamedTuple):
-    """What one member trains: what `make` returns, or the first two of it."""
-
-    task: Task
-    optimizer: Any
-    ema: Number | None = None
-
-
-class Varied(NamedTuple):
-    """Data that differ by member, as its settings say."""
-
-    arrays: Any  # shared: an argument of the program
-    source: Callable[[Any, dict[str, Any]], Source]  # (arrays, settings): traced
-    evaluation: Callable[[Any, dict[str, Any]], Arrays | None]
-    names: tuple[str, ...] = ()  # the settings that they read, and `make` does not
-
-
-def same(source: Source, evaluation: Arrays | None = None) -> Varied:
-    """Data that are the same for every member. Raises UsageError for a stream."""
-    if source.stream is not None:
-        raise UsageError("expected data in memory for many trainings, found a stream")
-    return Varied(
-        (source.arrays, evaluation),
-        lambda arrays, settings: source._replace(arrays=arrays[0]),
-        lambda arrays, settings: arrays[1],
-    )
 
 
 class Population:
@@ -81,25 +60,29 @@ class Population:
     ):
         self.settings, self.now = settings, 0
         self._make, self._data, self.pace = make, data, 1.0
-        _check(make, settings, ("seed", *data.names))
+        check_settings(make, settings, ("seed", *data.names))
         arrays = jax.tree.map(jnp.asarray, data.arrays)
         one_ = {name: jnp.asarray(values[0]) for name, values in settings.items()}
         try:
             rest = jax.eval_shape(self._begin, arrays, one_)
             total = jax.eval_shape(self._metrics, arrays, (rest, one_))
-            self._scored = jax.eval_shape(data.evaluation, arrays, one_) is not None
+            self.scores: tuple[str, ...] = ()  # what `evaluate` gives
+            if jax.eval_shape(data.evaluation, arrays, one_) is not None:
+                self.scores = (*jax.eval_shape(self._score, arrays, (rest, one_)),)
         except SHAPED as error:
             raise UsageError(
                 "expected settings that a program reads as numbers: one of "
                 f"{', '.join(settings)} shapes it: one sweep for each of its values"
             ) from error
         self._mapping = mapping or self._faster(arrays, (rest, one_))
-        size, found = len(settings["seed"]), jax.local_devices()[:devices]
+        size, local = len(settings["seed"]), jax.local_devices()
+        if devices is not None:
+            local = local[: check_int("devices", devices, 1, len(local))]
         self._mesh = jax.make_mesh(
-            (min(size, len(found)),),
+            (min(size, len(local)),),
             ("member",),
             (AxisType.Auto,),
-            devices=found[:size],
+            devices=local[:size],
         )
         # as many on each device: the last is there again where it would not divide
         wide = -(-size // self._mesh.size) * self._mesh.size
@@ -177,6 +160,10 @@ class Population:
         if total is not None:
             self._total = self._place(taken(total, self._pad))
         self.now = now
+        if now == 0:
+            own = {name: values[0] for name, values in self.settings.items()}
+            state = one.State(jnp.int32(0), *taken(self._rest, 0))
+            check_data(self._member(own).task, state, self._data, own)
         return self
 
     def on(self, boundary: int) -> None:
@@ -194,11 +181,13 @@ class Population:
         return self._values(total)
 
     def evaluate(self) -> dict[str, np.ndarray]:
-        """The metrics [S] of the evaluation; {} where there is none."""
-        if not self._scored:
+        """The metrics [S] of the evaluation, NaN of what diverged; {} without one."""
+        if not self.scores:
             return {}
         found = self._run(self._score, self._arrays, (self._rest, self._own))
-        return self._values(found)
+        # of NaN the greatest is the first: what diverged would have some accuracy
+        good = self.finite
+        return {k: np.where(good, v, np.nan) for k, v in self._values(found).items()}
 
     @property
     def finite(self) -> np.ndarray:
@@ -246,11 +235,16 @@ class Population:
         own = found.argument_size_in_bytes + found.temp_size_in_bytes
         return own * (self._mesh.size if jax.default_backend() == "cpu" else 1)
 
-    def origin(self) -> dict[str, Any]:
+    def origin(self, **numbers: int) -> dict[str, Any]:
         """What its states belong to, for their checkpoints (`train.checkpoint`)."""
-        first = taken((self._rest, self._total, self._own), 0)
-        shared = self._arrays, np.int32(0), np.int32(1)
+
+        def alone(a):
+            return jax.ShapeDtypeStruct(a.shape[1:], a.dtype)
+
+        first = jax.tree.map(alone, (self._rest, self._total, self._own))
+        shared = shapes(self._arrays), np.int32(0), np.int32(1)
         return {
+            **numbers,
             "settings": {k: tuple(v.tolist()) for k, v in self.settings.items()},
             "data": checkpoint.checksums(self._data.arrays),
             "program": checkpoint.text(self._chunk, (shared, first)),
@@ -311,29 +305,3 @@ def _finite(state):
             for a in map(np.asarray, jax.tree.leaves((state.params, state.model)))
         ]
     )
-
-
-def predicting(state: one.State, i: Any) -> one.Trained:
-    """What member i of stacked states predicts with; by indices, several, stacked."""
-    return taken(state.average or one.Trained(state.params, state.model), i)
-
-
-def taken(tree: Any, i: Any) -> Any:
-    """Entry i of each array; by indices, several."""
-    return jax.tree.map(lambda a: a[i], tree)
-
-
-def _check(make, settings, hidden):
-    """Call `make` as Python: of traced numbers it can refuse none."""
-    own = {name: v for name, v in settings.items() if name not in hidden}
-    check_names(make, own)
-    for values in set(zip(*(v.tolist() for v in own.values()), strict=True)):
-        make(**dict(zip(own, values, strict=True)))
-
-
-def check_names(make: Callable[..., Any], names: Iterable[str]) -> None:
-    """Raise UsageError for a setting that `make` does not know."""
-    known = inspect.signature(make).parameters.values()
-    if not any(p.kind is p.VAR_KEYWORD for p in known):
-        for name in names:
-            check_choice("setting", name, tuple(p.name for p in known))

@@ -14,13 +14,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from train import checkpoint, optim
+from train import checkpoint
 from train import step as one
-from train.evaluate import check_numbers, check_rows, checks
 from train.many.axes import Settings, settings
-from train.many.population import Population, Varied, predicting, same, taken
+from train.many.member import Varied, data_of, predicting, taken
+from train.many.population import Population
 from train.progress import bar, interrupts
-from train.source import Arrays, Source, batch_shapes, shapes
+from train.source import Arrays, Source
 from zoo.base import UsageError, check_int
 
 SECONDS = 10.0  # between saved states
@@ -67,6 +67,7 @@ def sweep(
     seeds: int | Sequence[int] = 1,
     axes: Mapping[Any, Any] | None = None,
     samples: int | None = None,
+    draw: int = 0,
     evaluation: Arrays | None = None,
     log_every: int | None = None,
     mapping: Literal["vmap", "map"] | None = None,
@@ -79,11 +80,12 @@ def sweep(
     """Train `make(**settings)` for every seed and setting: one program, compiled once.
 
     `make` returns (task, optimizer), or with a third the decay of an average to predict
-    with; inside the program its numbers are traced. `seeds`, `axes` and `samples` are
-    as in `settings`, ranges and pairs too. `evaluation`, {"x": [N, ...], ...}, gives
-    the scores, after the last step. Every `log_every` steps (a hundredth) the metrics
-    since are a line of the history. Where the program would take more than `memory`
-    bytes (half of what is free), members are trained in groups of one size.
+    with; inside the program its numbers are traced. `seeds`, `axes`, `samples` (which
+    `draw` draws) are as in `settings`, ranges and pairs too. `evaluation`,
+    {"x": [N, ...], ...}, gives the scores, after the last step. Every `log_every` steps
+    (a hundredth) the metrics since are a line of the history. Where the program would
+    take more than `memory` bytes (half of what is free), members are trained in groups
+    of one size.
 
     Into `checkpoints`, a directory, all states are saved now and then; with `resume` a
     sweep goes on from there. Ctrl-C ends it within about a second. A member that
@@ -92,8 +94,8 @@ def sweep(
     """
     steps = check_int("steps", steps, 1)
     every = check_int("log_every", log_every or -(-steps // 100), 1)
-    table = settings(seeds, axes or {}, samples=samples)
-    data = source if isinstance(source, Varied) else same(source, evaluation)
+    table = settings(seeds, axes or {}, samples=samples, seed=draw)
+    data = data_of(source, evaluation)
     size = len(table["seed"])
 
     def group(count, k):
@@ -105,9 +107,8 @@ def sweep(
         return members.begin(), k * width - first
 
     members, done = group(1, 0)
-    if isinstance(source, Source):
-        _check_data(make, source, evaluation, members)
     count = min(size, math.ceil(members.bytes() / (memory or free_bytes())))
+    count = -(-size // -(-size // count))  # as many as have members of their own
     folders = None if checkpoints is None else Path(checkpoints)
     if folders is not None and (begun := sorted(folders.glob("group_*_of_*"))):
         count = int(begun[0].name.rpartition("_")[2])  # whatever is free by now
@@ -115,6 +116,7 @@ def sweep(
     with bar(count * steps, enabled=progress) as show, interrupts() as stop:
         for k in range(count):
             if count > 1:
+                del members
                 members, done = group(count, k)
             folder = folders and folders / f"group_{k}_of_{count}"
             run = _Run(members, steps, every, folder, resume)
@@ -123,23 +125,8 @@ def sweep(
             found.append(run.left(done))
             if stop():
                 break
-    return _joined(found)
-
-
-def _check_data(make, source, evaluation, members):
-    """Raise UsageError for data that cannot be right, as one training does."""
-    seed, *own = (values[0].item() for values in members.settings.values())
-    task = make(**dict(zip(list(members.settings)[1:], own, strict=True)))[0]
-    what = members.trained(0)
-    check_numbers(source, 1, 1, None, None)
-    optim.full_batch(members.state.optimizer, source.size, source.rows)
-    check = checks(task, what, batch_shapes(source), "training data")
-    for part in source.parts(source.arrays):
-        check(part)
-    if evaluation is not None:
-        check_rows(evaluation, "evaluation data")
-        like = shapes({name: array[:1] for name, array in evaluation.items()})
-        checks(task, what, like, "evaluation data")(evaluation)
+    whole = _joined(found)
+    return whole if len(found) == count else whole._replace(ended="interrupted")
 
 
 class _Run:
@@ -154,7 +141,7 @@ class _Run:
         self._saved, self._saved_at = None, time.perf_counter()
         if folder is not None:
             like = jax.tree.map(jnp.asarray, self._tree())
-            origin = members.origin()
+            origin = members.origin(steps=steps, log_every=every)
             tree = checkpoint.proceed(folder, origin, like, steps, resume)
             rest, total, history = jax.tree.map(np.asarray, tree)
             self._history = {k: np.array(v) for k, v in history.items()}

@@ -96,12 +96,13 @@ def bands(
     colours = colormaps["viridis"](np.linspace(0, 0.9, len(some)))
     for setting, colour in zip(some, colours, strict=True):
         own = np.where(np.isfinite(values), values, np.nan)[settings == setting]
-        own = own[:, np.isfinite(own).all(0)]
-        at = steps[: own.shape[1]]
-        if not len(at):
+        some = np.isfinite(own).any(0)  # the others are gaps
+        if not some.any():
             continue
-        axes.plot(at, own.mean(0), color=colour, lw=1.4, label=f"{setting:.3g}")
-        axes.fill_between(at, own.min(0), own.max(0), color=colour, alpha=0.15, lw=0)
+        at, own = steps[some], own[:, some]
+        middle, low, high = (f(own, 0) for f in (np.nanmean, np.nanmin, np.nanmax))
+        axes.plot(at, middle, color=colour, lw=1.4, label=f"{setting:.3g}")
+        axes.fill_between(at, low, high, color=colour, alpha=0.15, lw=0)
     positive = values[np.isfinite(values)]
     if len(positive) and positive.min() > 0 and positive.max() > 20 * positive.min():
         axes.set_yscale("log")
