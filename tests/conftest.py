@@ -118,7 +118,7 @@ def batch_of(recipe: Experiment, n: int = 8) -> dict:
 # one has a model much alike
 ALIKE = (
     *("ridge", "lasso", "logistic", "neuron", "denoising_autoencoder", "resnet20"),
-    *("cnn_cifar10", "rnn", "gru"),
+    *("cnn_cifar10", "rnn", "gru", "softmax", "conditional_vae"),
     *("peephole_lstm", "transformer_classifier", "char_lstm", "char_transformer"),
     *("seq2seq_lstm", "seq2seq_transformer", "copy"),
     *("autoencoder", "bernoulli_mixture", "vae"),

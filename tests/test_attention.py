@@ -269,6 +269,7 @@ def test_weights_come_from_torch(name, layer):
 # -- Models ----------------------------------------------------------------------------
 
 
+@pytest.mark.contract
 @POSITIONS
 def test_no_logit_depends_on_a_later_token(positions):
     model, variables = language_model(positions=positions, tied=False, vocabulary=6)
@@ -342,6 +343,7 @@ def test_a_translation_through_a_cache_equals_the_whole():
     np.testing.assert_allclose(jnp.concatenate(pieces, 1), whole, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.contract
 def test_padding_of_source_and_target_changes_nothing():
     model, variables = encoder_decoder()
     source, target = tokens(1, 2, 4), tokens(2, 2, 3, high=9)

@@ -107,6 +107,7 @@ def test_own_csv_from_training_to_prediction(here, capsys):
     np.testing.assert_allclose([float(v) for v in values], [13, 6], rtol=1e-4)
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize("kind", quick(["file", "folder"], "folder"))
 def test_what_is_named_like_a_built_in_set_does_not_shadow_it(kind, here):
     for name in ("iris", "reverse"):

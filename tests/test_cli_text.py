@@ -12,6 +12,9 @@ from train.cli.main import main
 SENTENCE = "a rose is a rose is a rose.\n"
 
 
+pytestmark = pytest.mark.contract
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """A model of one sentence, a Transformer of it, one of pairs; sources deleted."""

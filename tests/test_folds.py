@@ -207,6 +207,7 @@ def test_a_mistake_is_named(call, match):
         call()
 
 
+@pytest.mark.contract
 def test_an_interrupted_cross_validation_chooses_nothing(tmp_path, monkeypatch):
     def make(alpha, rows):
         return linear.regression(l2=alpha / rows), optim.optimizer("newton")
@@ -230,6 +231,7 @@ def test_an_interrupted_cross_validation_chooses_nothing(tmp_path, monkeypatch):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["all", "folds"]
 
 
+@pytest.mark.contract
 def test_more_partings_do_not_shrink_the_error():
     def make(alpha, rows):
         return linear.regression(l2=alpha / rows), optim.optimizer("newton")

@@ -254,6 +254,7 @@ def zoo(runs, capsys, monkeypatch):
     return run
 
 
+@pytest.mark.contract
 def test_a_run_leaves_pictures_and_scores(runs):
     folder = runs / "images"
     assert (folder / "samples.png").exists() and (folder / "progress.png").exists()
@@ -263,6 +264,7 @@ def test_a_run_leaves_pictures_and_scores(runs):
     assert scores["agreement"] > 0.25 and scores["judge_accuracy"] > 0.9
 
 
+@pytest.mark.contract
 def test_a_latent_space_that_is_not_used_is_a_failure(runs):
     result = json.loads((runs / "texts" / "result.json").read_text())
     assert "collapsed to the prior" in result["failure"]
@@ -270,6 +272,7 @@ def test_a_latent_space_that_is_not_used_is_a_failure(runs):
     assert json.loads((runs / "images" / "result.json").read_text())["failure"] is None
 
 
+@pytest.mark.contract
 def test_sample_draws_the_same_for_the_same_seed(zoo, runs):
     status, said, _ = zoo("sample images --n 20 --seed 3 --label 7")
     assert status == 0 and "sample-3-7.png" in said
@@ -280,6 +283,7 @@ def test_sample_draws_the_same_for_the_same_seed(zoo, runs):
     assert (runs / "b.png").read_bytes() != first
 
 
+@pytest.mark.contract
 def test_sample_writes_texts(zoo):
     status, said, _ = zoo("sample texts --n 3")
     assert status == 0 and len(said) == 3 * 9

@@ -310,6 +310,7 @@ def precision(dtype):
 
 
 LONG = ("resnet_bottleneck", "penalty_conv", "vae_conv", "gru_deep", "lstm_deep")
+LONG += ("resnet_cifar", "dcgan", "vae_dense", "transformer_decoder", "cnn_1d")
 
 
 def _runs():

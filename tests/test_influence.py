@@ -153,7 +153,7 @@ def logits(x):
     return of
 
 
-@pytest.mark.parametrize("alpha", [0.0, 20.0])
+@pytest.mark.parametrize("alpha", quick([0.0, 20.0], 20.0))
 @pytest.mark.parametrize("dense", quick([2000, 1], 2000))
 def test_of_least_squares_it_is_exact(alpha, dense):
     rows = {name: a[:60] for name, a in DIABETES.items()}
@@ -352,7 +352,7 @@ def curved(name):
     return many.hessian_vector(task, trained, rows), trained.params, hessian
 
 
-@pytest.mark.parametrize("name", ["ridge", "mlp"])
+@pytest.mark.parametrize("name", quick(["ridge", "mlp"], "mlp"))
 def test_curvature_is_that_of_the_whole_matrix(name):
     product, params, hessian = curved(name)
     w, restore = ravel_pytree(params)

@@ -151,6 +151,7 @@ def likelihood(seed, start, tokens, vocabulary=3):
     return float(sum(p[t, tokens[t]] for t in range(ends)))
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize("seed", quick([0, 1], 0))
 def test_enough_beams_find_the_likeliest_sequence(seed):
     length = 3

@@ -69,14 +69,14 @@ def assert_same_layer(ours, theirs, shape):
     jax.tree.map(close, grads, known)
 
 
-@settings(max_examples=15, deadline=None, derandomize=True)
+@settings(max_examples=8, deadline=None, derandomize=True)
 @given(convolutions())
 def test_conv_has_linens_parameters_numbers_and_gradients(case):
     fields, shape = case
     assert_same_layer(layers.Conv(**fields), nn.Conv(**fields), shape)
 
 
-@settings(max_examples=12, deadline=None, derandomize=True)
+@settings(max_examples=8, deadline=None, derandomize=True)
 @given(convolutions(transposed=True))
 def test_transposed_conv_has_linens_parameters_numbers_and_gradients(case):
     fields, shape = case
@@ -117,7 +117,7 @@ LAYERS = {
 }
 
 
-@pytest.mark.parametrize("name", quick(LAYERS, "strided", "grouped", "transposed"))
+@pytest.mark.parametrize("name", quick(LAYERS, "transposed"))
 def test_layers_can_be_transformed_twice(name):
     layer = LAYERS[name]
     shape = (1, 4, 8) if len(layer.kernel_size) == 1 else (1, 4, 3, 8)

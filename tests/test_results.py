@@ -32,6 +32,7 @@ def zoo(capsys):
     return run
 
 
+@pytest.mark.contract
 def test_scores_over_seeds_are_kept_and_shown(zoo, here):
     (here / "page.md").write_text(PAGE)
     command = "results logistic linear --seeds 3 --out r --page page.md"
@@ -93,6 +94,7 @@ def test_a_mistake_is_one_sentence(zoo, command, said):
     assert status == 2 and said in error and error.count("\n") == 1
 
 
+@pytest.mark.contract
 def test_a_page_needs_its_marks(zoo, here):
     (here / "page.md").write_text("no marks")
     status, _, error = zoo("results ridge --seeds 2 --out r --page page.md")

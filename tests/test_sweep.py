@@ -81,6 +81,7 @@ def test_all_settings_are_one_program(monkeypatch):
     assert len(names) == len(set(names)) == 3
 
 
+@pytest.mark.contract
 def test_groups_that_fit_the_memory_are_the_same_sweep():
     axes = {"learning_rate": [1e-2, 1e-3, 1e-4]}
     whole = sweep(make, ROWS, 20, seeds=3, axes=axes, evaluation=TEST)
@@ -147,6 +148,7 @@ def test_groups_are_resumed_whatever_memory_is_free(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, again.table, found.table)
 
 
+@pytest.mark.contract
 def test_a_sweep_goes_on_with_other_devices_but_no_other_steps(tmp_path):
     options = {"axes": {"learning_rate": [1e-2, 1e-3]}, "checkpoints": tmp_path}
     found = sweep(make, ROWS, 20, devices=2, **options)
@@ -278,7 +280,7 @@ def test_what_shapes_the_program_is_named():
 # Every recipe -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", quick(RECIPES, "mlp", "lstm"))
+@pytest.mark.parametrize("name", quick(RECIPES, "mlp"))
 def test_every_recipe_is_swept(name):
     """Two seeds, two rates: losses are those of the trainings alone."""
     recipe = small(name)

@@ -9,6 +9,7 @@ import optax
 import pytest
 from flax import linen as nn
 
+from tests.conftest import quick
 from train import data as sets
 from train import evaluate, loop, many, optim, source
 from train import step as one
@@ -95,7 +96,7 @@ def programs():
 
 
 @exact
-@pytest.mark.parametrize("name", list(hypers()))
+@pytest.mark.parametrize("name", quick(hypers(), "rates", "weights"))
 def test_gradient_is_that_of_central_differences(name):
     loss, both = programs()
     hyper = hypers()
@@ -181,6 +182,7 @@ def gradient(loss):
     return jax.jit(jax.value_and_grad(loss)).lower(jnp.float32(0.01)).compile()
 
 
+@pytest.mark.contract
 def test_memory_is_that_of_few_steps():
     def bytes_(program):
         return program.memory_analysis().temp_size_in_bytes
@@ -193,6 +195,7 @@ def test_memory_is_that_of_few_steps():
         assert a == pytest.approx(float(b), rel=1e-3)
 
 
+@pytest.mark.contract
 def test_segments_change_nothing():
     rate = jnp.float32(0.01)
     one_, seven = (gradient(segmented(20, size))(rate) for size in (1, 7))

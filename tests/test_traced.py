@@ -31,7 +31,7 @@ def numbers(name):
     return found
 
 
-QUICK = ("linear", "mlp", "lstm", "conditional_vae")
+QUICK = ("linear", "mlp")
 CASES = [
     pytest.param(name, marks=[] if name in QUICK else [pytest.mark.contract])
     for name in RECIPES

@@ -195,16 +195,7 @@ WORDS = {
     "model": "another model, objective or augmentation",
     "program": "another optimizer or schedule",
 }
-TOLD = (
-    "steps",
-    "log_every",
-    "seed",
-    "rows",
-    "batch_size",
-    "accumulate",
-    "ema",
-    "patience",
-)
+TOLD = set(WORDS) - {"settings", "init", "data", "model", "program"}  # with its value
 
 
 def describe(
@@ -280,8 +271,8 @@ def _compare(began, now, directory, resume):
         if name in skipped or began.get(name) == now.get(name):
             continue
         values = f": {began.get(name)}, now {now.get(name)}" if name in TOLD else ""
-        hint = 'resume="longer" goes on by it, ' if name == "program" else ""
-        hint *= "settings" not in now  # of one training
+        longer = name == "program" and "settings" not in now  # of one training
+        hint = 'resume="longer" goes on by it, ' if longer else ""
         raise UsageError(
             f"the training in {directory} began with {words}{values}; {hint}another "
             "directory starts afresh"
