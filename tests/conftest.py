@@ -122,7 +122,7 @@ ALIKE = (
     *("peephole_lstm", "transformer_classifier", "char_lstm", "char_transformer"),
     *("seq2seq_lstm", "seq2seq_transformer", "copy"),
     *("autoencoder", "bernoulli_mixture", "vae"),
-    *("conv_vae", "recurrent_vae", "gan", "wgan_gp", "conditional_gan"),
+    *("conv_vae", "recurrent_vae", "gan", "dcgan", "wgan_gp", "conditional_gan"),
     *("semi_supervised_gan", "few_labels"),
 )
 MARKS = dict.fromkeys(ALIKE, [pytest.mark.contract])

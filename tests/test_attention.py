@@ -377,6 +377,7 @@ def test_a_classifier_reads_tokens_and_their_order():
     assert np.abs(run(model, params, x[:, ::-1]) - logits).max() > 1e-3
 
 
+@pytest.mark.contract
 def test_weights_of_attention_are_shares_of_what_may_be_seen():
     model, variables = encoder_decoder()
     source, target = tokens(1, 2, 5).at[0, 3:].set(0), tokens(2, 2, 4, high=9)

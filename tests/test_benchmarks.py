@@ -78,6 +78,7 @@ def test_flax_begins_where_we_do(name):
     assert values.mean() == pytest.approx(float(loss), rel=1e-5)
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize("name", quick(["vae", "gan"], "vae"))
 def test_flax_draws_and_moves_as_we_do(name):
     family = FAMILIES[name]._replace(rows=8, batch=4)

@@ -141,6 +141,7 @@ def test_own_npz_with_every_classifier(recipe, here):
     assert set(result["metrics"]["per_class"]) == {"down", "up"}
 
 
+@pytest.mark.contract
 def test_cifar10_trains_from_a_file_of_its_format(here, monkeypatch):
     path = Path("cache/cifar10/cifar-10-binary.tar.gz")
     path.parent.mkdir(parents=True)

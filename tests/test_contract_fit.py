@@ -129,7 +129,7 @@ def resumed(request, tmp_path_factory):
 
 
 # a model without state, one with statistics and averages
-QUICK = ("dcgan",)
+QUICK = ("mlp",)
 RESUMED = [
     pytest.param(name, marks=[] if name in QUICK else [pytest.mark.contract])
     for name in RECIPES

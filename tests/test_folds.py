@@ -46,7 +46,7 @@ def split(which):
 
 
 @pytest.mark.parametrize("folds", quick([3, 5], 3))
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", quick(CASES, "logistic"))
 def test_scores_and_coefficients_are_scikit_learns(name, folds):
     task, estimator, flag, values, rows, scoring = CASES[name]
     which = many.folds(rows, folds, seed=1)

@@ -289,6 +289,7 @@ def test_sample_writes_texts(zoo):
     assert status == 0 and len(said) == 3 * 9
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize(
     "command, words",
     [

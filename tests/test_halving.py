@@ -78,6 +78,7 @@ def test_a_population_evolves_to_better_rates():
     assert found.steps == 2000 and (found.reached == 200).all()
 
 
+@pytest.mark.contract
 def test_a_member_that_is_never_copied_is_the_training_alone():
     axes = {"learning_rate": [1e-1, 1e-2, 1e-6, 1e-7]}
     found = many.evolve(make, ROWS, 30, axes=axes, every=10, share=0.25, **QUIET)

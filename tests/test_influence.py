@@ -352,6 +352,7 @@ def curved(name):
     return many.hessian_vector(task, trained, rows), trained.params, hessian
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize("name", quick(["ridge", "mlp"], "mlp"))
 def test_curvature_is_that_of_the_whole_matrix(name):
     product, params, hessian = curved(name)

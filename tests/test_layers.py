@@ -117,6 +117,7 @@ LAYERS = {
 }
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize("name", quick(LAYERS, "transposed"))
 def test_layers_can_be_transformed_twice(name):
     layer = LAYERS[name]

@@ -62,6 +62,7 @@ def likeliest(model, what, prompt, length):
     return "".join(LETTERS[token] for token in tokens[len(prompt) :])
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize("positions", quick(["learned", "rotary"], "rotary"))
 @pytest.mark.parametrize("count", quick([5, 7, 8], 7))
 def test_the_first_piece_has_read_the_whole_prompt(count, positions):

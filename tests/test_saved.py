@@ -35,6 +35,9 @@ FLAGS = {
 }
 
 
+pytestmark = pytest.mark.contract
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """A short run of each kind; the user's files are gone."""
