@@ -6,6 +6,7 @@ its seconds with compilation and without. Writes benchmarks/SWEEP.md.
 """
 
 import argparse
+import functools
 import json
 import os
 import subprocess
@@ -104,8 +105,9 @@ def alone(name: str, case: Case, rows: dict, seed: int, rate: float) -> float:
     return done.records[-1]["loss"]
 
 
-def _torch_model(name):
-    import torch
+@functools.cache
+def _gru():
+    """One class for all: `stack_module_state` wants that."""
     from torch import nn
 
     class Last(nn.Module):
@@ -115,6 +117,13 @@ def _torch_model(name):
 
         def forward(self, x):
             return self.out(self.gru(x)[0][:, -1])
+
+    return Last
+
+
+def _torch_model(name):
+    import torch
+    from torch import nn
 
     def cnn():
         return nn.Sequential(
@@ -127,7 +136,7 @@ def _torch_model(name):
         return nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
 
     torch.set_num_threads(2)
-    return {"mlp": mlp, "cnn": cnn, "gru": Last}[name]()
+    return {"mlp": mlp, "cnn": cnn, "gru": _gru()}[name]()
 
 
 def _tensors(case, rows):

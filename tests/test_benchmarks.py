@@ -175,3 +175,15 @@ def test_a_worker_that_fails_says_why_and_when(tmp_path):
         with pytest.raises(talk.Failed, match="FileNotFoundError.*absent.npz"):
             worker.answer()
         assert 0 < worker.seconds() <= time.perf_counter() - began
+
+
+def test_a_full_batch_is_all_rows_at_every_step():
+    family = FAMILIES["linear"]._replace(rows=20, batch=20)
+    rows = family.data()
+    ours = purezoo.prepare(family, rows | purezoo.weights(family), "")
+    kernel, bias = np.zeros(10), 0.0
+    for i in range(4):
+        error = rows["x"] @ kernel + bias - rows["y"]
+        assert ours.step(i) == pytest.approx(np.mean(error**2), rel=1e-4)
+        kernel -= family.rate * 2 * rows["x"].T @ error / 20
+        bias -= family.rate * 2 * error.mean()

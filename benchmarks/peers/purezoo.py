@@ -110,8 +110,9 @@ def prepare(family: Family, arrays: Arrays, peer: str) -> Trainer:
     drawn = source.examples(rows, family.batch)
 
     def in_order(arrays, seed, t):
-        at = t % family.epoch * family.batch + jnp.arange(family.batch)
-        return jax.tree.map(lambda a: a[at], arrays)
+        # a full batch is all of the rows, at each of the steps of its "epoch"
+        first = t % family.epoch * family.batch % family.rows
+        return jax.tree.map(lambda a: a[first + jnp.arange(family.batch)], arrays)
 
     metrics = jax.eval_shape(one_step, state, source.batch_shapes(drawn))[1]
     zero = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), metrics)
