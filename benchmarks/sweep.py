@@ -345,7 +345,7 @@ def main(argv: list[str] | None = None) -> int:
     for name in flags.cases:
         if name not in CASES:
             parser.error(f"unknown case {name}, expected {', '.join(CASES)}")
-    lines = HEAD.splitlines()
+    lines = [*HEAD.splitlines(), ""]
     for name in flags.cases:
         lines += table(name, flags.rounds)
     lines += knee()
