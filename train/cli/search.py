@@ -174,7 +174,8 @@ def _told(wanted, settings, scores, metric, greatest, *, chosen=None, reached=No
     heads = (*names, *["step"] * (late == -4), metric, "deviation", "diverged")
     columns = dict(zip(heads, zip(*rows, strict=True), strict=True))
     _write(wanted.out / "settings.csv", columns)
-    table(heads, [tuple(f"{v:.6g}" for v in row) for row in rows[:SHOWN]])
+    shown = [[f"{v:.6g}" if v == v else "-" for v in row] for row in rows[:SHOWN]]
+    table(heads, list(map(tuple, shown)))
     if np.isnan(rows[0][-3]):
         raise UsageError("of every setting a training diverged: try smaller rates")
     best = rows[0] if chosen is None else kinds[chosen]
