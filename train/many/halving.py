@@ -153,7 +153,8 @@ def evolve(
                     origin,
                     _changed(make, members.settings, origin, change, random, fixed),
                 )
-    scores = members.evaluate()[metric]
+    if members.now < steps:  # stopped since they were judged
+        scores = members.evaluate()[metric]
     best = int(np.argmin(_losses(scores, greatest)))
     reached, total = np.full(len(scores), members.now), members.now * len(scores)
     found = members.trained(best)
