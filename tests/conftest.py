@@ -144,3 +144,20 @@ def recipe(request):
 def with_rows(directory: Path) -> Experiment:
     """A run's experiment with its data loaded again."""
     return saved.with_rows(saved.read_config(directory), directory)
+
+
+@pytest.fixture
+def zoo(tmp_path, monkeypatch, capsys):
+    """zoo(command) in a folder of its own -> (status, what it printed, its errors)."""
+    from train.cli.main import main
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("train.cli.main._cache", lambda: None)
+    monkeypatch.setattr("jax.config.update", lambda *setting: None)  # devices are there
+
+    def run(command):
+        status = main(command.split())
+        said = capsys.readouterr()
+        return status, said.out, said.err
+
+    return run

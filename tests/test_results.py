@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from train.cli import results
-from train.cli.main import main
 from train.data import Split
 from train.loop import fit
 from train.recipes import RECIPES, prepare
@@ -14,31 +13,13 @@ from train.recipes import RECIPES, prepare
 PAGE = f"# Page\n\nbefore\n\n{results.BEGIN}\nold\n{results.END}\n\nafter\n"
 
 
-@pytest.fixture(autouse=True)
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("train.cli.main._cache", lambda: None)
-    monkeypatch.setattr("jax.config.update", lambda *setting: None)  # devices are there
-    return tmp_path
-
-
-@pytest.fixture
-def zoo(capsys):
-    def run(command):
-        status = main(command.split())
-        said = capsys.readouterr()
-        return status, said.out, said.err
-
-    return run
-
-
 @pytest.mark.contract
-def test_scores_over_seeds_are_kept_and_shown(zoo, here):
-    (here / "page.md").write_text(PAGE)
+def test_scores_over_seeds_are_kept_and_shown(zoo, tmp_path):
+    (tmp_path / "page.md").write_text(PAGE)
     command = "results logistic linear --seeds 3 --out r --page page.md"
     status, out, _ = zoo(command)
     assert status == 0 and "logistic" in out
-    found = json.loads((here / "r" / "logistic.json").read_text())
+    found = json.loads((tmp_path / "r" / "logistic.json").read_text())
     assert found["parted"] == "by seed" and found["metric"] == "accuracy"
     for seed in (0, 2):  # each has rows and weights of its own
         recipe = prepare(RECIPES["logistic"], Split("breast_cancer", 0.0, seed))
@@ -53,21 +34,21 @@ def test_scores_over_seeds_are_kept_and_shown(zoo, here):
             score = found["scores"][name][seed]
             assert score == pytest.approx(wanted[name], rel=1e-3)
     assert len(set(found["scores"]["log_loss"])) == 3
-    whole = json.loads((here / "r" / "linear.json").read_text())
+    whole = json.loads((tmp_path / "r" / "linear.json").read_text())
     assert whole["parted"] == "once" and np.std(whole["scores"]["r2"]) < 1e-6
-    page = (here / "page.md").read_text()
+    page = (tmp_path / "page.md").read_text()
     assert page.startswith("# Page\n\nbefore\n") and page.endswith("\nafter\n")
     # in the order of the table of recipes, whatever was asked for first
     assert page.index("| `linear` |") < page.index("| `logistic` |")
     mean = np.mean(found["scores"]["accuracy"])
     assert f"accuracy {mean:.4g} ±" in page and "old" not in page
-    assert not (here / "r" / ".members" / "logistic").exists()
+    assert not (tmp_path / "r" / ".members" / "logistic").exists()
 
 
 @pytest.mark.contract
-def test_what_is_there_is_trained_again_only_if_it_is_old(zoo, here, monkeypatch):
+def test_what_is_there_is_trained_again_only_if_it_is_old(zoo, tmp_path, monkeypatch):
     assert zoo("results ridge --seeds 2 --out r")[0] == 0
-    path = here / "r" / "ridge.json"
+    path = tmp_path / "r" / "ridge.json"
     found = json.loads(path.read_text())
     assert not results.old("ridge", found)
     path.write_text(json.dumps(found | {"date": "then"}))
@@ -95,8 +76,8 @@ def test_a_mistake_is_one_sentence(zoo, command, said):
 
 
 @pytest.mark.contract
-def test_a_page_needs_its_marks(zoo, here):
-    (here / "page.md").write_text("no marks")
+def test_a_page_needs_its_marks(zoo, tmp_path):
+    (tmp_path / "page.md").write_text("no marks")
     status, _, error = zoo("results ridge --seeds 2 --out r --page page.md")
     assert status == 2 and "each once" in error
-    assert (here / "r" / "ridge.json").exists()
+    assert (tmp_path / "r" / "ridge.json").exists()

@@ -6,27 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from train.cli.main import main
-
 DIGITS = "mlp --data digits --widths 8 --steps 40"
-
-
-@pytest.fixture(autouse=True)
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("train.cli.main._cache", lambda: None)
-    monkeypatch.setattr("jax.config.update", lambda *setting: None)  # devices are there
-    return tmp_path
-
-
-@pytest.fixture
-def zoo(capsys):
-    def run(command):
-        status = main(command.split())
-        said = capsys.readouterr()
-        return status, said.out, said.err
-
-    return run
 
 
 def columns(path):
@@ -35,15 +15,15 @@ def columns(path):
     return {name: np.array([row[name] for row in rows]) for name in rows[0]}
 
 
-def test_a_sweep_leaves_tables_pictures_and_a_command(zoo, here):
+def test_a_sweep_leaves_tables_pictures_and_a_command(zoo, tmp_path):
     flags = "--learning-rate 1e-6,1e-2 --dropout 0,0.2 --seeds 3 --out s"
     status, out, _ = zoo(f"sweep {DIGITS} {flags}")
     assert status == 0
     wanted = {"search.json", "members", "members.csv", "settings.csv", "curves.png"}
-    assert {path.name for path in (here / "s").iterdir()} == wanted | {"map.png"}
-    members = columns(here / "s" / "members.csv")
+    assert {path.name for path in (tmp_path / "s").iterdir()} == wanted | {"map.png"}
+    members = columns(tmp_path / "s" / "members.csv")
     assert len(members["seed"]) == 12 and {"accuracy", "loss"} < members.keys()
-    best = columns(here / "s" / "settings.csv")
+    best = columns(tmp_path / "s" / "settings.csv")
     scores = best["accuracy"].astype(float)
     assert len(scores) == 4 and (np.diff(scores) <= 0).all()
     assert set(best["learning_rate"][:2]) == {"0.01"}
@@ -53,7 +33,7 @@ def test_a_sweep_leaves_tables_pictures_and_a_command(zoo, here):
     ]
     assert scores[0] == pytest.approx(own.mean())
     assert float(best["deviation"][0]) == pytest.approx(own.std(ddof=1))
-    said = json.loads((here / "s" / "search.json").read_text())["best"]
+    said = json.loads((tmp_path / "s" / "search.json").read_text())["best"]
     assert said in out and said.startswith("zoo train mlp --data digits --widths 8")
     assert "--learning-rate 0.01" in said
     # and that command is one
@@ -62,7 +42,7 @@ def test_a_sweep_leaves_tables_pictures_and_a_command(zoo, here):
 
 
 @pytest.mark.contract
-def test_a_sweep_that_is_cut_goes_on(zoo, here, monkeypatch):
+def test_a_sweep_that_is_cut_goes_on(zoo, tmp_path, monkeypatch):
     from train.many import Population
 
     command = f"sweep {DIGITS} --learning-rate 1e-3,1e-2 --out s"
@@ -80,42 +60,42 @@ def test_a_sweep_that_is_cut_goes_on(zoo, here, monkeypatch):
     assert status == 2 and "--resume" in error
     assert zoo(f"{command} --resume")[0] == 0
     assert zoo(command.replace("--out s", "--out whole"))[0] == 0
-    one, two = (columns(here / name / "members.csv") for name in ("s", "whole"))
+    one, two = (columns(tmp_path / name / "members.csv") for name in ("s", "whole"))
     assert one.keys() == two.keys()
     for name in one:
         np.testing.assert_array_equal(one[name], two[name])
 
 
 @pytest.mark.contract
-def test_cross_validation_chooses_by_folds(zoo, here):
+def test_cross_validation_chooses_by_folds(zoo, tmp_path):
     flags = "--alpha 0.1,10,1e5 --folds 4 --simpler alpha --out c"
     status, out, _ = zoo(f"cross-validate ridge {flags}")
     assert status == 0
-    found = columns(here / "c" / "settings.csv")
+    found = columns(tmp_path / "c" / "settings.csv")
     assert found["alpha"][-1] == "100000.0" and len(found["alpha"]) == 3
-    assert len(columns(here / "c" / "members.csv")["fold"]) == 12
+    assert len(columns(tmp_path / "c" / "members.csv")["fold"]) == 12
     assert "zoo train ridge --alpha 10\n" in out  # the simplest of two alike
 
 
 @pytest.mark.contract
-def test_tuning_finds_a_rate(zoo, here):
+def test_tuning_finds_a_rate(zoo, tmp_path):
     status, out, _ = zoo(
         f"tune {DIGITS} --learning-rate 1e-7..1e-1 --budget 2s --out t"
     )
     assert status == 0
     rate = float(out.split("--learning-rate ")[1].split()[0])
     assert 1e-3 < rate < 0.1
-    reached = columns(here / "t" / "members.csv")
+    reached = columns(tmp_path / "t" / "members.csv")
     assert len(reached["learning_rate"]) >= 4
 
 
 @pytest.mark.contract
-def test_a_quantity_is_judged_by_its_loss(zoo, here):
+def test_a_quantity_is_judged_by_its_loss(zoo, tmp_path):
     flags = "--data diabetes --widths 4 --steps 20 --learning-rate 1e-3,1e-2"
     assert zoo(f"sweep mlp {flags} --out s")[0] == 0
     assert zoo(f"cross-validate mlp {flags} --batch-size 32 --folds 3 --out c")[0] == 0
     for name in ("s", "c"):
-        assert "loss" in columns(here / name / "settings.csv")
+        assert "loss" in columns(tmp_path / name / "settings.csv")
 
 
 @pytest.mark.parametrize(
