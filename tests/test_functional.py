@@ -1,10 +1,12 @@
 """A number that is traced gives what the same number gives: in one program, many."""
 
+import functools
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import linen as nn
 
 from tests.conftest import quick
 from train.data import augment
@@ -123,30 +125,46 @@ def test_a_dropout_may_be_traced(name):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("rate", [0.0, 0.3, 0.5, 1.0])
-def test_dropout_is_linens_to_the_bit(rate, dtype):
-    class Between(nn.Module):
-        """Two of them, as in a network: each draws for itself."""
+def test_dropout_drops_or_enlarges_and_so_does_its_gradient(rate, dtype):
+    x = jax.random.normal(jax.random.key(0), (40, 3, 50)).astype(dtype)
 
-        drop: type
+    def run(x, **how):
+        rngs = {"dropout": jax.random.key(1)}
+        return layers.Dropout(rate).apply({}, x, rngs=rngs, **how)
 
-        @nn.compact
-        def __call__(self, x, **how):
-            return self.drop(rate)(self.drop(rate)(x, **how), **how)
+    y, back = jax.vjp(functools.partial(run, train=True), x)
+    assert y.dtype == x.dtype
+    mask = y != 0
+    whole = x / (1 - rate) if rate < 1 else jnp.zeros_like(x)
+    alike = functools.partial(
+        np.testing.assert_allclose, rtol=2 * float(jnp.finfo(dtype).eps)
+    )
+    alike(y, jnp.where(mask, whole, 0))
+    one = jnp.ones_like(x) / (1 - rate) if rate < 1 else jnp.zeros_like(x)
+    alike(back(jnp.ones_like(y))[0], jnp.where(mask, one, 0))
+    assert run(x, train=False) is x
 
-    x, rngs = X.astype(dtype), {"dropout": jax.random.key(1)}
 
-    def run(drop, how, x):
-        return Between(drop).apply({}, x, rngs=rngs, **how)
+@pytest.mark.parametrize("rate", [0.1, 0.3, 0.5, 1 / 700])
+def test_dropout_drops_its_share_and_each_entry_by_itself(rate):
+    """Rounded to 1/256, 0.1 would be 6 deviations off, 1/700 would drop nothing."""
 
-    def both(drop, how):
-        y, back = jax.vjp(lambda x: run(drop, how, x), x)
-        return y, back(jnp.ones_like(y))
+    @jax.jit
+    @jax.vmap
+    def masks(key):
+        ones = jnp.ones((64, 50))  # a word of bits is cut at the end of each row
+        drop = layers.Dropout(rate)
+        return drop.apply({}, ones, train=True, rngs={"dropout": key}) == 0
 
-    found = both(layers.Dropout, {"train": True})
-    exact = both(nn.Dropout, {"deterministic": False})
-    jax.tree.map(np.testing.assert_array_equal, found, exact)
-    assert run(layers.Dropout, {"train": True}, x).dtype == x.dtype
-    assert run(layers.Dropout, {"train": False}, x) is x
+    dropped = np.asarray(masks(jax.random.split(jax.random.key(2), 600)), float)
+    per_mask = rate * (1 - rate) / dropped[0].size + (0.5 / 256) ** 2
+    deviation = math.sqrt(per_mask / len(dropped))
+    assert abs(dropped.mean() - rate) < 4 * deviation
+    centred = dropped - rate
+    for gap in (1, 2, 3, 4):  # within a word and between two
+        together = (centred[..., gap:] * centred[..., :-gap]).mean()
+        spread = rate * (1 - rate) / math.sqrt(centred[..., gap:].size)
+        assert abs(together) < 5 * spread + 1 / 256**2
 
 
 def test_a_traced_dropout_keeps_the_type_and_all_or_nothing_have_gradients():

@@ -95,7 +95,8 @@ def _convolved(module, function, x, inputs, **more):
 class Dropout(nn.Module):
     """`flax.linen.Dropout`, whose rate may be a traced array [].
 
-    The same masks from the key "dropout". Raises UsageError for a rate outside [0, 1].
+    Its masks cost a quarter of the random bits, and are others than Linen's from the
+    same key "dropout". Raises UsageError for a rate outside [0, 1].
     """
 
     rate: Number
@@ -107,11 +108,26 @@ class Dropout(nn.Module):
         if not train or is_zero(self.rate):
             return x
         keep = 1 - self.rate
-        mask = jax.random.bernoulli(self.make_rng("dropout"), keep, x.shape)
+        mask = _kept(self.make_rng("dropout"), keep, x.shape)
         if concrete(keep) and keep != 0:
             return jnp.where(mask, x / float(keep), 0)
         # where nothing is kept, x / 0 would make the gradient NaN
         return jnp.where(mask, x / jnp.where(keep == 0, 1, keep).astype(x.dtype), 0)
+
+
+def _kept(key, keep, shape):
+    """Booleans that are true with probability `keep`, each from 8 random bits.
+
+    Their threshold, of 256, is drawn too, once for all: `keep` is met exactly, though
+    it be no multiple of 1/256, and a mask's own share is within that of it.
+    """
+    bits, rounding = jax.random.split(key)
+    shape = shape or (1,)
+    words = jax.random.bits(bits, (*shape[:-1], -(-shape[-1] // 4)), "uint32")
+    octets = jax.lax.bitcast_convert_type(words, jnp.uint8)
+    octets = octets.reshape(*shape[:-1], -1)[..., : shape[-1]]
+    limit = jnp.floor(keep * 256 + jax.random.uniform(rounding))
+    return octets.astype(jnp.uint16) < limit.astype(jnp.uint16)
 
 
 def batch_norm(dtype: Dtype = None, *, train: bool | None = None) -> nn.BatchNorm:
