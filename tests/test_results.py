@@ -54,12 +54,36 @@ def test_what_is_there_is_trained_again_only_if_it_is_old(zoo, tmp_path, monkeyp
     path.write_text(json.dumps(found | {"date": "then"}))
     assert zoo("results ridge --seeds 2 --out r")[0] == 0
     assert json.loads(path.read_text())["date"] == "then"
-    path.write_text(json.dumps(found | {"date": "then", "program": "another"}))
+    others = {k: 1.01 * value for k, value in found["probe"].items()}
+    path.write_text(json.dumps(found | {"date": "then", "probe": others}))
     assert zoo("results ridge --seeds 2 --out r")[0] == 0
     assert json.loads(path.read_text()) == found | {
         "seconds": json.loads(path.read_text())["seconds"]
     }
     assert "then" not in zoo("results --out r")[1]
+
+
+def test_a_probe_tells_another_training():
+    def numbers(**other):
+        split = Split(other.pop("data", "digits"), 0.0, 0)
+        return results.probe(prepare(RECIPES["mlp"], split, **other))
+
+    first = numbers()
+    assert numbers() == first
+
+    def moved(**other):
+        now = numbers(**other)
+        return max(abs(now[k] / first[k] - 1) for k in first)
+
+    for other in (
+        {"learning_rate": 1.01e-3},
+        {"dropout": 0.31},
+        {"widths": (513,)},
+        {"batch_size": 65},
+        {"smoothing": 0.01},
+        {"data": "mnist5k"},
+    ):
+        assert moved(**other) > results.NEAR, other
 
 
 @pytest.mark.parametrize(
