@@ -149,3 +149,38 @@ def test_pictures_show_what_they_are_given(swept):
     np.testing.assert_array_equal(drawn.lines[1].get_xdata(), [10, 30])
     np.testing.assert_array_equal(drawn.lines[1].get_ydata(), [9, 7])
     assert [t.get_text() for t in drawn.get_legend().texts] == ["0.1", "0.5"]
+
+
+@pytest.mark.slow
+def test_pictures_of_clothes_are_told_from_digits():
+    """Where the machine has Fashion-MNIST."""
+    try:
+        clothes = sets.load("fashion_mnist").test["x"][:1000]
+    except UsageError as error:
+        pytest.skip(str(error))
+    digits = sets.load("mnist5k")
+    model = mlp.MLP(10, (512,), dropout=0.3)
+    task = supervised.task(model, supervised.classes)
+
+    def wide():
+        return task, optim.optimizer("adamw", 1e-3)
+
+    rows = source.examples(digits.train, 64)
+    found = many.sweep(wide, rows, 1500, seeds=5, progress=False)
+    both = digits.test["x"], clothes
+    deep = [ensemble.predictions(task, found.trained(), x) for x in both]
+    drawn = [
+        ensemble.dropped(model, jax.nn.softmax, found.trained(0), x, samples=30)
+        for x in both
+    ]
+    ways = {
+        "one network, entropy": [calibration.entropy(each[0]) for each in deep],
+        "ensemble, entropy": [calibration.entropy(each.mean(0)) for each in deep],
+        "ensemble, disagreement": [calibration.disagreement(each) for each in deep],
+        "dropout, entropy": [calibration.entropy(each.mean(0)) for each in drawn],
+        "dropout, disagreement": [calibration.disagreement(each) for each in drawn],
+    }
+    told = {name: calibration.auroc(*measures) for name, measures in ways.items()}
+    print(told)
+    assert told["ensemble, entropy"] > told["one network, entropy"] > 0.8
+    assert min(told.values()) > 0.8

@@ -1,15 +1,19 @@
 """`zoo results`: scores over seeds, kept, shown, and put into a page."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from train.checkpoint import read_json
 from train.cli import results
 from train.data import Split
 from train.loop import fit
 from train.recipes import RECIPES, prepare
 
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
 PAGE = f"# Page\n\nbefore\n\n{results.BEGIN}\nold\n{results.END}\n\nafter\n"
 
 
@@ -41,7 +45,7 @@ def test_scores_over_seeds_are_kept_and_shown(zoo, tmp_path):
     # in the order of the table of recipes, whatever was asked for first
     assert page.index("| `linear` |") < page.index("| `logistic` |")
     mean = np.mean(found["scores"]["accuracy"])
-    assert f"accuracy {mean:.4g} ±" in page and "old" not in page
+    assert f"accuracy {mean:.3f}" in page and "old" not in page
     assert not (tmp_path / "r" / ".members" / "logistic").exists()
 
 
@@ -76,7 +80,7 @@ def test_a_probe_tells_another_training():
         return max(abs(now[k] / first[k] - 1) for k in first)
 
     for other in (
-        {"learning_rate": 1.01e-3},
+        {"learning_rate": 1.001e-3},
         {"dropout": 0.31},
         {"widths": (513,)},
         {"batch_size": 65},
@@ -84,6 +88,42 @@ def test_a_probe_tells_another_training():
         {"data": "mnist5k"},
     ):
         assert moved(**other) > results.NEAR, other
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ((0.07, 0.08), "0.0750 ± 0.0071"),
+        ((140.0, 150.0), "145.0 ± 7.1"),
+        ((1000.0, 1400.0), "1200 ± 283"),
+        ((1.0, 1.0, 1.0), "1 ± 0"),
+        ((0.5177, 0.5177 + 1e-9), "0.5177 ± 0"),
+    ],
+)
+def test_a_score_has_the_digits_of_its_deviation(values, text):
+    assert results.size(values) == text
+
+
+def test_the_readme_has_the_scores_that_were_measured():
+    """Every recipe but that of a download, as `zoo results --page README.md` has it."""
+    names = [name for name in RECIPES if name != "cnn_cifar10"]
+    found = [read_json(RESULTS / f"{name}.json") for name in names]
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    table = text[text.index(results.BEGIN) : text.index(results.END)]
+    assert results.markdown(found) in table.replace(results.OLDER, "")
+    for each in found:
+        assert len(set(map(len, each["scores"].values()))) == 1
+        goal = RECIPES[each["recipe"]].goal
+        assert each["goal"] == str(goal or "")
+
+
+@pytest.mark.contract
+def test_the_readme_says_which_scores_are_older_than_the_code():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for path in RESULTS.glob("*.json"):
+        name = path.stem
+        line = next(x for x in text.splitlines() if x.startswith(f"| `{name}` |"))
+        assert (results.OLDER in line) == results.old(name, read_json(path)), name
 
 
 @pytest.mark.parametrize(

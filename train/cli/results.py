@@ -1,7 +1,7 @@
 """`zoo results`: recipes over several seeds, and the table of them in a page.
 
-DIR/RECIPE.json   scores by seed, goal, parameters, seconds, device, versions, and two
-                  numbers of a step of the training: with others they are old
+DIR/RECIPE.json   scores by seed, goal, parameters, seconds, device, versions, and
+                  settings and two numbers of a step: with others the scores are old
 DIR/.members/     the states of a recipe that is under way, to go on from
 
 The seeds of a recipe are one sweep, but where its data has no test part of its own:
@@ -9,10 +9,13 @@ there each seed also parts the rows anew.
 """
 
 import importlib.metadata
+import math
 import platform
 import re
 import shutil
 import time
+from collections.abc import Collection, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,7 +36,10 @@ from train.recipes.members import members
 from zoo.base import UsageError, check_choice, check_int, count_parameters
 
 BEGIN, END = "<!-- zoo results -->", "<!-- end of zoo results -->"
-NEAR = 1e-3  # of the numbers of a probe: rounding is below, a rate of 1 % more is not
+NEAR = 1e-4  # of a probe's numbers: rounding moves them by 1e-5, on other devices too
+SHOWN = ("wer", "elbo", "kl", "frechet", "rarest")  # beside the score of the goal
+HEADS = ("recipe", "data", "score", "goal", "parameters", "seconds", "measured")
+OLDER = ", older than the code"
 VERSIONS = ("purezoo", "jax", "flax", "optax")
 
 
@@ -91,19 +97,19 @@ def results(argv: list[str]) -> int:
 def old(name: str, found: dict[str, Any]) -> bool:
     """Whether scores are of another training than the recipe is now.
 
-    A step from fresh weights, in the middle of the training, is compared in numbers,
-    which another device or version of JAX moves by their rounding alone.
+    Its settings are compared, and a step from fresh weights in numbers, which another
+    device or version of JAX moves by their rounding alone.
     """
     experiment = _experiment(name, 0)
-    if found["steps"] != experiment.training.steps:
+    if found["training"] != experiment.training._asdict():
         return True
     now, then = probe(experiment), found["probe"]
     return any(abs(now[k] - then[k]) > NEAR * abs(now[k]) for k in now)
 
 
 def probe(experiment: Experiment) -> dict[str, float]:
-    """Norms of the gradient and of the update of a step: model, data, objective,
-    optimizer and schedule are in them."""
+    """Norms of the gradient and of the update of a step in the middle of a training:
+    model, data, objective, optimizer and schedule are in them."""
     training, source = experiment.training, experiment.source()
     task = optim.accumulated(experiment.task, training.accumulate)
     step = one.make_step(task, experiment.optimizer, ema=training.ema)
@@ -113,7 +119,11 @@ def probe(experiment: Experiment) -> dict[str, float]:
         batch = source.batch(arrays, seed, t)
         average = training.ema is not None
         state = one.init(task, experiment.optimizer, seed, batch, average=average)
-        moved, metrics = step(state._replace(step=t), batch)
+        # optimizers count by themselves: a schedule would be at its first rate, 0
+        state = state._replace(
+            step=t, optimizer=jax.tree.map(partial(_counted, t), state.optimizer)
+        )
+        moved, metrics = step(state, batch)
         change = jax.tree.map(jnp.subtract, moved.params, state.params)
         return {"gradient": metrics["grad_norm"].value(), "update": norm(change)}
 
@@ -121,38 +131,61 @@ def probe(experiment: Experiment) -> dict[str, float]:
     return {name: float(value) for name, value in found.items()}
 
 
-def row(found: dict[str, Any]) -> tuple[str, ...]:
-    """A recipe's line of the table."""
-    values = np.asarray(found["scores"][found["metric"]])
-    size = f"{values.mean():.4g} ± {values.std(ddof=1):.2g}"
-    failed = f", {found['failures']} failed" if found["failures"] else ""
+def _counted(t, leaf):
+    count = jnp.ndim(leaf) == 0 and jnp.issubdtype(leaf.dtype, jnp.integer)
+    return t.astype(leaf.dtype) if count else leaf
+
+
+def size(values: Sequence[float]) -> str:
+    """Mean and deviation of scores, two digits of it: "0.0768 ± 0.0035"."""
+    mean, deviation = np.mean(values), np.std(values, ddof=1)
+    if deviation < 1e-4 * abs(mean) or deviation < 1e-6:
+        return f"{mean:.4g} ± 0"
+    digits = max(0, 1 - math.floor(math.log10(deviation)))
+    return f"{mean:.{digits}f} ± {deviation:.{digits}f}"
+
+
+def row(found: dict[str, Any], old: bool = False) -> tuple[str, ...]:
+    """A recipe's line of the table: the score that its goal is of, then others."""
+    shown = dict.fromkeys((found["metric"], *SHOWN))
+    scores = [f"{k} {size(found['scores'][k])}" for k in shown if k in found["scores"]]
+    failed = [f"{found['failures']} failed"] * bool(found["failures"])
     return (
         f"`{found['recipe']}`",
         found["data"],
-        f"{found['metric']} {size}{failed}",
+        ", ".join(scores[:3] + failed),
         found["goal"],
         f"{found['parameters']:,}",
         f"{found['seconds']:,.0f}" if found["seconds"] else "",
-        found["date"],
+        f"{found['date']}{OLDER * old}",
     )
 
 
-HEADS = ("recipe", "data", "score", "goal", "parameters", "seconds", "measured")
-
-
-def markdown(found: list[dict[str, Any]]) -> str:
-    """The table of all, as a page has it."""
+def markdown(found: list[dict[str, Any]], older: Collection[str] = ()) -> str:
+    """The table of all, as a page has it, and on what they were measured."""
     lines = ["| " + " | ".join(HEADS) + " |", "|---|---|---|---|--:|--:|---|"]
-    lines += ["| " + " | ".join(row(each)) + " |" for each in found]
+    for each in found:
+        line = row(each, each["recipe"] in older)
+        lines.append("| " + " | ".join(line) + " |")
+    on: dict[str, list[str]] = {}
+    for each in found:
+        versions = ", ".join(f"{k} {v}" for k, v in each["versions"].items())
+        on.setdefault(f"{each['device']}, {versions}", []).append(each["recipe"])
+    several = len(on) > 1
+    lines += [f"\n{k}" + f": {', '.join(v)}" * several + "." for k, v in on.items()]
     return "\n".join(lines)
 
 
 def write(page: Path, found: list[dict[str, Any]]) -> None:
-    """Put the table between the two marks of a page. Raises UsageError without them."""
+    """Put the table between the two marks of a page, and say which scores are old.
+
+    Raises UsageError without the marks.
+    """
     text = page.read_text(encoding="utf-8") if page.exists() else ""
     if text.count(BEGIN) != 1 or text.count(END) != 1:
         raise UsageError(f"expected {BEGIN} and {END} in {page}, each once")
-    middle = f"{BEGIN}\n{markdown(found)}\n{END}"
+    older = [each["recipe"] for each in found if old(each["recipe"], each)]
+    middle = f"{BEGIN}\n{markdown(found, older)}\n{END}"
     text = re.sub(f"{BEGIN}.*{END}", lambda _: middle, text, flags=re.S)
     with whole(page) as part:
         part.write_text(text, encoding="utf-8")
@@ -208,7 +241,7 @@ def _trained(name, seeds, out):
         "parted": "by seed" if parted else "once",
         "goal": str(goal or ""),
         "parameters": count_parameters(found.trained(0).params),
-        "steps": first.training.steps,
+        "training": first.training._asdict(),
         "seconds": seconds if begun else None,  # not of what went on
         "probe": probe(first),
         "device": _device(),
