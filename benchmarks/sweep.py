@@ -1,257 +1,37 @@
 """Many small trainings: one program against one after the other, here and elsewhere.
 
-`python -m benchmarks.sweep [CASE ...]`, after `pip install -e '.[bench]'`: a contender
+`python -m benchmarks.sweep [PART ...]`, after `pip install -e '.[bench]'`: a contender
 trains the same networks on the same rows in a fresh process, one at a time, and says
-its seconds with compilation and without. Writes benchmarks/SWEEP.md.
+its seconds with compilation and without. Writes benchmarks/SWEEP.md, with `--device
+gpu` benchmarks/SWEEP-gpu.md. What fails is "cannot", and the reason is said.
 """
 
 import argparse
-import functools
 import json
 import os
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-PAGE = Path(__file__).parent / "SWEEP.md"
-MEMBERS = [2**k for k in range(11)]
+from benchmarks.trainings import CASES, NETWORKS, SINGLE, WHOLE, population
+
+HERE = Path(__file__).parent
+LIMIT = {"cpu": 600, "gpu": 100}  # seconds of a contender
+MEMBERS = {"cpu": [2**k for k in range(11)], "gpu": [4**k for k in range(7)]}
+DEVICES = {"cpu": (1, 2), "gpu": (1,)}  # a CPU is as many as it is told to be
+PARTS = [*CASES, "mapping", "knee"]
+
+Record = dict[str, Any]  # {"part", "peer", "number"} and what it said, or "reason"
 
 
-class Case(NamedTuple):
-    """Trainings that differ by seed and rate alone."""
-
-    about: str
-    shape: tuple[int, ...]
-    classes: int
-    seeds: int
-    rates: tuple[float, ...]
-    steps: int
-    batch: int
-    rows: int = 1437
-
-    @property
-    def runs(self) -> int:
-        """Trainings in all."""
-        return self.seeds * len(self.rates)
-
-    def data(self) -> dict[str, np.ndarray]:
-        """Normal x [N, *shape], labels y [N]."""
-        rng = np.random.default_rng(0)
-        x = rng.normal(size=(self.rows, *self.shape)).astype(np.float32)
-        return {"x": x, "y": rng.integers(self.classes, size=self.rows).astype("int32")}
+# In a process of its own --------------------------------------------------------------
 
 
-CASES = {
-    "mlp": Case(
-        "MLP 64-32-10, 32 seeds x 4 rates",
-        *((64,), 10, 32, (1e-3, 3e-3, 1e-2, 3e-2), 1000, 32),
-    ),
-    "cnn": Case("CNN `two_conv` 28x28, 8 seeds", (28, 28, 1), 10, 8, (1e-3,), 60, 64),
-    "gru": Case("GRU 12 - 32, 20 steps, 16 seeds", (20, 12), 9, 16, (3e-3,), 300, 32),
-}
-
-
-# Contenders ---------------------------------------------------------------------------
-
-
-def _task(name):
-    from zoo import cnn, mlp, rnn, supervised
-
-    model = {
-        "mlp": lambda: mlp.MLP(10, (32,)),
-        "cnn": lambda: cnn.two_conv(),
-        "gru": lambda: rnn.Classifier(9, rnn.RNN(rnn.GRU, 32)),
-    }[name]()
-    return supervised.task(model, supervised.classes)
-
-
-def swept(name: str, case: Case, rows: dict, runs: int) -> Any:
-    """`train.many.sweep`: one program."""
-    from train import many, optim
-    from train.source import examples
-
-    def make(rate):
-        return _task(name), optim.optimizer("adam", rate)
-
-    rates = case.rates[:runs]
-    seeds = runs // len(rates)
-    source = examples(rows, case.batch)
-    found = many.sweep(
-        *(make, source, case.steps),
-        seeds=seeds,
-        axes={"rate": rates},
-        log_every=case.steps,
-        progress=False,
-    )
-    return found.history["loss"][:, -1]
-
-
-def alone(name: str, case: Case, rows: dict, seed: int, rate: float) -> float:
-    """`train.loop.fit`, one training after the other."""
-    from train import loop, optim
-    from train.source import examples
-
-    done = loop.fit(
-        *(_task(name), optim.optimizer("adam", rate), examples(rows, case.batch)),
-        steps=case.steps,
-        seed=seed,
-        log_every=case.steps,
-        progress=False,
-    )
-    return done.records[-1]["loss"]
-
-
-@functools.cache
-def _gru():
-    """One class for all: `stack_module_state` wants that."""
-    from torch import nn
-
-    class Last(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.gru, self.out = nn.GRU(12, 32, batch_first=True), nn.Linear(32, 9)
-
-        def forward(self, x):
-            return self.out(self.gru(x)[0][:, -1])
-
-    return Last
-
-
-def _torch_model(name):
-    import torch
-    from torch import nn
-
-    def cnn():
-        return nn.Sequential(
-            *(nn.Conv2d(1, 32, 3, padding="same"), nn.ReLU(), nn.MaxPool2d(2)),
-            *(nn.Conv2d(32, 64, 3, padding="same"), nn.ReLU(), nn.MaxPool2d(2)),
-            *(nn.Flatten(), nn.Linear(64 * 49, 64), nn.ReLU(), nn.Linear(64, 10)),
-        )
-
-    def mlp():
-        return nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
-
-    torch.set_num_threads(2)
-    return {"mlp": mlp, "cnn": cnn, "gru": _gru()}[name]()
-
-
-def _tensors(case, rows):
-    import torch
-
-    x = torch.from_numpy(
-        np.moveaxis(rows["x"], -1, 1) if len(case.shape) == 3 else rows["x"]
-    )
-    return x.contiguous(), torch.from_numpy(rows["y"]).long()
-
-
-def torch(name: str, case: Case, rows: dict, seed: int, rate: float) -> float:
-    """PyTorch, eager, fused Adam, one training after the other."""
-    import torch
-    from torch.nn.functional import cross_entropy
-
-    x, y = _tensors(case, rows)
-    torch.manual_seed(seed)
-    model = _torch_model(name)
-    adam = torch.optim.Adam(model.parameters(), rate, fused=True)
-    per = len(x) // case.batch
-    for t in range(case.steps):
-        if t % per == 0:
-            order = torch.randperm(len(x))
-        index = order[t % per * case.batch :][: case.batch]
-        loss = cross_entropy(model(x[index]), y[index])
-        adam.zero_grad()
-        loss.backward()
-        adam.step()
-    return float(loss)
-
-
-def stacked(name: str, case: Case, rows: dict, runs: int) -> Any:
-    """PyTorch, `torch.func`: stacked parameters, vmap of grad, Adam on the stack."""
-    import torch
-    from torch.func import functional_call, grad_and_value, stack_module_state, vmap
-    from torch.nn.functional import cross_entropy
-
-    x, y = _tensors(case, rows)
-    each = [(seed, rate) for seed in range(case.seeds) for rate in case.rates][:runs]
-    models = []
-    for seed, _ in each:
-        torch.manual_seed(seed)
-        models.append(_torch_model(name))
-    params, _ = stack_module_state(models)
-    base = _torch_model(name).to("meta")
-
-    def loss(params, x, y):
-        return cross_entropy(functional_call(base, params, (x,)), y)
-
-    step = vmap(grad_and_value(loss), randomness="different")
-    rate = torch.tensor([rate for _, rate in each])
-    params = {k: p.detach() for k, p in params.items()}
-    m = {k: torch.zeros_like(p) for k, p in params.items()}
-    v = {k: torch.zeros_like(p) for k, p in params.items()}
-    per = len(x) // case.batch
-    with torch.no_grad():
-        for t in range(case.steps):
-            if t % per == 0:
-                order = torch.stack([torch.randperm(len(x)) for _ in each])
-            index = order[:, t % per * case.batch :][:, : case.batch]
-            grads, values = step(params, x[index], y[index])
-            for k, p in params.items():
-                g = grads[k]
-                m[k].mul_(0.9).add_(g, alpha=0.1)
-                v[k].mul_(0.999).addcmul_(g, g, value=0.001)
-                scale = rate.reshape(-1, *[1] * (p.ndim - 1)) / (1 - 0.9 ** (t + 1))
-                root = (v[k] / (1 - 0.999 ** (t + 1))).sqrt_().add_(1e-8)
-                p.sub_(scale * m[k] / root)
-    return values.tolist()
-
-
-def keras(name: str, case: Case, rows: dict, seed: int, rate: float) -> float:
-    """Keras on JAX: `fit`, one training after the other."""
-    os.environ["KERAS_BACKEND"] = "jax"
-    import keras
-    from keras import layers
-
-    keras.utils.set_random_seed(seed)
-
-    def convolution(channels):
-        return layers.Conv2D(channels, 3, padding="same", activation="relu")
-
-    body = {
-        "mlp": lambda: [layers.Dense(32, "relu"), layers.Dense(10)],
-        "cnn": lambda: [
-            *(
-                convolution(32),
-                layers.MaxPool2D(2),
-                convolution(64),
-                layers.MaxPool2D(2),
-            ),
-            *(layers.Flatten(), layers.Dense(64, "relu"), layers.Dense(10)),
-        ],
-        "gru": lambda: [layers.GRU(32), layers.Dense(9)],
-    }[name]()
-    model = keras.Sequential([keras.Input(case.shape), *body])
-    model.compile(
-        keras.optimizers.Adam(rate),
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-    )
-    size = case.batch * case.steps
-    index = np.random.default_rng(seed).integers(len(rows["x"]), size=size)
-    x, y = rows["x"][index], rows["y"][index]
-    return model.fit(x, y, batch_size=case.batch, verbose=0).history["loss"][-1]
-
-
-WHOLE = {"sweep": swept, "torch.func": stacked}
-SINGLE = {"fit": alone, "torch": torch, "keras": keras}
-
-
-# Timing -------------------------------------------------------------------------------
-
-
-def timed(name: str, peer: str, runs: int) -> dict[str, Any]:
+def timed(name: str, peer: str, runs: int, where: str) -> Record:
     """Seconds of so many trainings in this process, and of as many again.
 
     One after the other, of 128 eight are timed: each is as long as the next, but for
@@ -262,13 +42,13 @@ def timed(name: str, peer: str, runs: int) -> dict[str, Any]:
     if peer in WHOLE:
         for _ in range(2):
             began = time.perf_counter()
-            losses = np.asarray(WHOLE[peer](name, case, rows, runs))
+            losses = np.asarray(WHOLE[peer](name, case, rows, runs, where))
             seconds.append(time.perf_counter() - began)
         return {"first": seconds[0], "again": seconds[1], "loss": float(losses.mean())}
     losses = []
-    for seed, rate in [(s, r) for s in range(case.seeds) for r in case.rates][:8]:
+    for one in [(s, r) for s in range(case.seeds) for r in case.rates][:8]:
         began = time.perf_counter()
-        losses.append(SINGLE[peer](name, case, rows, seed, rate))
+        losses.append(SINGLE[peer](name, case, rows, one, where))
         seconds.append(time.perf_counter() - began)
     compiled = len(case.rates)
     each = float(np.median(seconds[compiled:]))
@@ -276,95 +56,236 @@ def timed(name: str, peer: str, runs: int) -> dict[str, Any]:
     return {"first": first, "again": runs * each, "loss": float(np.mean(losses))}
 
 
-def measured(name: str, peer: str, runs: int) -> dict[str, Any] | None:
-    """`timed` in a fresh process, each core a device; None where it cannot."""
-    flags = "--xla_force_host_platform_device_count=2"
-    environment = os.environ | {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
-    if peer in ("sweep",):
-        environment["XLA_FLAGS"] = flags
-    command = [sys.executable, "-m", "benchmarks.sweep", "--one", name, peer, str(runs)]
-    said = subprocess.run(command, env=environment, capture_output=True, text=True)
-    if said.returncode:
-        print(said.stderr.strip().splitlines()[-1], file=sys.stderr)
-        return None
-    return json.loads(said.stdout.splitlines()[-1])
+def mapped(network: str, mapping: str) -> Record:
+    """Steps a second of eight members together; the operations of one step of one."""
+    members = population(network, mapping)
+    rates = []
+    for _ in range(5):  # the first compiles, the second says how long a second is
+        members.on(10**9)
+        rates.append(8 * members.pace)
+    return {"rate": float(np.median(rates[2:])), "work": members.work()}
 
 
-def table(name: str, rounds: int) -> list[str]:
-    """A section of the page: the contenders in turns, and their ratios."""
+def about(device: str) -> Record:
+    """The device that JAX has, and the versions of what is compared."""
+    from importlib import metadata
+
+    import jax
+
+    if jax.default_backend() != device:
+        raise ValueError(f"expected a {device}, found {jax.devices()}")
+
+    names = [n for n in ("jax", "torch", "keras") if _installed(n)]
+    found = [f"{name} {metadata.version(name)}" for name in names]
+    python = ".".join(map(str, sys.version_info[:3]))
+    device = jax.devices()[0].device_kind
+    return {"device": device, "versions": ", ".join([f"Python {python}", *found])}
+
+
+def _installed(name):
+    from importlib.util import find_spec
+
+    return find_spec(name) is not None
+
+
+def said(part: str, peer: str, number: int, device: str) -> Record:
+    """What a contender finds in this process."""
+    where = "cuda" if device == "gpu" else "cpu"
+    if part == "about":
+        return about(device)
+    if part == "mapping":
+        return mapped(*peer.split())
+    return timed("mlp" if part == "knee" else part, peer, number, where)
+
+
+# All of them --------------------------------------------------------------------------
+
+
+def measured(part: str, peer: str, number: int, device: str) -> Record:
+    """`said` in a fresh process, with the device for it, or the "reason" why not."""
+    environment = os.environ | {
+        "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+        "JAX_PLATFORMS": "cuda,cpu" if device == "gpu" else "cpu",
+        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+    }
+    count = number if part == "mapping" else 2 if peer == "sweep" else 1
+    if device == "cpu" and count > 1:
+        flag = f"--xla_force_host_platform_device_count={count}"
+        environment["XLA_FLAGS"] = flag
+    words = [part, peer, str(number), "--device", device]
+    command = [sys.executable, "-m", "benchmarks.sweep", "--one", *words]
+    own: Record = {"part": part, "peer": peer, "number": number}
+    options: dict[str, Any] = {"env": environment, "capture_output": True, "text": True}
+    try:
+        ran = subprocess.run(command, timeout=LIMIT[device], **options)
+        found = own | json.loads(ran.stdout.splitlines()[-1])
+    except subprocess.TimeoutExpired:
+        found = own | {"reason": f"over {LIMIT[device]} s"}
+    except (IndexError, ValueError):
+        why = [line for line in ran.stderr.splitlines() if line.strip()] or ["nothing"]
+        print(f"{part} {peer} {number}: {why[-1]}", file=sys.stderr, flush=True)
+        found = own | {"reason": "cannot"}
+    print(json.dumps(found), flush=True)
+    return found
+
+
+def jobs(part: str, device: str) -> list[tuple[str, int]]:
+    """The contenders of a part, each with its number: of trainings, or of devices."""
+    if part == "mapping":
+        return [
+            (f"{network} {mapping}", count)
+            for count in DEVICES[device]
+            for network in NETWORKS
+            for mapping in ("vmap", "map")
+        ]
+    if part == "knee":
+        return [("sweep", members) for members in MEMBERS[device]]
+    peers = [p for p in (*WHOLE, *SINGLE) if device == "cpu" or p != "keras"]
+    return [(peer, CASES[part].runs) for peer in peers]
+
+
+# The page -----------------------------------------------------------------------------
+
+
+def race(name: str, records: list[Record]) -> list[str]:
+    """A case: the contenders' seconds, and their ratios in rounds side by side."""
     case = CASES[name]
-    found: dict[str, list] = {peer: [] for peer in (*WHOLE, *SINGLE)}
-    for _ in range(rounds):
-        for peer, results in found.items():
-            results.append(measured(name, peer, case.runs))
-            print(name, peer, results[-1], flush=True)
     lines = [
-        f"## {case.about}: {case.runs} trainings of {case.steps} steps",
+        f"## {case.about}: {case.runs} trainings of {case.steps:,} steps",
         "",
         "| contender | s | of them compiling | sweep is faster by | spread |",
         "|---|--:|--:|--:|--:|",
     ]
-    ours = [result["first"] for result in found["sweep"]]
-    for peer, results in found.items():
-        if None in results:
-            lines.append(f"| {peer} | cannot | | | |")
+    ours = [r["first"] for r in records if r["peer"] == "sweep" and "first" in r]
+    for peer in dict.fromkeys(r["peer"] for r in records):
+        results = [r for r in records if r["peer"] == peer]
+        failed = [r["reason"] for r in results if "reason" in r]
+        if failed:
+            lines.append(f"| {peer} | {failed[0]} | | | |")
             continue
-        first = np.array([result["first"] for result in results])
-        again = np.array([result["again"] for result in results])
-        ratio = first / ours
-        lines.append(
-            f"| {peer} | {np.median(first):.1f} | {np.median(first - again):.1f} | "
-            f"{np.median(ratio):.2f} | {ratio.min():.2f}-{ratio.max():.2f} |"
-        )
+        first = np.array([r["first"] for r in results])
+        compiling = first - np.array([r["again"] for r in results])
+        cells = [f"{np.median(first):.1f}", f"{np.median(compiling):.1f}", "", ""]
+        if rounds := min(len(ours), len(first)):
+            ratio = first[:rounds] / ours[:rounds]
+            cells[2:] = [
+                f"{np.median(ratio):.2f}",
+                f"{ratio.min():.2f}-{ratio.max():.2f}",
+            ]
+        lines.append(f"| {peer} | {' | '.join(cells)} |")
     return [*lines, ""]
 
 
-def knee() -> list[str]:
-    """Trainings per second by the number of members, MLP, compiling apart."""
-    rows = []
-    for members in MEMBERS:
-        result = measured("mlp", "sweep", members)
-        assert result is not None
-        rows.append(f"| {members:,} | {members / result['again']:.2f} |")
-        print(rows[-1], flush=True)
-    head = ["## Trainings a second, by the members of one program (MLP)", ""]
-    return [*head, "| members | a second |", "|--:|--:|", *rows, ""]
+def mappings(records: list[Record]) -> list[str]:
+    """Steps a second of eight members, by how they are mapped on so many devices."""
+    lines = [
+        "## Steps a second of eight members, by `mapping`",
+        "",
+        "| network | operations of a step | devices | vmap | map | map is faster by |",
+        "|---|--:|--:|--:|--:|--:|",
+    ]
+    for count in dict.fromkeys(r["number"] for r in records):
+        for network, (title, *_) in NETWORKS.items():
+            cells, rates, work = [], [], 0.0
+            for mapping in ("vmap", "map"):
+                own = (f"{network} {mapping}", count)
+                found = [r for r in records if (r["peer"], r["number"]) == own]
+                failed = [r["reason"] for r in found if "reason" in r]
+                rates.append(np.median([r["rate"] for r in found if "rate" in r] or 0))
+                work = max([work, *(r["work"] for r in found if "work" in r)])
+                cells.append(failed[0] if failed else f"{rates[-1]:,.0f}")
+            ratio = f"{rates[1] / rates[0]:.2f}" if min(rates) else ""
+            middle = f"{work:.1e} | {count} | {cells[0]} | {cells[1]}"
+            lines.append(f"| {title} | {middle} | {ratio} |")
+    return [*lines, ""]
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Measure the cases, or one contender with `--one`."""
-    parser = argparse.ArgumentParser(prog="benchmarks.sweep", description=__doc__)
-    parser.add_argument("cases", nargs="*", default=[*CASES], help=", ".join(CASES))
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--one", nargs=3, metavar=("CASE", "PEER", "RUNS"))
-    flags = parser.parse_args(argv)
-    if flags.one:
-        name, peer, runs = flags.one
-        print(json.dumps(timed(name, peer, int(runs))))
-        return 0
-    for name in flags.cases:
-        if name not in CASES:
-            parser.error(f"unknown case {name}, expected {', '.join(CASES)}")
-    lines = [*HEAD.splitlines(), ""]
-    for name in flags.cases:
-        lines += table(name, flags.rounds)
-    lines += knee()
-    PAGE.write_text("\n".join(lines).rstrip() + "\n")
-    return 0
+def knee(records: list[Record]) -> list[str]:
+    """Trainings a second by the number of members, compiling apart."""
+    lines = [
+        "## Trainings a second, by the members of one program (MLP)",
+        "",
+        "| members | a second |",
+        "|--:|--:|",
+    ]
+    for r in records:
+        rate = r.get("reason") or f"{r['number'] / r['again']:.2f}"
+        lines.append(f"| {r['number']:,} | {rate} |")
+    return [*lines, ""]
 
 
-HEAD = f"""\
-# Many trainings
+def page(records: list[Record], device: str) -> str:
+    """What was measured, part by part."""
+    found = {"device": "a device", "versions": ""}
+    found |= next((r for r in records if r["part"] == "about"), {})
+    on_gpu = device == "gpu"
+    machine = found["device"] if on_gpu else "two cores"
+    command = "python -m benchmarks.sweep" + " --device gpu" * on_gpu
+    lines = [
+        "# Many trainings" + f": {machine}" * on_gpu,
+        "",
+        f"{time.strftime('%Y-%m-%d')}: `{command}`, {machine}, float32;",
+        f"{found['versions']}.",
+        "",
+        *HEAD.splitlines(),
+        "",
+    ]
+    for part in PARTS:
+        own = [record for record in records if record["part"] == part]
+        if part in CASES and own:
+            lines += race(part, own)
+        elif own:
+            lines += {"mapping": mappings, "knee": knee}[part](own)
+    return "\n".join(lines).rstrip() + "\n"
 
-{time.strftime("%Y-%m-%d")}: `python -m benchmarks.sweep`, two cores, float32.
 
+HEAD = """\
 Each contender trains the same networks on the same rows with Adam, in a fresh process,
 the contenders in turns. "sweep" is `train.many.sweep`, one program; "fit" is
 `train.loop.fit`, one training after the other; "torch" is PyTorch, eager; "torch.func"
 stacks the parameters and maps the gradient. Seconds are of all trainings with what is
 compiled for them; one after the other, eight are timed, and the rest is as long. A
-ratio above 1: the sweep is faster.
-"""
+ratio above 1: the sweep is faster."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure the parts, or one contender with `--one`."""
+    parser = argparse.ArgumentParser(prog="benchmarks.sweep", description=__doc__)
+    parser.add_argument("parts", nargs="*", default=PARTS, help=", ".join(PARTS))
+    parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
+    parser.add_argument("--rounds", type=int, default=3, help="of each case")
+    parser.add_argument("--peers", nargs="+", help="these contenders alone")
+    parser.add_argument("--keep", type=Path, help="add to the results in this file")
+    parser.add_argument("--one", nargs=3, metavar=("PART", "PEER", "NUMBER"))
+    flags = parser.parse_args(argv)
+    if flags.one:
+        part, peer, number = flags.one
+        print(json.dumps(said(part, peer, int(number), flags.device)))
+        return 0
+    for part in flags.parts:
+        if part not in PARTS:
+            parser.error(f"unknown part {part}, expected {', '.join(PARTS)}")
+    records: list[Record] = []
+    if flags.keep and flags.keep.exists():
+        records = [json.loads(line) for line in flags.keep.read_text().splitlines()]
+    found = HERE / ("SWEEP-gpu.md" if flags.device == "gpu" else "SWEEP.md")
+
+    def measure(part, peer, number):
+        records.append(measured(part, peer, number, flags.device))
+        if flags.keep:
+            flags.keep.write_text("".join(json.dumps(r) + "\n" for r in records))
+        found.write_text(page(records, flags.device))  # what is done is not lost
+
+    if not any(record["part"] == "about" for record in records):
+        measure("about", "-", 0)
+        if "reason" in records[-1]:
+            return 1
+    for part in flags.parts:
+        for _ in range(flags.rounds if part in CASES else 1):
+            for peer, number in jobs(part, flags.device):
+                if flags.peers is None or peer in flags.peers:
+                    measure(part, peer, number)
+    return 0
 
 
 if __name__ == "__main__":

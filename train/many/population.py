@@ -74,7 +74,8 @@ class Population:
                 "expected settings that a program reads as numbers: one of "
                 f"{', '.join(settings)} shapes it: one sweep for each of its values"
             ) from error
-        self._mapping = mapping or self._faster(arrays, (rest, one_))
+        self._like = arrays, (rest, one_)
+        self.mapping = mapping or self._faster()
         size, local = len(settings["seed"]), jax.local_devices()
         if devices is not None:
             local = local[: check_int("devices", devices, 1, len(local))]
@@ -235,6 +236,11 @@ class Population:
         own = found.argument_size_in_bytes + found.temp_size_in_bytes
         return own * (self._mesh.size if jax.default_backend() == "cpu" else 1)
 
+    def work(self) -> float:
+        """Operations of one step of a member, as the compiler counts them."""
+        cost: Any = jax.jit(self._metrics).lower(*self._like).cost_analysis()
+        return cost["flops"]
+
     def origin(self, **numbers: int) -> dict[str, Any]:
         """What its states belong to, for their checkpoints (`train.checkpoint`)."""
 
@@ -276,7 +282,7 @@ class Population:
     def _spread(self, function):
         def each(shared, members):
             # where devices share a CPU, LAPACK of batches of matrices waits for ever
-            if self._mapping == "vmap" and function != self._begin:
+            if self.mapping == "vmap" and function != self._begin:
                 return jax.vmap(function, (None, 0))(shared, members)
             return jax.lax.map(lambda member: function(shared, member), members)
 
@@ -289,12 +295,10 @@ class Population:
             check_vma=False,
         )
 
-    def _faster(self, arrays, member):
+    def _faster(self):
         """Small steps gain by vmap on a CPU, large ones lose; other devices gain."""
-        if jax.default_backend() != "cpu":
-            return "vmap"
-        cost: Any = jax.jit(self._metrics).lower(arrays, member).cost_analysis()
-        return "map" if cost["flops"] > WORK else "vmap"
+        large = jax.default_backend() == "cpu" and self.work() > WORK
+        return "map" if large else "vmap"
 
 
 def _finite(state):
