@@ -1,13 +1,13 @@
 """What is trained, in terms that need none of the libraries: shapes, data, work."""
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 COMPARED_AFTER = 5  # updates from the same weights; then the losses must agree
-TOLERANCE = 1e-3  # relative; beyond it two peers did not train the same thing
 BETAS = (0.5, 0.999)  # of the two Adams that "adversaries" are
 
 Arrays = dict[str, np.ndarray]
@@ -82,6 +82,7 @@ class Trainer(NamedTuple):
     parameters: int
     step: Callable[[int], float]  # train on the i-th batch in order -> loss before it
     run: Callable[[int], Any]  # train that many steps on shuffled batches, and wait
+    peak: Callable[[], float] | None = None  # the most bytes it had on a GPU
 
 
 def _resnet20() -> tuple[tuple[int, int, int], ...]:
@@ -209,6 +210,19 @@ FAMILIES = {
         ),
     )
 }
+
+
+def sized(family: Family, batch: int) -> Family:
+    """With that batch size, and rows for 32 batches of it at least.
+
+    A full batch stays one: it has that many rows.
+    """
+    if family.batch == family.rows:
+        about = family.about.replace(f"{family.rows} rows", f"{batch} rows")
+        return family._replace(batch=batch, rows=batch, about=about)
+    about = re.sub(r"batch \d+", f"batch {batch}", family.about)
+    rows = max(family.rows, 32 * batch)
+    return family._replace(batch=batch, rows=rows, about=about)
 
 
 def under(arrays: Arrays, part: str) -> Arrays:

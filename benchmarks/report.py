@@ -13,7 +13,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.families import COMPARED_AFTER, TOLERANCE, Family
+from benchmarks.families import COMPARED_AFTER, Family
+from benchmarks.setting import Setting, cores, peak
 from benchmarks.talk import without_paths
 
 
@@ -32,27 +33,42 @@ class Result(NamedTuple):
     others: float = 0.0  # the largest share of the cores that other work took
 
 
+class Machine(NamedTuple):
+    """What is computed on."""
+
+    product: float  # the rate of a matrix product, FLOP/s
+    kind: str = ""  # of the device
+    setting: Setting = Setting()
+
+    @property
+    def unit(self) -> tuple[str, float]:
+        """Of rates: a name, FLOP/s."""
+        return ("TFLOP/s", 1e12) if self.setting.gpu else ("GFLOP/s", 1e9)
+
+
 DIFFERENT = "NOT COMPARABLE"
 DISTURBED = 0.1  # a share of the cores; torch's threads then wait for one another
-EXPLAINED = f"""\
-All in float32 on CPU, with the same arrays, batch size, optimizer and initial weights.
+TURNS = """\
+{kind}, with the same arrays, batch size, optimizer and initial weights.
 In each round the peers take turns; only one computes at a time.
 
 - examples/s: the median of the rounds. Ratio: that of purezoo / that of the peer, the
   median of the ratios within each round; spread: their smallest and largest.
-- peak MiB: the largest resident memory of the process, compiling included.
+- peak MiB: the largest {memory}, compiling included.
 - cold, s: from the start of a fresh process, imports included, to the loss of its
   first step; warm: again, with the programs that the first one compiled. Once each;
-  "-" where nothing is compiled.
+  "-" where nothing is compiled or it was not asked for.
 - from torch: the relative difference of the loss on the next batch after
-  {COMPARED_AFTER} updates from the same weights on the same batches. Above
-  {TOLERANCE:g} it is another training: {DIFFERENT}. A VAE and a GAN are given the noise
+  {compared} updates from the same weights on the same batches. Above
+  {tolerance:g} it is another training: {different}. A VAE and a GAN are given the noise
   that purezoo draws in these updates; timed, each draws its own inside the update.
-- GFLOP/s: examples/s times the operations of the network's matrix products, 2 for a
+- {unit}: examples/s times the operations of the network's matrix products, 2 for a
   multiply and add, forward and twice again for the gradients (so also where one is not
   needed, as that of the input). Of a product: their share of the rate of a product of
-  two 2048 x 2048 float32 matrices, the better of jax and torch in the same rounds.
-
+  two {side} x {side} matrices ({precision}), the better of jax and torch in the same
+  rounds.
+"""
+ON_CPU = """
 For all, the allocator keeps freed memory (glibc's thresholds raised), without which
 eager torch is up to 40 % slower on convolutions, and asks for huge pages
 (`GLIBC_TUNABLES=glibc.malloc.hugetlb=1`), as `zoo train` does.
@@ -60,7 +76,28 @@ eager torch is up to 40 % slower on convolutions, and asks for huge pages
 "torch" is eager, images in the channels-last format, "torch-nchw" in the default one;
 these and "torch-compile" have the fused optimizer. "keras" is `fit` on JAX. "flax" is
 Linen's own layers and optax, one jitted step for each iteration of a Python loop.
+"""
+ON_GPU = """\
+- MFU: the share of {paper:.0f} TFLOP/s, the device's peak on paper for dense products
+  ({precision}).
 
+The data lie on the device from the start, the clock is read after a synchronization.
+{meaning}
+
+"torch" is eager, images in the channels-last format, "torch-nchw" in the default one;
+"torch-graph" is an eager update captured once as a CUDA graph, and replayed. All have
+the fused optimizer, and cudnn tries its algorithms first, as XLA does.
+"""
+MEANINGS = {
+    "float32": "float32 is exact on both sides: neither rounds the factors of a "
+    "product to TF32.",
+    "tf32": "Products and convolutions of float32 may round their factors to TF32 on "
+    "both sides.",
+    "bfloat16": "Parameters and optimizer are float32, products bfloat16: by the "
+    "`dtype` of the zoo's\nmodules, and by torch's autocast, which keeps norms and the "
+    "sums of a Transformer's\nshortcuts in float32, where the zoo has bfloat16.",
+}
+NETWORKS = """
 An LSTM has one bias for each gate: torch's second one is zero and not trained. A GRU
 has two, as in torch; Linen's has one for two of the gates, 256 parameters less, which
 learns a little slower and costs next to the same. torch runs both outside of what
@@ -76,6 +113,29 @@ other player's weights, which is the same as two.
 """
 
 
+def explained(machine: Machine) -> str:
+    """What the numbers mean."""
+    setting = machine.setting
+    words = {
+        "kind": "All in mixed precision, bfloat16"
+        if setting.precision == "bfloat16"
+        else f"All in {setting.precision}",
+        "memory": "allocation on the device"
+        if setting.gpu
+        else "resident memory of the process",
+        "compared": COMPARED_AFTER,
+        "tolerance": setting.tolerance,
+        "different": DIFFERENT,
+        "unit": machine.unit[0],
+        "side": 8192 if setting.gpu else 2048,
+        "precision": setting.precision,
+        "meaning": MEANINGS[setting.precision],
+        "paper": (peak(machine.kind, setting.precision) or float("nan")) / 1e12,
+    }
+    words["kind"] += f" on {machine.kind if setting.gpu else 'CPU'}"
+    return (TURNS + (ON_GPU if setting.gpu else ON_CPU)).format(**words) + NETWORKS
+
+
 def ratios(ours: list[float], theirs: list[float]) -> list[float]:
     """Ours over theirs within each round that both finished."""
     return [a / b for a, b in zip(ours, theirs, strict=False)]
@@ -88,8 +148,12 @@ def difference(loss: float | None, reference: float | None) -> float | None:
     return abs(loss - reference) / abs(reference)
 
 
-def rows(family: Family, results: list[Result], product: float) -> list[dict[str, str]]:
-    """Text by column for each peer that ran; `product` is the machine's rate."""
+def rows(
+    family: Family, results: list[Result], machine: Machine
+) -> list[dict[str, str]]:
+    """Text by column for each peer that ran."""
+    setting, (unit, one) = machine.setting, machine.unit
+    paper = peak(machine.kind, setting.precision)
     by_name = {result.peer: result for result in results}
     reference = by_name["torch"].loss if "torch" in by_name else None
     lines = []
@@ -100,8 +164,9 @@ def rows(family: Family, results: list[Result], product: float) -> list[dict[str
         against = ratios(by_name["purezoo"].rates, result.rates) or [float("nan")]
         apart = difference(result.loss, reference)
         said = "not compared" if apart is None else f"{apart:.0e}"
-        if apart is not None and not apart <= TOLERANCE:  # NaN too
+        if apart is not None and not apart <= setting.tolerance:  # NaN too
             said += f" {DIFFERENT}"
+        rate = speed * family.flops
         lines.append(
             {
                 "peer": result.peer,
@@ -113,10 +178,12 @@ def rows(family: Family, results: list[Result], product: float) -> list[dict[str
                 "warm, s": _seconds(result.warm),
                 "from torch": said,
                 "parameters": f"{result.parameters:,}",
-                "GFLOP/s": f"{speed * family.flops / 1e9:,.3g}",
-                "of a product": f"{speed * family.flops / product:.1%}",
+                unit: f"{rate / one:,.3g}",
+                "of a product": f"{rate / machine.product:.1%}",
             }
         )
+        if setting.gpu:
+            lines[-1]["MFU"] = "-" if paper is None else f"{rate / paper:.2%}"
     return lines
 
 
@@ -176,36 +243,43 @@ def section(
     lines: list[dict[str, str]],
     notes: list[str],
     products: list[float],
+    machine: Machine,
 ) -> str:
     """One family in RESULTS.md."""
+    unit, one = machine.unit
     work = []
     for times, each in family.work.items():
         counts = Counter("x".join(map(str, product)) for product in each)
         terms = (f"{n} x {p}" if n > 1 else p for p, n in counts.items())
         work.append(f"{times} x 2 x ({' + '.join(terms)})")
     steps = ", ".join(f"{r.peer} {r.steps:,}" for r in results if not r.failed)
-    low, middle, high = (f(products) / 1e9 for f in (min, median, max))
+    low, middle, high = (f(products) / one for f in (min, median, max))
     return (
         f"\n## {family.name}\n\n{family.about}.\n\n{markdown(lines)}\n"
         + "".join(f"**{note}.**\n\n" for note in notes)
         + f"Operations for one example: {' + '.join(work)} = {family.flops:,}. A "
-        f"product in these rounds: {middle:.0f} GFLOP/s ({low:.0f} to {high:.0f}). "
+        f"product in these rounds: {middle:.0f} {unit} ({low:.0f} to {high:.0f}). "
         f"Steps of a turn: {steps}.\n"
     )
 
 
-def head(command: str, rounds: int, threads: int) -> str:
+def head(command: str, rounds: int, machine: Machine) -> str:
     """What was run, with what, on what; no name of a machine, no path."""
+    setting = machine.setting
     found = [f"python {platform.python_version()}"]
-    for name in ("jax", "flax", "torch", "keras"):
+    names = ("jax", "flax", "torch", "keras")
+    for name in names[:3] if setting.gpu else names:
         try:
             found.append(f"{name} {version(name)}")
         except PackageNotFoundError:
             found.append(f"{name} not installed")
+    device = f"{machine.kind}; " if setting.gpu else ""
+    count = cores() if setting.gpu else os.cpu_count()
+    title = "Training speed" + (" on a GPU" if setting.gpu else "")
     return (
-        f"# Training speed\n\n{datetime.date.today()}: `{without_paths(command)}`\n\n"
-        f"{', '.join(found)}; {_cpu()}, {os.cpu_count()} cores. Rounds: {rounds}; "
-        f"threads: {threads}.\n\n{EXPLAINED}"
+        f"# {title}\n\n{datetime.date.today()}: `{without_paths(command)}`\n\n"
+        f"{', '.join(found)}; {device}{_cpu()}, {count} cores. Rounds: {rounds}; "
+        f"threads: {setting.threads}.\n\n{explained(machine)}"
     )
 
 

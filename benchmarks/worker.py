@@ -1,10 +1,11 @@
 """One competitor in a process of its own; it speaks JSON lines with the parent.
 
-    python -m benchmarks.worker PEER FAMILY FILE THREADS
+    python -m benchmarks.worker PEER FAMILY FILE SETTING
 
-PEER "init" writes the common data and weights to FILE, "product" measures the library
-that FAMILY names. All others train: they answer {"first": loss} after one step, then to
-"prepare SECONDS", to each "go" and to "end". A failure is {"error": reason}.
+SETTING is `Setting.text`. PEER "init" writes the common data and weights of each line
+"FAMILY FILE"; "product" measures the library that FAMILY names, at each line. All
+others train: they answer "first" with {"first": loss} of one step, then "prepare
+SECONDS", each "go" and "end". A failure is {"error": reason}.
 """
 
 import json
@@ -17,12 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.families import COMPARED_AFTER, FAMILIES
+from benchmarks.families import COMPARED_AFTER
+from benchmarks.setting import Setting, read
 
-SIDE = 2048
 
-
-def main(peer: str, family_name: str, file: str, threads: int) -> None:
+def main(peer: str, name: str, file: str, setting: Setting) -> None:
     """Serve until the parent closes the pipe."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what the libraries print must not stand between the answers
@@ -31,35 +31,44 @@ def main(peer: str, family_name: str, file: str, threads: int) -> None:
         print(json.dumps(answer), file=answers, flush=True)
 
     try:
-        _limit(threads, torch="torch" in (peer.split("-")[0], family_name))
+        if not setting.gpu:
+            _limit(setting.threads, torch="torch" in (peer.split("-")[0], name))
         if peer == "init":
-            family = FAMILIES[family_name]
-            weights = import_module("benchmarks.peers.purezoo").weights(family)
-            np.savez(file, **family.data(), **weights)
-            say()
+            _init(setting, say)
         elif peer == "product":
-            product = _product(family_name)
-            say()
-            for _ in sys.stdin:
-                say(rate=2 * SIDE**3 / min(_timed(product, 1) for _ in range(5)))
+            _serve_products(name, setting, say)
         else:
-            _train(peer, family_name, file, say)
+            _train(peer, name, file, setting, say)
     except Exception as error:
         reason = str(error).strip().split("\n")[0]
         say(error=f"{type(error).__name__}: {reason}")
         raise
 
 
-def _train(peer, family_name, file, say):
-    family = FAMILIES[family_name]
+def _init(setting, say):
+    weights = import_module("benchmarks.peers.purezoo").weights
+    device = import_module("jax").devices()[0]
+    if device.platform != setting.device:
+        raise RuntimeError(f"expected a {setting.device}, found a {device.platform}")
+    say(device=device.device_kind)
+    for line in sys.stdin:
+        name, file = line.strip().split(" ", 1)
+        family = setting.family(name)
+        np.savez(file, **family.data(), **weights(family, setting))
+        say()
+
+
+def _train(peer, name, file, setting, say):
+    family = setting.family(name)
     arrays = dict(np.load(file))
     module = import_module(f"benchmarks.peers.{peer.split('-')[0]}")
-    trainer = module.prepare(family, arrays, peer)
-    say(first=trainer.step(0))
+    trainer = module.prepare(family, arrays, peer, setting)
     steps = 0
     for line in sys.stdin:
         command, *args = line.split()
-        if command == "prepare":
+        if command == "first":
+            say(first=trainer.step(0))
+        elif command == "prepare":
             loss = [trainer.step(i) for i in range(1, COMPARED_AFTER + 1)][-1]
             steps = _calibrate(family, trainer.run, float(args[0]))
             say(parameters=trainer.parameters, loss=loss, steps=steps)
@@ -67,19 +76,49 @@ def _train(peer, family_name, file, say):
             before = _others()
             took = _timed(trainer.run, steps)
             others = (_others() - before) / took / (os.cpu_count() or 1)
+            # a GPU does not wait for the cores of its neighbours
+            others = 0.0 if setting.gpu else others
             say(rate=steps * family.batch / took, others=others)
         else:
-            say(peak_mib=_peak_mib())
+            say(peak_mib=trainer.peak() / 2**20 if trainer.peak else _peak_mib())
 
 
-def _product(library):
-    """The machine's own rate is that of this: two matrices of SIDE x SIDE."""
-    a = np.random.default_rng(0).normal(size=(SIDE, SIDE)).astype(np.float32)
+def _serve_products(library, setting, say):
+    """The machine's own rate is that of this: two square matrices."""
+    side, times = (8192, 3) if setting.gpu else (2048, 1)
+    product = _product(library, setting, side)
+    say()
+    for _ in sys.stdin:
+        least = min(_timed(product, times) for _ in range(5))
+        say(rate=2 * side**3 * times / least)
+
+
+def _product(library, setting, side):
+    a = np.random.default_rng(0).normal(size=(side, side)).astype(np.float32)
+    half = setting.precision == "bfloat16"
     if library == "torch":
-        b = import_module("torch").tensor(a)
-        return lambda times: b @ b
-    c = import_module("jax.numpy").asarray(a)
-    return lambda times: (c @ c).block_until_ready()
+        torch = import_module("torch")
+        device = import_module("benchmarks.peers.torch").configure(setting)
+        b = torch.tensor(a, device=device)
+        b = b.bfloat16() if half else b
+
+        def multiply(times):
+            for _ in range(times):
+                b @ b
+            if setting.gpu:
+                torch.cuda.synchronize()
+
+        return multiply
+
+    jnp = import_module("jax.numpy")
+    c = jnp.asarray(a, jnp.bfloat16 if half else jnp.float32)
+
+    def product(times):
+        for _ in range(times):
+            d = c @ c
+        d.block_until_ready()
+
+    return product
 
 
 def _calibrate(family, run, seconds):
@@ -129,4 +168,4 @@ def _peak_mib():
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:4], threads=int(sys.argv[4]))
+    main(*sys.argv[1:4], read(sys.argv[4]))

@@ -7,14 +7,15 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from benchmarks import __main__ as command
-from benchmarks import report, talk
+from benchmarks import measure, report, setting, talk
 from benchmarks.families import FAMILIES, sinusoid
 from benchmarks.peers import flax, purezoo
-from benchmarks.report import Result
+from benchmarks.report import Machine, Result
+from benchmarks.setting import Setting
 from tests.conftest import quick
 from zoo import attention
 
-MLP = FAMILIES["mlp"]
+MLP, CPU = FAMILIES["mlp"], Setting()
 
 
 @pytest.mark.parametrize(
@@ -24,6 +25,14 @@ MLP = FAMILIES["mlp"]
         (["mlp", "--peers", "touch"], "unknown peer 'touch'; did you mean 'torch'?"),
         (["mlp", "--rounds", "0"], "expected --rounds of 1 to 1000, found 0"),
         (["mlp", "--seconds", "nan"], "expected --seconds of 0.01 to 1000, found nan"),
+        (
+            ["mlp", "--device", "cuda"],
+            "unknown device 'cuda'; expected one of: cpu, gpu",
+        ),
+        (["--precision", "tf32"], "expected --device gpu for --precision tf32, found"),
+        (["linear", "--precision", "bfloat16"], "expected a family with bfloat16"),
+        (["--peers", "keras", "--device", "gpu"], "unknown peer 'keras'"),
+        (["--batch", "-1"], "expected --batch of 1 or more, found -1"),
         (["mlp", "--out", "absent/R.md"], "expected a folder for --out, found absent"),
     ],
 )
@@ -58,7 +67,9 @@ def test_a_gan_judges_real_and_generated_images():
     assert made == 64 * 6272 + 16 * (7 * 7 * 128 * 64 + 14 * 14 * 64)
     assert judged == 16 * (14 * 14 * 64 + 7 * 7 * 64 * 128) + 6272
     assert family.flops == 2 * (3 * made + 7 * judged)
-    assert "3 x 2 x (1x64x6272 + " in report.section(family, [], [], [], [1.0])
+    assert "3 x 2 x (1x64x6272 + " in report.section(
+        family, [], [], [], [1.0], Machine(1.0)
+    )
 
 
 @pytest.mark.parametrize("name", ["lstm", "gru", "transformer"])
@@ -82,8 +93,8 @@ def test_flax_begins_where_we_do(name):
 @pytest.mark.parametrize("name", quick(["vae", "gan"], "vae"))
 def test_flax_draws_and_moves_as_we_do(name):
     family = FAMILIES[name]._replace(rows=8, batch=4)
-    arrays = family.data() | purezoo.weights(family)
-    ours, theirs = (p.prepare(family, arrays, "") for p in (purezoo, flax))
+    arrays = family.data() | purezoo.weights(family, CPU)
+    ours, theirs = (p.prepare(family, arrays, "", CPU) for p in (purezoo, flax))
     assert ours.parameters == theirs.parameters
     losses = [[peer.step(i) for i in range(3)] for peer in (ours, theirs)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
@@ -125,7 +136,7 @@ def results():
 
 
 def test_the_rows():
-    lines = report.rows(MLP, results(), product=MLP.flops * 600.0)
+    lines = report.rows(MLP, results(), Machine(MLP.flops * 600.0))
     assert [line["peer"] for line in lines] == ["purezoo", "torch", "flax"]
     assert list(lines[1].values())[1:7] == [
         "100",
@@ -145,18 +156,18 @@ def test_the_rows():
     assert "differ from that of purezoo: flax" in report.remarks(results(), fewer)[-1]
     busy = [result._replace(others=0.3) for result in results()[:1]]
     assert "up to 30% of the cores in turns of purezoo" in report.remarks(busy, [])[0]
-    without = report.rows(MLP, results()[:1], 1.0)
+    without = report.rows(MLP, results()[:1], Machine(1.0))
     assert without[0]["from torch"] == "not compared"
 
 
 def test_a_loss_that_is_not_a_number_compares_with_nothing():
     found = [*results()[:2], results()[2]._replace(loss=math.nan)]
-    assert "NOT COMPARABLE" in report.rows(MLP, found, 1.0)[2]["from torch"]
+    assert "NOT COMPARABLE" in report.rows(MLP, found, Machine(1.0))[2]["from torch"]
 
 
 def test_the_written_table():
-    lines = report.rows(MLP, results(), 1e9)
-    text = report.section(MLP, results(), lines, ["a note"], [1e9, 2e9])
+    lines = report.rows(MLP, results(), Machine(1e9))
+    text = report.section(MLP, results(), lines, ["a note"], [1e9, 2e9], Machine(1e9))
     table = [line for line in text.splitlines() if line.startswith("|")]
     assert len(table) == 5 and {line.count("|") for line in table} == {12}
     assert "**a note.**" in text and "2 GFLOP/s (1 to 2)" in text
@@ -171,16 +182,121 @@ def test_no_path_is_written():
 
 def test_a_worker_that_fails_says_why_and_when(tmp_path):
     began = time.perf_counter()
-    with talk.Worker("purezoo", "mlp", tmp_path / "absent.npz", 1, tmp_path) as worker:
+    words = "purezoo", "mlp", tmp_path / "absent.npz", CPU, tmp_path
+    with talk.Worker(*words) as worker:
         with pytest.raises(talk.Failed, match="FileNotFoundError.*absent.npz"):
             worker.answer()
         assert 0 < worker.seconds() <= time.perf_counter() - began
 
 
+class Fake:
+    """A worker that answers at once; "torch-compile" fails when it has to train."""
+
+    asked: list[tuple] = []
+
+    def __init__(self, peer, name, file, setting, cache):
+        self.peer, self.said = peer, []
+
+    def send(self, *command):
+        self.said.append(command[0])
+        self.asked.append((self.peer, command[0]))
+
+    def ask(self, *command):
+        self.send(*command)
+        return self.answer()
+
+    def answer(self):
+        if self.peer in ("init", "product"):
+            return {"device": "NVIDIA H100 80GB HBM3", "rate": 4e14}
+        command = self.said.pop()
+        if self.peer == "torch-compile" and command == "prepare":
+            raise talk.Failed("RuntimeError: no kernel")
+        answers = {
+            "first": {"first": 2.0},
+            "prepare": {"parameters": 5, "loss": 2.0, "steps": 7},
+            "go": {"rate": 1e6, "others": 0.0},
+            "end": {"peak_mib": 3.0},
+        }
+        return answers[command]
+
+    def seconds(self):
+        return 1.5
+
+    def close(self):
+        pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+def test_a_peer_that_fails_is_a_note_and_the_others_go_on(
+    monkeypatch, tmp_path, device
+):
+    monkeypatch.setattr(measure, "Worker", Fake)
+    monkeypatch.setattr(measure, "find_spec", lambda name: True)
+    monkeypatch.setattr(Fake, "asked", [])
+    out = tmp_path / "R.md"
+    argv = ["mlp", "--device", device, "--rounds", "2", "--out", str(out)]
+    peers = ["--peers", "torch", "torch-nchw", "torch-compile"]
+    assert command.main([*argv, *peers, "--batch", "1024"]) == 0
+    text = out.read_text()
+    table = [line for line in text.splitlines() if line.startswith("|")]
+    assert [row.split("|")[1].strip() for row in table[2:]] == ["purezoo", "torch"]
+    assert "**torch-compile: failed: RuntimeError: no kernel.**" in text
+    assert "batch 1024" in text and ("MFU" in table[0]) == (device == "gpu")
+    begun = [peer for peer, said in Fake.asked if said == "first"][:3]
+    compiled_first = ["torch-compile", "purezoo", "torch"]
+    assert begun == (compiled_first if device == "gpu" else sorted(begun))
+    if device == "gpu":
+        assert f"{1e6 * MLP.flops / 67e12:.2%}" in table[2]
+        assert "NVIDIA H100" in text and "67 TFLOP/s" in text
+
+
+def test_the_peak_on_paper():
+    assert setting.peak("NVIDIA H200", "bfloat16") == 989e12
+    assert setting.peak("NVIDIA H100 PCIe", "tf32") is None
+    assert setting.peak("cpu", "float32") is None
+
+
+def test_another_batch_size_has_rows_enough():
+    for name, rows in (("linear", 1024), ("mlp", 32 * 1024)):
+        family = Setting(batch=1024).family(name)
+        assert (family.batch, family.rows) == (1024, rows)
+        assert "1024" in family.about and family.flops == FAMILIES[name].flops
+    assert Setting(batch=8).family("gru").epoch == 512
+    assert setting.read(Setting("gpu", "tf32", 3, 8).text()).batch == 8
+
+
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name != "linear"])
+def test_mixed_precision_reaches_the_products(name):
+    family = FAMILIES[name]._replace(rows=2, batch=2)
+    batch = {
+        k: jax.ShapeDtypeStruct(a.shape, a.dtype) for k, a in family.data().items()
+    }
+    task = purezoo.MODELS[name](jax.numpy.bfloat16)
+    params, state = jax.eval_shape(task.init, jax.random.key(0), batch)
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(params)} == {"float32"}
+
+    def loss(params, state, batch):
+        return task.loss(params, state, batch, jax.random.key(0), train=True)[0]
+
+    program = jax.jit(loss).lower(params, state, batch).as_text()
+    products = [
+        line
+        for line in program.splitlines()
+        if "stablehlo.dot_general" in line or "stablehlo.convolution" in line
+    ]
+    assert products and all("bf16" in line for line in products)
+
+
 def test_a_full_batch_is_all_rows_at_every_step():
     family = FAMILIES["linear"]._replace(rows=20, batch=20)
     rows = family.data()
-    ours = purezoo.prepare(family, rows | purezoo.weights(family), "")
+    ours = purezoo.prepare(family, rows | purezoo.weights(family, CPU), "", CPU)
     kernel, bias = np.zeros(10), 0.0
     for i in range(4):
         error = rows["x"] @ kernel + bias - rows["y"]

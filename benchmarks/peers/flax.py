@@ -21,6 +21,7 @@ from benchmarks.families import (
     sinusoid,
     under,
 )
+from benchmarks.setting import Setting
 
 
 class Linear(nn.Module):
@@ -323,7 +324,7 @@ def _start(family, arrays):
     return state, state.params, update
 
 
-def prepare(family: Family, arrays: Arrays, peer: str) -> Trainer:
+def prepare(family: Family, arrays: Arrays, peer: str, setting: Setting) -> Trainer:
     """One jitted update for each iteration, on batches gathered before it."""
     state, params, update = _start(family, arrays)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(params))

@@ -20,6 +20,7 @@ from benchmarks.families import (  # noqa: E402
     sinusoid,
     under,
 )
+from benchmarks.setting import Setting
 
 
 def _linear(x):
@@ -239,7 +240,7 @@ def _array(weight, known):
     return array.reshape(weight.shape)
 
 
-def prepare(family: Family, arrays: Arrays, peer: str) -> Trainer:
+def prepare(family: Family, arrays: Arrays, peer: str, setting: Setting) -> Trainer:
     """Initialised by Keras, then given the weights of `arrays`."""
     make = MODELS[family.name]
     if family.latent:

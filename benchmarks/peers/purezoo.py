@@ -1,5 +1,6 @@
 """This project, as `train.loop.fit` runs it: compiled chunks of its one step."""
 
+import functools
 from typing import Any
 
 import jax
@@ -17,31 +18,57 @@ from benchmarks.families import (
     Family,
     Trainer,
 )
+from benchmarks.setting import Setting
 from train import loop, mesh, optim, source
 from train.step import make_step
 from zoo import cnn, gan, linear, mlp, rnn, supervised, transformer, vae
 from zoo.base import count_parameters
 
 
-def _recurrent(cell):
-    return supervised.task(rnn.Classifier(10, rnn.RNN(cell, 128)), supervised.classes)
+def _recurrent(cell, dtype):
+    network = rnn.Classifier(10, rnn.RNN(cell, 128, dtype=dtype))
+    return supervised.task(network, supervised.classes)
 
 
-def _transformer():
-    model = transformer.Classifier(10, width=WIDTH, layers=LAYERS, heads=HEADS)
+def _transformer(dtype):
+    model = transformer.Classifier(
+        10, width=WIDTH, layers=LAYERS, heads=HEADS, dtype=dtype
+    )
     return supervised.task(model, supervised.classes)
 
 
+def _vae(dtype):
+    model = vae.dense((784,), 20, (400,))
+    parts = {
+        name: getattr(model, name).clone(dtype=dtype) for name in ("encoder", "decoder")
+    }
+    return vae.task(model.clone(**parts))
+
+
+def _gan(dtype):
+    generator, discriminator = gan.dcgan((28, 28, 1))
+    decoder = generator.decoder.clone(dtype=dtype)
+    players = gan.Players(
+        generator.clone(decoder=decoder), discriminator.clone(dtype=dtype)
+    )
+    return gan.task(players, gan.GAMES["non_saturating"])
+
+
+def _classes(make):
+    return lambda dtype=None: supervised.task(make(dtype=dtype), supervised.classes)
+
+
+# Each takes what its products are computed in: None, that of its inputs, or bfloat16.
 MODELS = {
-    "linear": lambda: linear.regression(),
-    "mlp": lambda: supervised.task(mlp.MLP(10), supervised.classes),
-    "cnn": lambda: supervised.task(cnn.two_conv(), supervised.classes),
-    "resnet20": lambda: supervised.task(cnn.resnet_cifar(20), supervised.classes),
-    "lstm": lambda: _recurrent(rnn.LSTM),
-    "gru": lambda: _recurrent(rnn.GRU),
-    "transformer": _transformer,
-    "vae": lambda: vae.task(vae.dense((784,), 20, (400,))),
-    "gan": lambda: gan.task(gan.dcgan((28, 28, 1)), gan.GAMES["non_saturating"]),
+    "linear": lambda dtype=None: linear.regression(),
+    "mlp": _classes(functools.partial(mlp.MLP, 10)),
+    "cnn": _classes(cnn.two_conv),
+    "resnet20": _classes(functools.partial(cnn.resnet_cifar, 20)),
+    "lstm": lambda dtype=None: _recurrent(rnn.LSTM, dtype),
+    "gru": lambda dtype=None: _recurrent(rnn.GRU, dtype),
+    "transformer": lambda dtype=None: _transformer(dtype),
+    "vae": lambda dtype=None: _vae(dtype),
+    "gan": lambda dtype=None: _gan(dtype),
 }
 NAMES = {  # ours and those of the peers
     "batch_stats/": "",
@@ -55,8 +82,9 @@ NAMES = {  # ours and those of the peers
 }
 
 
-def _start(family, data):
-    task = MODELS[family.name]()
+def _start(family, data, setting):
+    dtype = jnp.bfloat16 if setting.precision == "bfloat16" else None
+    task = MODELS[family.name](dtype)
     if family.optimizer == "adversaries":
         optimizer = optim.adversaries(optim.optimizer("adam", family.rate, betas=BETAS))
     else:
@@ -64,12 +92,12 @@ def _start(family, data):
     return task, optimizer, loop.start(task, optimizer, source.full(data))[0]
 
 
-def weights(family: Family) -> Arrays:
+def weights(family: Family, setting: Setting) -> Arrays:
     """The arrays that every peer starts from, by path: params/..., stats/...
 
     And "noise" [updates, batch, latent], what our own first updates draw.
     """
-    state = _start(family, family.data())[2]
+    state = _start(family, family.data(), setting)[2]
     arrays = by_path({"params": state.params, "stats": state.model})
     return arrays | (noise(family) if family.latent else {})
 
@@ -101,10 +129,10 @@ def by_path(tree: Any) -> Arrays:
     return arrays
 
 
-def prepare(family: Family, arrays: Arrays, peer: str) -> Trainer:
+def prepare(family: Family, arrays: Arrays, peer: str, setting: Setting) -> Trainer:
     """The weights are its own, from the seed that wrote `arrays`."""
     data = {name: arrays[name] for name in "xy" if name in arrays}
-    task, optimizer, state = _start(family, data)
+    task, optimizer, state = _start(family, data, setting)
     rows = jax.tree.map(jnp.asarray, data)
     one_step = make_step(task, optimizer)
     drawn = source.examples(rows, family.batch)
@@ -134,4 +162,8 @@ def prepare(family: Family, arrays: Arrays, peer: str) -> Trainer:
     def run(steps):
         jax.block_until_ready(advance(many, steps))
 
-    return Trainer(parameters, step, run)
+    def peak():
+        found = jax.devices()[0].memory_stats() or {}
+        return found.get("peak_bytes_in_use", float("nan"))
+
+    return Trainer(parameters, step, run, peak if setting.gpu else None)

@@ -1,231 +1,55 @@
 """PyTorch: "torch" (channels last where there are images), "torch-nchw" (its default
-memory format) and "torch-compile"."""
+memory format), "torch-compile", and "torch-graph": an eager update, captured once as a
+CUDA graph and replayed."""
+
+import contextlib
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from benchmarks.families import (
-    BETAS,
-    FEATURES,
-    HEADS,
-    LAYERS,
-    WIDTH,
-    Arrays,
-    Family,
-    Trainer,
-    sinusoid,
-    under,
-)
+from benchmarks.families import BETAS, Arrays, Family, Trainer, under
+from benchmarks.peers.torch_networks import MODELS, Discriminator, Generator
+from benchmarks.setting import Setting
 
-
-class CNN(nn.Module):
-    """Two convolutions, each with a pool, and two dense layers."""
-
-    def __init__(self):
-        super().__init__()
-        self.Conv_0, self.Conv_1 = nn.Conv2d(1, 32, 3), nn.Conv2d(32, 64, 3)
-        self.Dense_0, self.Dense_1 = nn.Linear(1600, 64), nn.Linear(64, 10)
-
-    def forward(self, x):
-        # pooled before the activation, as in the zoo: less to do for both
-        x = functional.relu(functional.max_pool2d(self.Conv_0(x), 2))
-        x = functional.relu(functional.max_pool2d(self.Conv_1(x), 2))
-        x = x.permute(0, 2, 3, 1).flatten(1)  # the order in which Flax flattens
-        return self.Dense_1(functional.relu(self.Dense_0(x)))
-
-
-def _conv(inputs, outputs, stride=1):
-    return nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
-
-
-class Block(nn.Module):
-    """Two convolutions beside a shortcut without parameters."""
-
-    def __init__(self, inputs, outputs, stride):
-        super().__init__()
-        self.stride, self.more = stride, (outputs - inputs) // 2
-        self.Conv_0, self.Conv_1 = (
-            _conv(inputs, outputs, stride),
-            _conv(outputs, outputs),
-        )
-        self.BatchNorm_0, self.BatchNorm_1 = (nn.BatchNorm2d(outputs) for _ in "12")
-
-    def forward(self, x):
-        y = functional.relu(self.BatchNorm_0(self.Conv_0(x)))
-        y = self.BatchNorm_1(self.Conv_1(y))
-        if self.stride > 1:
-            x = functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.more, self.more))
-        return functional.relu(x + y)
-
-
-class ResNet20(nn.Module):
-    """Three stages of three blocks."""
-
-    def __init__(self):
-        super().__init__()
-        self.Conv_0, self.BatchNorm_0 = _conv(1, 16), nn.BatchNorm2d(16)
-        shapes = [(16, 16, 1)] * 3 + [(16, 32, 2)] + [(32, 32, 1)] * 2
-        for i, shape in enumerate(shapes + [(32, 64, 2)] + [(64, 64, 1)] * 2):
-            self.add_module(f"Block_{i}", Block(*shape))
-        self.Dense_0 = nn.Linear(64, 10)
-
-    def forward(self, x):
-        x = functional.relu(self.BatchNorm_0(self.Conv_0(x)))
-        for i in range(9):
-            x = getattr(self, f"Block_{i}")(x)
-        return self.Dense_0(x.mean((2, 3)))
-
-
-class Recurrent(nn.Module):
-    """An LSTM or a GRU, and a dense layer on its last state."""
-
-    def __init__(self, kind):
-        super().__init__()
-        self.rnn, self.Dense_0 = kind(28, 128, batch_first=True), nn.Linear(128, 10)
-        if kind is nn.LSTM:  # a sum of two biases would learn twice as fast as one
-            self.rnn.bias_hh_l0.requires_grad_(False)
-
-    def forward(self, x):
-        _, last = self.rnn(x)
-        h = last[0] if isinstance(last, tuple) else last
-        return self.Dense_0(h[0])
-
-
-class Attention(nn.Module):
-    """Query, key and value as one product, as in nn.MultiheadAttention."""
-
-    def __init__(self):
-        super().__init__()
-        self.qkv, self.out = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
-
-    def forward(self, x):
-        q, k, v = self.qkv(x).unflatten(-1, (3, HEADS, -1)).permute(2, 0, 3, 1, 4)
-        y = functional.scaled_dot_product_attention(q, k, v)
-        return self.out(y.transpose(1, 2).flatten(2))
-
-
-class Encoder(nn.Module):
-    """Attention and a hidden layer, each behind a norm and beside a shortcut."""
-
-    def __init__(self):
-        super().__init__()
-        self.attention_norm, self.attention = nn.LayerNorm(WIDTH), Attention()
-        self.mlp_norm, self.up = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, 4 * WIDTH)
-        self.down = nn.Linear(4 * WIDTH, WIDTH)
-
-    def forward(self, x):
-        x = x + self.attention(self.attention_norm(x))
-        y = functional.gelu(self.up(self.mlp_norm(x)), approximate="tanh")
-        return x + self.down(y)
-
-
-class Transformer(nn.Module):
-    """Blocks, a norm, the mean over time."""
-
-    def __init__(self):
-        super().__init__()
-        self.embed = nn.Linear(FEATURES, WIDTH)
-        self.register_buffer("positions", torch.tensor(sinusoid()))
-        for i in range(LAYERS):
-            self.add_module(f"encoder_{i}", Encoder())
-        self.norm, self.dense = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, 10)
-
-    def forward(self, x):
-        x = self.embed(x) + self.positions
-        for i in range(LAYERS):
-            x = getattr(self, f"encoder_{i}")(x)
-        return self.dense(self.norm(x).mean(1))
-
-
-def _sequential(**layers):
-    network = nn.Sequential()
-    for name, layer in layers.items():
-        network.add_module(name, layer)
-    return network
-
-
-class VAE(nn.Module):
-    """The mean negative ELBO itself: compiled with the network it is faster."""
-
-    def __init__(self):
-        super().__init__()
-        self.encode, self.decode = (
-            _sequential(
-                Dense_0=nn.Linear(inputs, 400),
-                relu=nn.ReLU(),
-                Dense_1=nn.Linear(400, outputs),
-            )
-            for inputs, outputs in ((784, 40), (20, 784))
-        )
-
-    def forward(self, x, noise=None):
-        mean, logvar = self.encode(x).chunk(2, -1)
-        noise = torch.randn_like(mean) if noise is None else noise
-        logits = self.decode(mean + torch.exp(0.5 * logvar) * noise)
-        error = functional.binary_cross_entropy_with_logits(logits, x, reduction="sum")
-        kl = 0.5 * (logvar.exp() + mean.square() - 1 - logvar).sum()
-        return (error + kl) / len(x)
-
-
-class Generator(nn.Module):
-    """A dense layer and two transposed convolutions."""
-
-    def __init__(self, layout):
-        super().__init__()
-        self.layout = layout
-        self.Dense_0 = nn.Linear(64, 7 * 7 * 128, bias=False)
-        self.BatchNorm_0, self.BatchNorm_1 = nn.BatchNorm2d(128), nn.BatchNorm2d(64)
-        self.ConvTranspose_0 = nn.ConvTranspose2d(128, 64, 4, 2, 1, bias=False)
-        self.ConvTranspose_1 = nn.ConvTranspose2d(64, 1, 4, 2, 1)
-
-    def forward(self, z):
-        # as Flax has them: channels last
-        x = self.Dense_0(z).unflatten(1, (7, 7, 128)).permute(0, 3, 1, 2)
-        x = x.contiguous(memory_format=self.layout)
-        x = functional.relu(self.BatchNorm_0(x), inplace=True)
-        x = functional.relu(self.BatchNorm_1(self.ConvTranspose_0(x)), inplace=True)
-        return torch.tanh(self.ConvTranspose_1(x))
-
-
-class Discriminator(nn.Module):
-    """Two convolutions and a dense layer."""
-
-    def __init__(self):
-        super().__init__()
-        self.Conv_0 = nn.Conv2d(1, 64, 4, 2, 1)
-        self.Conv_1 = nn.Conv2d(64, 128, 4, 2, 1, bias=False)
-        self.BatchNorm_0, self.Dense_0 = nn.BatchNorm2d(128), nn.Linear(7 * 7 * 128, 1)
-
-    def forward(self, x):
-        x = functional.leaky_relu(self.Conv_0(x), 0.2, inplace=True)
-        x = functional.leaky_relu(self.BatchNorm_0(self.Conv_1(x)), 0.2, inplace=True)
-        return self.Dense_0(x.permute(0, 2, 3, 1).flatten(1))
-
-
-MODELS = {
-    "linear": lambda: _sequential(dense=nn.Linear(10, 1)),
-    "mlp": lambda: _sequential(
-        Dense_0=nn.Linear(784, 256), relu=nn.ReLU(), Dense_1=nn.Linear(256, 10)
-    ),
-    "cnn": CNN,
-    "resnet20": ResNet20,
-    "lstm": lambda: Recurrent(nn.LSTM),
-    "gru": lambda: Recurrent(nn.GRU),
-    "transformer": Transformer,
-    "vae": VAE,
-}
 LOSSES = {
     "classes": functional.cross_entropy,
     "squared": lambda outputs, y: functional.mse_loss(outputs[:, 0], y),
 }
 
 
-def _learner(family, network, compiled):
+def configure(setting: Setting) -> str:
+    """Set the precision of products for this process; the device's name."""
+    rounds = setting.precision != "float32"
+    torch.backends.cuda.matmul.allow_tf32 = rounds
+    torch.backends.cudnn.allow_tf32 = rounds
+    torch.backends.cudnn.benchmark = True  # shapes stay: try the algorithms, as XLA
+    return "cuda" if setting.gpu else "cpu"
+
+
+def _mixed(setting, peer):
+    """What a forward pass stands in."""
+    if setting.precision != "bfloat16":
+        return contextlib.nullcontext
+    device = "cuda" if setting.gpu else "cpu"
+    keep = peer != "torch-graph"  # casts that are kept would be captured as constants
+    return lambda: torch.autocast(device, torch.bfloat16, cache_enabled=keep)
+
+
+def _optimizer(family, parameters, peer):
+    fields: dict[str, Any] = {"lr": family.rate, "fused": True}
+    if family.optimizer == "sgd":
+        return torch.optim.SGD(parameters, **fields)
+    if family.optimizer == "adversaries":
+        fields["betas"] = BETAS
+    return torch.optim.Adam(parameters, capturable=peer == "torch-graph", **fields)
+
+
+def _learner(family, network, peer, mixed):
     """update(x, y) -> loss, of a VAE update(x, noise or none)."""
-    forward = torch.compile(network) if compiled else network
-    make = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[family.optimizer]
-    optimizer = make(network.parameters(), lr=family.rate, fused=True)
+    forward = torch.compile(network) if peer == "torch-compile" else network
+    optimizer = _optimizer(family, network.parameters(), peer)
     loss = forward
     if family.loss != "elbo":
 
@@ -234,7 +58,8 @@ def _learner(family, network, compiled):
 
     def update(*batch):
         optimizer.zero_grad()
-        value = loss(*batch)
+        with mixed():
+            value = loss(*batch)
         value.backward()
         optimizer.step()
         return value
@@ -242,16 +67,16 @@ def _learner(family, network, compiled):
     return update
 
 
-def _game(family, players, compiled):
+def _game(family, players, peer, mixed):
     """update(x, noise or none) -> the sum of both players' losses.
 
     Eager, the discriminator judges generated images once for both players. A compiled
     one would find all its gradients in either backward pass; it judges them again.
     """
     generator, discriminator = players["generator"], players["discriminator"]
-    fields = {"lr": family.rate, "betas": BETAS, "fused": True}
-    optimizers = [torch.optim.Adam(p.parameters(), **fields) for p in players.values()]
+    optimizers = [_optimizer(family, p.parameters(), peer) for p in players.values()]
     make, judge = generator, discriminator
+    compiled = peer == "torch-compile"
     if compiled:
         make, judge = torch.compile(generator), torch.compile(discriminator)
     softplus = functional.softplus
@@ -259,17 +84,20 @@ def _game(family, players, compiled):
     def update(x, noise=None):
         for optimizer in optimizers:
             optimizer.zero_grad()
-        fake = make(torch.randn(len(x), family.latent) if noise is None else noise)
+        if noise is None:
+            noise = torch.randn(len(x), family.latent, device=x.device)
+        with mixed():
+            fake = make(noise)
+            real, false = judge(x), judge(fake.detach() if compiled else fake)
+            critic = softplus(-real).mean() + softplus(false).mean()
         if compiled:
-            critic = softplus(-judge(x)).mean() + softplus(judge(fake.detach())).mean()
             critic.backward()
             discriminator.requires_grad_(False)
-            maker = softplus(-judge(fake)).mean()
+            with mixed():
+                maker = softplus(-judge(fake)).mean()
             maker.backward()
             discriminator.requires_grad_(True)
         else:
-            real, false = judge(x), judge(fake)
-            critic = softplus(-real).mean() + softplus(false).mean()
             maker = softplus(-false).mean()
             critic.backward(inputs=list(discriminator.parameters()), retain_graph=True)
             maker.backward(inputs=list(generator.parameters()))
@@ -280,12 +108,23 @@ def _game(family, players, compiled):
     return update
 
 
-def prepare(family: Family, arrays: Arrays, peer: str) -> Trainer:
-    """Initialised by torch, then given the weights of `arrays`."""
+def _captured(once):
+    """A replay of once(), which has run a few times aside, as a capture asks for."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            once()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        once()
+    return graph.replay
+
+
+def _network(family, arrays, data, peer, setting):
+    """update(*batch), and the number of its parameters; images into their format."""
     layout = torch.contiguous_format if peer == "torch-nchw" else torch.channels_last
-    data = [torch.tensor(arrays[name]) for name in "xy" if name in arrays]
-    if family.loss == "classes":
-        data[1] = data[1].long()
     if family.loss == "game":
         players = {"generator": Generator(layout), "discriminator": Discriminator()}
         network, start = nn.ModuleDict(players), _game
@@ -295,28 +134,49 @@ def prepare(family: Family, arrays: Arrays, peer: str) -> Trainer:
     if data[0].ndim == 4:
         data[0] = data[0].permute(0, 3, 1, 2).contiguous(memory_format=layout)
         network = network.to(memory_format=layout)
-    update = start(family, network, peer == "torch-compile")
+    network = network.to(data[0].device)
+    update = start(family, network, peer, _mixed(setting, peer))
+    return update, sum(p.numel() for p in network.parameters() if p.requires_grad)
+
+
+def prepare(family: Family, arrays: Arrays, peer: str, setting: Setting) -> Trainer:
+    """Initialised by torch, then given the weights of `arrays`."""
+    device = configure(setting)
+    data = [torch.tensor(arrays[n], device=device) for n in "xy" if n in arrays]
+    if family.loss == "classes":
+        data[1] = data[1].long()
+    update, parameters = _network(family, arrays, data, peer, setting)
     size, full = family.batch, family.batch == family.rows
+    at, replay = torch.arange(size, device=device), None
+
+    def rows(at):
+        return data if full else [a[at] for a in data]
 
     def step(i):
-        at = i % family.epoch * size
-        batch = data if full else [a[at : at + size] for a in data]
+        start = i % family.epoch * size
+        batch = rows(slice(start, start + size))
         if family.latent:  # else each update draws its own
-            batch = [*batch, torch.tensor(arrays["noise"][i])]
+            batch = [*batch, torch.tensor(arrays["noise"][i], device=device)]
         return update(*batch).item()
 
     def run(steps):
+        nonlocal replay
+        if peer == "torch-graph" and replay is None:
+            replay = _captured(lambda: update(*rows(at)))
         for i in range(steps):
-            batch = data
-            if not full:
-                if i % family.epoch == 0:
-                    orders = torch.randperm(family.rows).split(size)
-                at = orders[i % family.epoch]
-                batch = [a[at] for a in data]
-            update(*batch)
+            if not full and i % family.epoch == 0:
+                orders = torch.randperm(family.rows, device=device).split(size)
+            now = at if full else orders[i % family.epoch]
+            if replay:
+                at.copy_(now)
+                replay()
+            else:
+                update(*rows(now))
+        if setting.gpu:
+            torch.cuda.synchronize()
 
-    parameters = sum(p.numel() for p in network.parameters() if p.requires_grad)
-    return Trainer(parameters, step, run)
+    peak = torch.cuda.max_memory_allocated if setting.gpu else None
+    return Trainer(parameters, step, run, peak)
 
 
 RECURRENT = {
