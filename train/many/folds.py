@@ -184,8 +184,7 @@ def cross_validate(
         if "rows" in inspect.signature(make).parameters:
             fold = {("fold", "rows"): [*enumerate((which.train >= 0).sum(1))]}
         data = varied(arrays, which, size, standardize=standardize)
-        if not judged:
-            data = data._replace(evaluation=lambda shared, own: None)
+        data = data if judged else data._replace(evaluation=lambda *_: None)
         own = options | {"checkpoints": folder and Path(folder) / name}
         table = {tuple(settings): np.stack(list(settings.values()), 1)} if found else {}
         return sweep(make, data, steps, seeds=seeds, axes=table | fold, **own)
@@ -211,7 +210,6 @@ def cross_validate(
     chosen = {name: values[[simplest]] for name, values in found.items()}
     last = members(Folds(every, every), chosen, "all", judged=False)
     scaling = sources.standardized(sources.full(arrays)).arrays if standardize else None
-    trained = last.trained(0)
     return CrossValidated(
-        found, scores, mean, error, best, simplest, trained, scaling, ran
+        found, scores, mean, error, best, simplest, last.trained(0), scaling, ran
     )
