@@ -13,7 +13,7 @@ from sklearn.preprocessing import StandardScaler
 
 from tests.conftest import quick
 from train import data as sets
-from train import loop, many, optim, source
+from train import loop, many, mesh, optim, source
 from zoo import linear, mlp, supervised
 from zoo.base import UsageError
 
@@ -241,3 +241,23 @@ def test_more_partings_do_not_shrink_the_error():
     found = many.cross_validate(make, DIABETES, 2, which=which, **options)
     each = found.scores[0].reshape(3, 4).std(1, ddof=1) / 2
     assert found.error[0] == pytest.approx(each.mean())
+
+
+def test_nothing_judges_the_training_on_all_rows(monkeypatch):
+    names, plain = [], mesh.compiled
+
+    def count(function, *args, **options):
+        program, name = plain(function, *args, **options)
+        names.append(name)
+        return program, name
+
+    monkeypatch.setattr(mesh, "compiled", count)
+
+    def make(alpha, rows):
+        return linear.regression(l2=alpha / rows), optim.optimizer("newton")
+
+    which = many.folds(DIABETES, 3)
+    axes = {"alpha": [1.0, 2.0]}
+    many.cross_validate(make, DIABETES, 2, which=which, axes=axes, progress=False)
+    # initial states and steps, twice; evaluation of the folds alone
+    assert len(names) == len(set(names)) == 5

@@ -179,11 +179,12 @@ def cross_validate(
     folder = options.pop("checkpoints", None)
     count = len(next(iter(found.values()))) if found else 1
 
-    def members(which, settings, name):
+    def members(which, settings, name, judged=True):
         fold: dict[Any, Any] = {"fold": range(len(which.train))}
         if "rows" in inspect.signature(make).parameters:
             fold = {("fold", "rows"): [*enumerate((which.train >= 0).sum(1))]}
         data = varied(arrays, which, size, standardize=standardize)
+        data = data if judged else data._replace(evaluation=lambda *_: None)
         own = options | {"checkpoints": folder and Path(folder) / name}
         table = {tuple(settings): np.stack(list(settings.values()), 1)} if found else {}
         return sweep(make, data, steps, seeds=seeds, axes=table | fold, **own)
@@ -207,9 +208,8 @@ def cross_validate(
         simplest = int(max(near, key=lambda i: (found[simpler][i], -loss[i])))
     every = np.arange(count_rows(arrays), dtype=np.int32)[None]
     chosen = {name: values[[simplest]] for name, values in found.items()}
-    last = members(Folds(every, every), chosen, "all")
+    last = members(Folds(every, every), chosen, "all", judged=False)
     scaling = sources.standardized(sources.full(arrays)).arrays if standardize else None
-    trained = last.trained(0)
     return CrossValidated(
-        found, scores, mean, error, best, simplest, trained, scaling, ran
+        found, scores, mean, error, best, simplest, last.trained(0), scaling, ran
     )

@@ -163,7 +163,8 @@ class Population:
         self.now = now
         if now == 0:
             own = {name: values[0] for name, values in self.settings.items()}
-            state = one.State(jnp.int32(0), *taken(self._rest, 0))
+            # their shapes are enough: to slice each array is a program for each
+            state = one.State(jnp.int32(0), *_alone(self._rest))
             check_data(self._member(own).task, state, self._data, own)
         return self
 
@@ -179,16 +180,17 @@ class Population:
     def metrics(self) -> dict[str, np.ndarray]:
         """The mean metrics [S] of the steps since the last call."""
         total, self._total = self._total, self._place(self._zero)
-        return self._values(total)
+        return self.host(_values(total))
 
     def evaluate(self) -> dict[str, np.ndarray]:
         """The metrics [S] of the evaluation, NaN of what diverged; {} without one."""
         if not self.scores:
             return {}
         found = self._run(self._score, self._arrays, (self._rest, self._own))
+        values = self.host(_values(found))
         # of NaN the greatest is the first: what diverged would have some accuracy
         good = self.finite
-        return {k: np.where(good, v, np.nan) for k, v in self._values(found).items()}
+        return {k: np.where(good, v, np.nan) for k, v in values.items()}
 
     @property
     def finite(self) -> np.ndarray:
@@ -243,11 +245,7 @@ class Population:
 
     def origin(self, **numbers: int) -> dict[str, Any]:
         """What its states belong to, for their checkpoints (`train.checkpoint`)."""
-
-        def alone(a):
-            return jax.ShapeDtypeStruct(a.shape[1:], a.dtype)
-
-        first = jax.tree.map(alone, (self._rest, self._total, self._own))
+        first = _alone((self._rest, self._total, self._own))
         shared = shapes(self._arrays), np.int32(0), np.int32(1)
         return {
             **numbers,
@@ -257,10 +255,6 @@ class Population:
             "jax": jax.__version__,
             "platform": jax.default_backend(),
         }
-
-    def _values(self, means):
-        each = jax.vmap(lambda mean: mean.value())
-        return {name: self.host(each(mean)) for name, mean in means.items()}
 
     def _place(self, tree):
         return jax.device_put(tree, NamedSharding(self._mesh, PartitionSpec("member")))
@@ -299,6 +293,17 @@ class Population:
         """Small steps gain by vmap on a CPU, large ones lose; other devices gain."""
         large = jax.default_backend() == "cpu" and self.work() > WORK
         return "map" if large else "vmap"
+
+
+@jax.jit
+def _values(means):
+    """The values [S] of means of [S]: one program, not one for each operation."""
+    return {name: jax.vmap(lambda mean: mean.value())(m) for name, m in means.items()}
+
+
+def _alone(tree):
+    """The shapes of one member's arrays, of those of all."""
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), tree)
 
 
 def _finite(state):
