@@ -145,15 +145,15 @@ def size(values: Sequence[float]) -> str:
     return f"{mean:.{digits}f} ± {deviation:.{digits}f}"
 
 
-def row(found: dict[str, Any], old: bool = False) -> tuple[str, ...]:
-    """A recipe's line of the table: the score that its goal is of, then others."""
+def row(found: dict[str, Any], others: int = 0, old: bool = False) -> tuple[str, ...]:
+    """A recipe's line of the table: the score that its goal is of, then some others."""
     shown = dict.fromkeys((found["metric"], *SHOWN))
     scores = [f"{k} {size(found['scores'][k])}" for k in shown if k in found["scores"]]
     failed = [f"{found['failures']} failed"] * bool(found["failures"])
     return (
         f"`{found['recipe']}`",
         found["data"],
-        ", ".join(scores[:3] + failed),
+        ", ".join(scores[: 1 + others] + failed),
         found["goal"],
         f"{found['parameters']:,}",
         f"{found['seconds']:,.0f}" if found["seconds"] else "",
@@ -165,7 +165,7 @@ def markdown(found: list[dict[str, Any]], older: Collection[str] = ()) -> str:
     """The table of all, as a page has it, and on what they were measured."""
     lines = ["| " + " | ".join(HEADS) + " |", "|---|---|---|---|--:|--:|---|"]
     for each in found:
-        line = row(each, each["recipe"] in older)
+        line = row(each, 2, each["recipe"] in older)
         lines.append("| " + " | ".join(line) + " |")
     on: dict[str, list[str]] = {}
     for each in found:

@@ -6,6 +6,7 @@ after the other by `lax.map`, whichever is faster for a step of their size.
 Shapes: S members, N rows.
 """
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any, Literal
@@ -65,7 +66,8 @@ class Population:
         one_ = {name: jnp.asarray(values[0]) for name, values in settings.items()}
         try:
             rest = jax.eval_shape(self._begin, arrays, one_)
-            total = jax.eval_shape(self._metrics, arrays, (rest, one_))
+            self._step = jax.jit(self._metrics).trace(arrays, (rest, one_))
+            total = self._step.out_info
             self.scores: tuple[str, ...] = ()  # what `evaluate` gives
             if jax.eval_shape(data.evaluation, arrays, one_) is not None:
                 self.scores = (*jax.eval_shape(self._score, arrays, (rest, one_)),)
@@ -74,7 +76,6 @@ class Population:
                 "expected settings that a program reads as numbers: one of "
                 f"{', '.join(settings)} shapes it: one sweep for each of its values"
             ) from error
-        self._like = arrays, (rest, one_)
         self.mapping = mapping or self._faster()
         size, local = len(settings["seed"]), jax.local_devices()
         if devices is not None:
@@ -240,8 +241,8 @@ class Population:
 
     def work(self) -> float:
         """Operations of one step of a member, as the compiler counts them."""
-        cost: Any = jax.jit(self._metrics).lower(*self._like).cost_analysis()
-        return cost["flops"]
+        cost: Any = self._step.lower().cost_analysis()
+        return cost["flops"] if cost else math.nan  # None on a GPU
 
     def origin(self, **numbers: int) -> dict[str, Any]:
         """What its states belong to, for their checkpoints (`train.checkpoint`)."""
