@@ -39,7 +39,13 @@ class Plan(NamedTuple):
 class Helpers:
     """Kept for all families: who writes weights, who multiplies matrices."""
 
-    def __init__(self, stack: contextlib.ExitStack, folder: Path, setting: Setting):
+    def __init__(
+        self,
+        stack: contextlib.ExitStack,
+        folder: Path,
+        setting: Setting,
+        products: bool = True,
+    ):
         """Started within the stack. Raises Failed if purezoo does not start."""
 
         def start(peer, name):
@@ -47,7 +53,8 @@ class Helpers:
             return stack.enter_context(worker)
 
         self._init = start("init", "any")
-        found = [start("product", lib) for lib in ("jax", "torch") if find_spec(lib)]
+        libraries = ("jax", "torch") if products else ()
+        found = [start("product", lib) for lib in libraries if find_spec(lib)]
         self.device = self._init.answer()["device"]
         self._multipliers = []
         for worker in found:

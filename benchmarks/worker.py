@@ -5,7 +5,8 @@
 SETTING is `Setting.text`. PEER "init" writes the common data and weights of each line
 "FAMILY FILE"; "product" measures the library that FAMILY names, at each line. All
 others train: they answer "first" with {"first": loss} of one step, then "prepare
-SECONDS", each "go" and "end". A failure is {"error": reason}.
+SECONDS", each "go" and "end"; purezoo also "profile SECONDS". A failure is {"error":
+reason}.
 """
 
 import json
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.families import COMPARED_AFTER
+from benchmarks.parts import profile
 from benchmarks.setting import Setting, read
 
 
@@ -79,6 +81,8 @@ def _train(peer, name, file, setting, say):
             # a GPU does not wait for the cores of its neighbours
             others = 0.0 if setting.gpu else others
             say(rate=steps * family.batch / took, others=others)
+        elif command == "profile":
+            say(**profile(trainer.run, trainer.text(), float(args[0])))
         else:
             say(peak_mib=trainer.peak() / 2**20 if trainer.peak else _peak_mib())
 

@@ -166,4 +166,7 @@ def prepare(family: Family, arrays: Arrays, peer: str, setting: Setting) -> Trai
         found = jax.devices()[0].memory_stats() or {}
         return found.get("peak_bytes_in_use", float("nan"))
 
-    return Trainer(parameters, step, run, peak if setting.gpu else None)
+    def text():
+        return many.lower(state, zero, rows, now).compile().as_text()
+
+    return Trainer(parameters, step, run, peak if setting.gpu else None, text)
