@@ -141,7 +141,14 @@ def told(curve: Curve, ms: list[float]) -> str:
             f"twice the {ms[0]:.3g} ms of {first:,}, for {before / first:.0f} times "
             "the size."
         )
-    return f"{text} At the end it grows as {curve.by} to the power {found.power:.2f}."
+    text += f" At the end it grows as {curve.by} to the power {found.power:.2f}."
+    if curve.by == "batch":
+        rates = [1000 * n / t for n, t in zip(curve.sizes, ms, strict=True)]
+        best = max(rates)
+        at = curve.sizes[rates.index(best)]
+        text += f" Most examples a second, {best:,.0f}, are at {at:,}"
+        text += "." if at == last else f"; {last:,} has {rates[-1] / best:.0%} of them."
+    return text
 
 
 def section(name: str, curve: Curve, ms: list[float]) -> str:
