@@ -83,6 +83,7 @@ class Trainer(NamedTuple):
     step: Callable[[int], float]  # train on the i-th batch in order -> loss before it
     run: Callable[[int], Any]  # train that many steps on shuffled batches, and wait
     peak: Callable[[], float] | None = None  # the most bytes it had on a GPU
+    text: Callable[[], str] | None = None  # the compiled program of `run`
 
 
 def _resnet20() -> tuple[tuple[int, int, int], ...]:

@@ -82,14 +82,27 @@ NAMES = {  # ours and those of the peers
 }
 
 
-def _start(family, data, setting):
+def _made(family, setting):
+    """A task and its optimizer."""
     dtype = jnp.bfloat16 if setting.precision == "bfloat16" else None
     task = MODELS[family.name](dtype)
     if family.optimizer == "adversaries":
         optimizer = optim.adversaries(optim.optimizer("adam", family.rate, betas=BETAS))
     else:
         optimizer = optim.optimizer(family.optimizer, family.rate)
+    return task, optimizer
+
+
+def _start(family, data, setting):
+    task, optimizer = _made(family, setting)
     return task, optimizer, loop.start(task, optimizer, source.full(data))[0]
+
+
+def fit(family: Family, arrays: Arrays, setting: Setting, steps: int) -> loop.Fit:
+    """All of a training: to a log line for each hundredth, and finite states."""
+    data = {name: arrays[name] for name in "xy" if name in arrays}
+    drawn = source.examples(data, family.batch)
+    return loop.fit(*_made(family, setting), drawn, steps=steps, progress=False)
 
 
 def weights(family: Family, setting: Setting) -> Arrays:
@@ -166,4 +179,7 @@ def prepare(family: Family, arrays: Arrays, peer: str, setting: Setting) -> Trai
         found = jax.devices()[0].memory_stats() or {}
         return found.get("peak_bytes_in_use", float("nan"))
 
-    return Trainer(parameters, step, run, peak if setting.gpu else None)
+    def text():
+        return many.lower(state, zero, rows, now).compile().as_text()
+
+    return Trainer(parameters, step, run, peak if setting.gpu else None, text)
