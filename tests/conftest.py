@@ -36,6 +36,7 @@ def pytest_configure(config):
     The workers, and what else the tests start, begin with huge pages, as `zoo` does.
     """
     os.environ.setdefault("GLIBC_TUNABLES", f"{HUGE}=1")
+    os.environ.setdefault("XDG_CACHE_HOME", str(CACHE))  # not the user's
     marks = config.option.markexpr
     if "not slow" in marks or marks == "contract":
         flags = ["backend_optimization_level=0", "llvm_disable_expensive_passes=true"]
