@@ -31,6 +31,8 @@ HELP = {
     "clip": "bound on the gradient's global norm",
     "betas": "decays of Adam's two moments",
     "accumulate": "batches that a step reads, one after the other, for one update",
+    "microbatch": "examples of a batch that are computed at a time: the same update in "
+    "less memory, on a CPU often sooner; must divide the batch",
     "ema": "decay of a moving average, of batch statistics too, to predict with",
     "alpha": "strength of the penalty, as scikit-learn has it",
     "penalty": "its strength: scikit-learn's 1 / C, or that of the critic's gradient",
