@@ -20,7 +20,7 @@ import numpy as np
 from train import source as sources
 from train.data.download import SYSTEM, cache
 from train.data.formats import numbers, open_npz
-from train.data.schema import Data, Schema, Split
+from train.data.schema import Arrays, Data, Schema, Split
 from zoo.base import UsageError, check_int, nearest
 from zoo.edges import check_edges, undirected
 
@@ -130,6 +130,34 @@ def read_graph(path: Path) -> Graph:
     return Graph(x, edges, y.astype(np.int32), classes, *parts)
 
 
+def graph_examples(schema: Schema, given: Any) -> Arrays:
+    """A graph to predict of, as rows of one: {"x" [1, N, F], "edges" [1, E, 2]}.
+
+    A dict of x [N, F] and edges [E, 2], in one direction or both, or the path of an
+    .npz file with these; N may be another than in training. Raises UsageError.
+    """
+    if isinstance(given, list | tuple) and len(given) == 1:
+        (given,) = given
+    if isinstance(given, str | os.PathLike):
+        given = open_npz(Path(given))
+    if not isinstance(given, dict) or not {"x", "edges"} <= set(given):
+        found = sorted(given) if isinstance(given, dict) else type(given).__name__
+        raise UsageError(f"expected a dict with x and edges, found {found}")
+    x, edges = numbers(np.asarray(given["x"]), "x"), np.asarray(given["edges"])
+    if x.ndim != 2 or x.shape[1] != schema.shape[1]:
+        raise UsageError(
+            f"expected nodes of {schema.shape[1]} features as in {schema.name}, found "
+            f"x of shape {x.shape}"
+        )
+    check_edges(edges, len(x))
+    both = undirected(edges).astype(np.int32)
+    rows: Arrays = {"x": x.astype(np.float32)[None], "edges": both[None]}
+    if schema.lengths:
+        rows["length"] = np.full(1, len(x), np.int32)
+        rows["edge_mask"] = np.ones((1, len(both)), np.float32)
+    return rows
+
+
 GRAPHS: dict[str, Callable[[], Graph]] = {"karate": karate, "cora": cora}
 
 
@@ -192,8 +220,8 @@ def neighbours(
     A root draws fans[0] of those with an edge to it, each of these fans[1], and so on,
     evenly and with replacement, anew at each step: Hamilton et al. 2017, section 3.1.
     A batch is of graphs, {"x" [B, M, F], "edges" [B, M - 1, 2], "edge_mask" [B, M - 1],
-    "y" [B]}: a node that nothing sends to has edges that count for nothing. For
-    `zoo.graph.Classifier` with the readout "first". Raises UsageError.
+    "length" [B], "y" [B]}: a node that nothing sends to has edges that count for
+    nothing. For `zoo.graph.Classifier` with the readout "first". Raises UsageError.
     """
     check_edges(edges, len(x))
     edges, roots = np.asarray(edges), np.asarray(roots)
@@ -220,6 +248,7 @@ def neighbours(
             "x": jnp.asarray(arrays.x)[found],
             "edges": jnp.broadcast_to(tree[None], (size, *tree.shape)),
             "edge_mask": jnp.concatenate(real, 1).astype(jnp.float32),
+            "length": jnp.full(size, found.shape[1], jnp.int32),
             "y": jnp.asarray(arrays.y)[found[:, 0]],
         }
 
