@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import train
+from tests.conftest import CORA
 from tests.test_graph import community
 from train import loop, optim
 from train.data import graphs
@@ -17,8 +18,6 @@ from train.recipes import RECIPES, prepare
 from zoo import edges as lists
 from zoo import graph, supervised
 from zoo.base import UsageError
-
-CORA = any((graphs.cache() / at).is_file() for at in ("cora/cora.npz", "cora.npz"))
 
 
 def test_the_karate_club_is_zacharys():

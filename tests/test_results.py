@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.conftest import CORA
 from train.checkpoint import read_json
 from train.cli import results
 from train.data import Split
@@ -122,6 +123,8 @@ def test_the_readme_says_which_scores_are_older_than_the_code():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     for path in RESULTS.glob("*.json"):
         name = path.stem
+        if RECIPES[name].data == "cora" and not CORA:
+            continue
         line = next(x for x in text.splitlines() if x.startswith(f"| `{name}` |"))
         assert (results.OLDER in line) == results.old(name, read_json(path)), name
 
