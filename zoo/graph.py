@@ -60,6 +60,7 @@ class GCN(nn.Module):
     def __call__(
         self, x: Float[Array, "B N D"], edges: Edges, *, train: bool = False
     ) -> Float[Array, "B N {self.features}"]:
+        """[B, N, D] -> [B, N, features]."""
         nodes = x.shape[1]
         ones = jnp.ones(edges.real.shape, x.dtype)
         scale = jax.lax.rsqrt(1 + total(ones, edges, nodes))[..., None]
@@ -82,6 +83,7 @@ class SAGE(nn.Module):
     def __call__(
         self, x: Float[Array, "B N D"], edges: Edges, *, train: bool = False
     ) -> Float[Array, "B N {self.features}"]:
+        """[B, N, D] -> [B, N, features]."""
         nodes = x.shape[1]
         h = _dense(self.features, self.dtype, "neighbours")(x)
         count = total(jnp.ones(edges.real.shape, h.dtype), edges, nodes)[..., None]
@@ -104,6 +106,7 @@ class GIN(nn.Module):
     def __call__(
         self, x: Float[Array, "B N D"], edges: Edges, *, train: bool = False
     ) -> Float[Array, "B N {self.features}"]:
+        """[B, N, D] -> [B, N, features]."""
         epsilon = self.param("epsilon", nn.initializers.zeros_init(), ())
         h = (1 + epsilon.astype(x.dtype)) * x
         h = h + total(at(x, edges.source), edges, x.shape[1])
