@@ -140,7 +140,7 @@ RECIPES = {
         views.graph,
         "cora",
         Training(300, None, "adam", 5e-3, ema=0.95),
-        Goal("accuracy", 0.81),
+        Goal("accuracy", 0.82),
         "A graph attention network tells the subjects of papers. The paper has 0.830.",
         "twenty seconds",
         'Velickovic et al., "Graph attention networks", 2018',
