@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.conftest import CORA
 from train.checkpoint import read_json
 from train.cli import results
 from train.data import Split
@@ -105,8 +106,9 @@ def test_a_score_has_the_digits_of_its_deviation(values, text):
 
 
 def test_the_readme_has_the_scores_that_were_measured():
-    """Every recipe but that of a download, as `zoo results --page README.md` has it."""
-    names = [name for name in RECIPES if name != "cnn_cifar10"]
+    """Every recipe that was measured, as `zoo results --page README.md` has it."""
+    apart = ("cnn_cifar10", "gat")  # a download; minutes of two cores
+    names = [name for name in RECIPES if name not in apart]
     found = [read_json(RESULTS / f"{name}.json") for name in names]
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     table = text[text.index(results.BEGIN) : text.index(results.END)]
@@ -122,6 +124,8 @@ def test_the_readme_says_which_scores_are_older_than_the_code():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     for path in RESULTS.glob("*.json"):
         name = path.stem
+        if RECIPES[name].data == "cora" and not CORA:
+            continue
         line = next(x for x in text.splitlines() if x.startswith(f"| `{name}` |"))
         assert (results.OLDER in line) == results.old(name, read_json(path)), name
 

@@ -35,7 +35,8 @@ HELP = {
     "less memory, on a CPU often sooner; must divide the batch",
     "ema": "decay of a moving average, of batch statistics too, to predict with",
     "alpha": "strength of the penalty, as scikit-learn has it",
-    "penalty": "its strength: scikit-learn's 1 / C, or that of the critic's gradient",
+    "penalty": "its strength: scikit-learn's 1 / C, that of the critic's gradient, or "
+    "of a graph's network, half of it times the squares of the weights",
     "network": "which of the networks",
     "augment": "change the training images at random",
     "activation": "of the hidden layers",
@@ -46,7 +47,8 @@ HELP = {
     "widths": "units of each hidden layer",
     "channels": "of each convolution",
     "width": "of embeddings, or of a Transformer",
-    "features": "units of each recurrent layer, in each direction",
+    "features": "units of each recurrent layer, in each direction; of a graph's hidden "
+    "layers, of all heads",
     "layers": "one on the other",
     "heads": "of attention, in each layer",
     "kv_heads": "of keys and values; fewer than heads share them; None for as many",

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from train.data.builtin import NAMES, PUBLISHED
+from train.data.graphs import GRAPHS
 from train.data.pairs import PAIRS
 from train.data.parts import split
 from train.data.schema import (
@@ -109,7 +110,7 @@ def _parted(name, rows, wanted, holdout):
 
 def absolute(source: str) -> str:
     """A source, whose path, where it is a user's file, does not depend on the cwd."""
-    own = source not in (*NAMES, *TEXTS, *PAIRS) and Path(source).is_file()
+    own = source not in (*NAMES, *TEXTS, *PAIRS, *GRAPHS) and Path(source).is_file()
     return str(Path(source).resolve()) if own else source
 
 

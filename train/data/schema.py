@@ -36,6 +36,7 @@ class Schema(NamedTuple):
     rows: int = 1  # of the training part
     lower: bool = False  # whether sources are lower case
     spaced: bool = False  # whether a target's tokens are words
+    edges: int = 0  # of a graph, whose nodes are the L of its shape; 0 for no graph
 
     @property
     def regression(self) -> bool:
@@ -115,6 +116,11 @@ def blank(schema: Schema) -> Arrays:
     rows = {"x": x, "y": np.zeros((1, *schema.target_shape), kind)}
     if schema.lengths:
         rows["length"] = np.full(1, schema.shape[0], np.int32)
+    if schema.edges:
+        rows["edges"] = np.zeros((1, schema.edges, 2), np.int32)
+        rows |= (
+            {"edge_mask": np.ones((1, schema.edges), "f4")} if schema.lengths else {}
+        )
     return rows
 
 

@@ -7,6 +7,7 @@ no test part. All raise UsageError for data that cannot be right.
 
 import numpy as np
 
+from train.data.graphs import load_graph
 from train.data.load import load
 from train.data.pairs import load_pairs
 from train.data.schema import Data, Split, as_sequence, between, change
@@ -111,3 +112,8 @@ def apart(request: Split, *, length: int) -> Data:
 def pairs(request: Split) -> Data:
     """Sequences, and what each becomes."""
     return load_pairs(request)
+
+
+def graph(request: Split) -> Data:
+    """A graph whose nodes have classes."""
+    return load_graph(request)
