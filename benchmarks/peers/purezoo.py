@@ -102,7 +102,14 @@ def fit(family: Family, arrays: Arrays, setting: Setting, steps: int) -> loop.Fi
     """All of a training: to a log line for each hundredth, and finite states."""
     data = {name: arrays[name] for name in "xy" if name in arrays}
     drawn = source.examples(data, family.batch)
-    return loop.fit(*_made(family, setting), drawn, steps=steps, progress=False)
+    options = {"microbatch": _microbatch(family, setting), "progress": False}
+    return loop.fit(*_made(family, setting), drawn, steps=steps, **options)
+
+
+def _microbatch(family, setting):
+    """The examples that a CPU computes at a time: what they need fits its cache."""
+    smaller = 0 < family.microbatch < family.batch
+    return family.microbatch if smaller and not setting.gpu else None
 
 
 def weights(family: Family, setting: Setting) -> Arrays:
@@ -147,7 +154,8 @@ def prepare(family: Family, arrays: Arrays, peer: str, setting: Setting) -> Trai
     data = {name: arrays[name] for name in "xy" if name in arrays}
     task, optimizer, state = _start(family, data, setting)
     rows = jax.tree.map(jnp.asarray, data)
-    one_step = make_step(task, optimizer)
+    parts = optim.pieces(family.batch, 1, _microbatch(family, setting))
+    one_step = make_step(task, optimizer, parts=parts)
     drawn = source.examples(rows, family.batch)
 
     def in_order(arrays, seed, t):
