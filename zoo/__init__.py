@@ -8,6 +8,7 @@ from zoo import cache as cache
 from zoo import checks as checks
 from zoo import cnn as cnn
 from zoo import convolution as convolution
+from zoo import environments as environments
 from zoo import gan as gan
 from zoo import language as language
 from zoo import layers as layers
@@ -18,6 +19,7 @@ from zoo import recurrent_vae as recurrent_vae
 from zoo import rnn as rnn
 from zoo import seq2seq as seq2seq
 from zoo import supervised as supervised
+from zoo import tables as tables
 from zoo import transformer as transformer
 from zoo import types as types
 from zoo import vae as vae
