@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from zoo import environments, tables
+from zoo import environments, rollouts, tables
 from zoo.base import UsageError
 
 NAMES = {
@@ -98,10 +98,10 @@ def test_episodes_begin_where_those_of_gymnasium_do(name):
 def rolled(world, actions, seed=0):
     """Transitions [T] of one environment under given actions."""
     keys = jax.random.split(jax.random.key(seed), len(actions))
-    fresh = jax.vmap(functools.partial(environments.begin, world))(keys)
+    fresh = jax.vmap(functools.partial(rollouts.begin, world))(keys)
 
     def body(playing, step):
-        return environments.advance(world, playing, *step)
+        return rollouts.advance(world, playing, *step)
 
     first = jax.tree.map(lambda a: a[0], fresh)
     return jax.lax.scan(body, first, (jnp.asarray(actions), keys, fresh))[1]

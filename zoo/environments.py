@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int, PRNGKeyArray, Shaped
+from jaxtyping import Float, Int, PRNGKeyArray
 
 from zoo.base import UsageError, concrete
 from zoo.types import Array, Tree
@@ -49,62 +49,6 @@ class Environment(NamedTuple):
     actions: int  # 0 to actions - 1; 0: a real number [1], see `bound`
     limit: int  # steps, after which an episode is cut off
     bound: float = 0.0  # on the size of a real action, which is clipped to it
-
-
-class Playing(NamedTuple):
-    """An episode under way."""
-
-    state: Tree
-    time: Array  # int32 []: steps done
-
-
-class Transition(NamedTuple):
-    """What was seen, done and found: one step of an episode."""
-
-    observation: Array  # [D]
-    action: Array  # [], or [1] where it is real
-    reward: Array  # []
-    following: Array  # [D]: what was seen next, in the same episode
-    terminated: Array  # bool []
-    truncated: Array  # bool []: cut off by the limit; what would follow has a value
-
-    @property
-    def ended(self) -> Array:
-        """Whether the episode did, one way or the other: []."""
-        return self.terminated | self.truncated
-
-
-def begin(environment: Environment, key: PRNGKeyArray) -> Playing:
-    """A fresh episode."""
-    return Playing(environment.reset(key), jnp.int32(0))
-
-
-def advance(
-    environment: Environment,
-    playing: Playing,
-    action: Shaped[Array, "..."],
-    key: PRNGKeyArray,
-    fresh: Playing,
-) -> tuple[Playing, Transition]:
-    """One step of an episode; where it ends, `fresh` is what goes on.
-
-    A fresh episode is an argument, so that many can be drawn at once, before a loop.
-    """
-    found = environment.step(playing.state, action, key)
-    time = playing.time + 1
-    truncated = ~found.terminated & (time >= environment.limit)
-    seen = Transition(
-        environment.observe(playing.state),
-        jnp.asarray(action),
-        found.reward,
-        environment.observe(found.state),
-        found.terminated,
-        truncated,
-    )
-    ended = seen.ended
-    following = Playing(found.state, time)
-    kept = jax.tree.map(lambda a, b: jnp.where(ended, a, b), fresh, following)
-    return kept, seen
 
 
 def checked(environment: Environment) -> Environment:

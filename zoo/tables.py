@@ -16,7 +16,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from zoo.base import Aux, Mean, Number, Task, UsageError, concrete
-from zoo.environments import Environment, Outcome, advance, begin, checked
+from zoo.environments import Environment, Outcome, checked
+from zoo.rollouts import advance, begin
 from zoo.types import Array
 
 

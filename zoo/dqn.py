@@ -1,0 +1,236 @@
+"""Values of actions learned from a memory of what was done: deep Q-learning.
+
+Mnih et al., "Human-level control through deep reinforcement learning", Nature 518,
+2015. van Hasselt, Guez & Silver, "Deep reinforcement learning with double Q-learning",
+2016, arXiv:1509.06461. Wang et al., "Dueling network architectures for deep
+reinforcement learning", 2016, arXiv:1511.06581.
+
+The loss makes its own data: environments, the memory (a ring) and the target network
+are model state. Where the ring is written is a function of batch["step"], which all
+members of a sweep share, so that it is written in place.
+Shapes: M steps of a memory, N environments, T steps of each between two updates, B
+examples of a batch, D of an observation, A actions.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.lax import stop_gradient
+from jaxtyping import Bool, Float, Int
+
+from zoo.base import Mean, Model, Number, Task, UsageError, check_int, concrete, judged
+from zoo.environments import Environment
+from zoo.rollouts import (
+    Act,
+    Playing,
+    Transition,
+    begin,
+    evaluated,
+    rolled,
+    scores,
+)
+from zoo.types import Array, Tree
+
+
+class QNetwork(nn.Module):
+    """The worth of each action: dense layers with relu.
+
+    `dueling`: the last is that of a state, and how much an action has over the mean
+    (Wang et al. 2016, equation 9).
+    """
+
+    actions: int
+    widths: tuple[int, ...] = (120, 84)
+    dueling: bool = False
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B *D"]) -> Float[Array, "B {self.actions}"]:
+        """What each action is worth."""
+        x = x.reshape(x.shape[0], -1)
+        for width in self.widths:
+            x = nn.relu(nn.Dense(width)(x))
+        found = nn.Dense(self.actions)(x)
+        if self.dueling:
+            found = found - found.mean(-1, keepdims=True) + nn.Dense(1, name="state")(x)
+        return found
+
+
+class Remembered(NamedTuple):
+    """A memory of steps; the first M of them, and then the newest."""
+
+    observation: Array  # [M, D]
+    action: Array  # int32 [M]
+    reward: Array  # [M]
+    following: Array  # [M, D]
+    terminated: Array  # bool [M]
+
+
+class Played(NamedTuple):
+    """A task's state."""
+
+    playing: Playing  # [N]
+    score: Array  # [N]: rewards of the episodes under way
+    memory: Remembered
+    target: Tree  # the parameters of the network that says what is worth what
+
+
+def policy(model: Model, params: Tree) -> Act:
+    """What a trained network does: the best action of observations [N, D]."""
+    return lambda seen: model.apply({"params": params}, seen).argmax(-1)
+
+
+def targets(
+    reward: Float[Array, "B"],
+    terminated: Bool[Array, "B"],
+    online: Float[Array, "B A"],
+    target: Float[Array, "B A"],
+    discount: Number,
+    *,
+    double: bool,
+) -> Float[Array, "B"]:
+    """What actions turned out to be worth, by both networks' values of what followed.
+
+    `double`: the online network says which action is the best, the other what it is
+    worth (van Hasselt et al. 2016, equation 4).
+    """
+    best = (online if double else target).argmax(-1)
+    later = jnp.take_along_axis(target, best[:, None], 1)[:, 0]
+    return reward + discount * jnp.where(terminated, 0, later)
+
+
+def task(
+    environment: Environment,
+    model: Model,
+    *,
+    environments: int = 10,
+    horizon: int = 1,
+    memory: int = 10_000,
+    batch_size: int = 128,
+    discount: Number = 0.99,
+    warmup: int = 1000,
+    exploring: Number = 10_000,
+    exploration: Number = 0.05,
+    refresh: int = 50,
+    double: bool = True,
+) -> Task:
+    """Deep Q-learning; the batch is a step's number.
+
+    At each step of the training, `environments` are played for `horizon` steps, which
+    go into the memory, and `batch_size` of the memory are learned from, once `warmup`
+    steps of the training are over. The share of random actions falls from 1 to
+    `exploration` in the first `exploring` of its steps. Each `refresh` steps the target
+    network becomes the one that is learned. In evaluation a row of "x" stands for an
+    episode, which the key draws and the best actions play; the loss is minus its
+    return. Metrics: "loss", "q", "explored", "return" of the episodes that ended.
+
+    Raises UsageError for numbers out of range, and real actions.
+    """
+    _check(environment, memory, environments * horizon)
+    check_int("batch_size", batch_size, 1)
+    check_int("refresh", refresh, 1)
+    for name, share in {"discount": discount, "exploration": exploration}.items():
+        if concrete(share) and not 0 <= share <= 1:
+            raise UsageError(f"expected {name} in [0, 1], found {share}")
+
+    def init(key, batch):
+        keys = jax.random.split(key)
+        params = model.init(keys[0], jnp.zeros((1, *environment.shape)))["params"]
+        starts = jax.random.split(keys[1], environments)
+        playing = jax.vmap(functools.partial(begin, environment))(starts)
+        seen = jnp.zeros((memory, *environment.shape))
+        ring = Remembered(
+            seen,
+            jnp.zeros(memory, jnp.int32),
+            jnp.zeros(memory),
+            seen,
+            jnp.zeros(memory, bool),
+        )
+        score = jnp.zeros(environments)
+        return params, Played(playing, score, ring, jax.tree.map(jnp.copy, params))
+
+    def random(step):
+        return jnp.maximum(exploration, 1 - (1 - exploration) * step / exploring)
+
+    def loss(params, state, batch, key, *, train):
+        if not train:
+            return evaluated(environment, policy(model, params), state, batch, key)
+        held, step = stop_gradient(params), batch["step"][0]
+        own, coin, drawn, choice = jax.random.split(key, 4)
+        best, shape = policy(model, held), (horizon, environments)
+
+        def choose(seen, noise):
+            free, action = noise
+            return jnp.where(free, action, best(seen))
+
+        noise = (
+            jax.random.uniform(coin, shape) < random(step),
+            jax.random.randint(drawn, shape, 0, environment.actions),
+        )
+        playing, seen = rolled(environment, choose, state.playing, own, noise)
+        ring = remember(state.memory, seen, step)
+        count = jnp.minimum((step + 1) * environments * horizon, memory)
+        at = jax.random.randint(choice, (batch_size,), 0, count)
+        part = jax.tree.map(lambda a: a[at], ring)
+        target = jax.tree.map(
+            lambda new, old: jnp.where(step % refresh == 0, new, old),
+            held,
+            state.target,
+        )
+
+        def worth(params, seen):
+            return model.apply({"params": params}, seen)
+
+        found = targets(
+            part.reward,
+            part.terminated,
+            worth(held, part.following) if double else jnp.zeros((batch_size, 1)),
+            worth(target, part.following),
+            discount,
+            double=double,
+        )
+        q = jnp.take_along_axis(
+            worth(params, part.observation), part.action[:, None], 1
+        )[:, 0]
+        # before there is enough to learn from, nothing moves
+        weight = (step >= warmup).astype(q.dtype)
+        values = {"loss": weight * jnp.square(found - q), "q": q}
+        score, total = scores(state.score, seen)
+        value, aux = judged(values, None, Played(playing, score, ring, target))
+        more = {"return": total, "explored": Mean.of(random(step).reshape(1))}
+        return value, aux._replace(metrics=aux.metrics | more)
+
+    def predict(params, state, batch):
+        return model.apply({"params": params}, batch["x"])
+
+    return Task(init, loss, predict)
+
+
+def remember(memory: Remembered, seen: Transition, step: Int[Array, ""]) -> Remembered:
+    """The memory [M] with transitions [T, N] over what is oldest, at a step's place."""
+    new = Remembered(
+        seen.observation, seen.action, seen.reward, seen.following, seen.terminated
+    )
+    count = seen.reward.size
+    first = (step % (memory.reward.shape[0] // count)) * count
+
+    def write(ring, new):
+        flat = new.reshape(count, *new.shape[2:]).astype(ring.dtype)
+        return jax.lax.dynamic_update_slice_in_dim(ring, flat, first, 0)
+
+    return jax.tree.map(write, memory, new)
+
+
+def _check(environment, memory, count):
+    if not environment.actions:
+        raise UsageError(
+            f"expected an environment of some actions, found {environment.name}, whose "
+            "actions are real numbers"
+        )
+    check_int("memory", memory, 1)
+    if count < 1 or memory % count:
+        raise UsageError(
+            f"expected a memory of whole steps of {count}, found one of {memory}"
+        )
