@@ -47,7 +47,7 @@ def test_the_memory_is_a_ring():
             jnp.stack([row, row], -1),
             row.astype(int),
             row,
-            row[..., None] + jnp.ones(2),
+            jnp.stack([row, row], -1) + 1,
             row > 30,
             row > 1000,
         )
