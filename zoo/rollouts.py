@@ -132,6 +132,14 @@ def rolled(
     return jax.lax.scan(body, playing, (noise, keys, starts))
 
 
+def recorded(environment: Environment, act: Act, key: PRNGKeyArray) -> Transition:
+    """An episode, and what comes after it to the limit: transitions [T, ...]."""
+    first = jax.tree.map(lambda a: a[None], begin(environment, key))
+    times = jnp.arange(environment.limit)
+    seen = rolled(environment, lambda seen, _: act(seen), first, key, times)[1]
+    return jax.tree.map(lambda a: a[:, 0], seen)
+
+
 def scores(
     score: Float[Array, "N"], seen: Transition
 ) -> tuple[Float[Array, "N"], Mean]:

@@ -4,6 +4,7 @@
 """
 
 from train.recipes import (
+    acting,
     autoencoders,
     games,
     images,
@@ -29,4 +30,5 @@ RECIPES: dict[str, Recipe] = {
     **autoencoders.RECIPES,
     **latent.RECIPES,
     **games.RECIPES,
+    **acting.RECIPES,
 }
