@@ -1,4 +1,4 @@
-"""Recipes that learn by acting: the contracts of the others, as far as they have any."""
+"""Recipes that learn by acting: the contracts of the others, as far as they apply."""
 
 import json
 from pathlib import Path

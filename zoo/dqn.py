@@ -129,83 +129,83 @@ def task(
     Raises UsageError for numbers out of range, and real actions.
     """
     _check(environment, memory, environments * horizon)
-    check_int("batch_size", batch_size, 1)
-    check_int("refresh", refresh, 1)
-    for name, share in {"discount": discount, "exploration": exploration}.items():
-        if concrete(share) and not 0 <= share <= 1:
-            raise UsageError(f"expected {name} in [0, 1], found {share}")
+    sizes = {"batch_size": batch_size, "refresh": refresh}
+    _check_numbers(sizes, {"discount": discount, "exploration": exploration})
+    shape = horizon, environments
 
     def init(key, batch):
-        keys = jax.random.split(key)
-        params = model.init(keys[0], jnp.zeros((1, *environment.shape)))["params"]
-        starts = jax.random.split(keys[1], environments)
-        playing = jax.vmap(functools.partial(begin, environment))(starts)
-        seen = jnp.zeros((memory, *environment.shape))
-        ring = Remembered(
-            seen,
-            jnp.zeros(memory, jnp.int32),
-            jnp.zeros(memory),
-            seen,
-            jnp.zeros(memory, bool),
-        )
-        score = jnp.zeros(environments)
-        return params, Played(playing, score, ring, jax.tree.map(jnp.copy, params))
-
-    def random(step):
-        return jnp.maximum(exploration, 1 - (1 - exploration) * step / exploring)
+        return _begun(environment, model, key, environments, memory)
 
     def loss(params, state, batch, key, *, train):
         if not train:
             return evaluated(environment, policy(model, params), state, batch, key)
         held, step = stop_gradient(params), batch["step"][0]
-        own, coin, drawn, choice = jax.random.split(key, 4)
-        best, shape = policy(model, held), (horizon, environments)
-
-        def choose(seen, noise):
-            free, action = noise
-            return jnp.where(free, action, best(seen))
-
-        noise = (
-            jax.random.uniform(coin, shape) < random(step),
-            jax.random.randint(drawn, shape, 0, environment.actions),
-        )
-        playing, seen = rolled(environment, choose, state.playing, own, noise)
-        ring = remember(state.memory, seen, step)
+        own, choice = jax.random.split(key)
+        share = jnp.maximum(exploration, 1 - (1 - exploration) * step / exploring)
+        best = policy(model, held)
+        played = _played(environment, best, state.playing, own, share, shape)
+        ring = remember(state.memory, played[1], step)
         count = jnp.minimum((step + 1) * environments * horizon, memory)
         at = jax.random.randint(choice, (batch_size,), 0, count)
+        due = step % refresh == 0
+        kept = jax.tree.map(lambda a, b: jnp.where(due, a, b), held, state.target)
         part = jax.tree.map(lambda a: a[at], ring)
-        target = jax.tree.map(
-            lambda new, old: jnp.where(step % refresh == 0, new, old),
-            held,
-            state.target,
-        )
-
-        def worth(params, seen):
-            return model.apply({"params": params}, seen)
-
-        found = targets(
-            part.reward,
-            part.terminated,
-            worth(held, part.following) if double else jnp.zeros((batch_size, 1)),
-            worth(target, part.following),
-            discount,
-            double=double,
-        )
-        q = jnp.take_along_axis(
-            worth(params, part.observation), part.action[:, None], 1
-        )[:, 0]
+        values = _values(model, params, kept, part, discount, double)
         # before there is enough to learn from, nothing moves
-        weight = (step >= warmup).astype(q.dtype)
-        values = {"loss": weight * jnp.square(found - q), "q": q}
-        score, total = scores(state.score, seen)
-        value, aux = judged(values, None, Played(playing, score, ring, target))
-        more = {"return": total, "explored": Mean.of(random(step).reshape(1))}
+        values["loss"] = (step >= warmup) * values["loss"]
+        score, total = scores(state.score, played[1])
+        value, aux = judged(values, None, Played(played[0], score, ring, kept))
+        more = {"return": total, "explored": Mean.of(share.reshape(1))}
         return value, aux._replace(metrics=aux.metrics | more)
 
     def predict(params, state, batch):
         return model.apply({"params": params}, batch["x"])
 
     return Task(init, loss, predict)
+
+
+def _begun(environment, model, key, n, memory):
+    """Parameters, and a state that remembers nothing."""
+    keys = jax.random.split(key)
+    params = model.init(keys[0], jnp.zeros((1, *environment.shape)))["params"]
+    starts = jax.random.split(keys[1], n)
+    playing = jax.vmap(functools.partial(begin, environment))(starts)
+    seen, zeros = jnp.zeros((memory, *environment.shape)), jnp.zeros(memory)
+    flags = zeros.astype(jnp.int32), zeros.astype(bool)
+    ring = Remembered(seen, flags[0], zeros, seen, flags[1])
+    target = jax.tree.map(jnp.copy, params)
+    return params, Played(playing, jnp.zeros(n), ring, target)
+
+
+def _played(environment, best, playing, key, share, shape):
+    """Steps of the best actions, of which a share is at random instead."""
+    own, coin, drawn = jax.random.split(key, 3)
+
+    def choose(seen, noise):
+        free, action = noise
+        return jnp.where(free, action, best(seen))
+
+    noise = (
+        jax.random.uniform(coin, shape) < share,
+        jax.random.randint(drawn, shape, 0, environment.actions),
+    )
+    return rolled(environment, choose, playing, own, noise)
+
+
+def _values(model, params, target, part, discount, double):
+    """The squared surprise of remembered steps [B], and what was expected of them."""
+
+    def worth(params, seen):
+        return model.apply({"params": params}, seen)
+
+    later = worth(target, part.following)
+    online = worth(stop_gradient(params), part.following) if double else later
+    found = targets(
+        part.reward, part.terminated, online, later, discount, double=double
+    )
+    q = worth(params, part.observation)
+    q = jnp.take_along_axis(q, part.action[:, None], 1)[:, 0]
+    return {"loss": jnp.square(found - q), "q": q}
 
 
 def remember(memory: Remembered, seen: Transition, step: Int[Array, ""]) -> Remembered:
@@ -221,6 +221,14 @@ def remember(memory: Remembered, seen: Transition, step: Int[Array, ""]) -> Reme
         return jax.lax.dynamic_update_slice_in_dim(ring, flat, first, 0)
 
     return jax.tree.map(write, memory, new)
+
+
+def _check_numbers(sizes, shares):
+    for name, size in sizes.items():
+        check_int(name, size, 1)
+    for name, share in shares.items():
+        if concrete(share) and not 0 <= share <= 1:
+            raise UsageError(f"expected {name} in [0, 1], found {share}")
 
 
 def _check(environment, memory, count):

@@ -121,123 +121,149 @@ def task(
 
     Raises UsageError for numbers out of range.
     """
-    sizes = {"environments": environments, "horizon": horizon}
-    for name, size in (sizes | {"epochs": epochs, "parts": parts}).items():
-        check_int(name, size, 1)
-    if (environments * horizon) % parts:
-        raise UsageError(
-            f"expected parts that divide {environments * horizon} steps, found {parts}"
-        )
-    _check({"discount": discount, "decay": decay})
-    every, real = epochs * parts, not environment.actions
-    size = environments * horizon
+    how = _How(environment, model, environments, horizon, epochs, parts)
+    _check(how, {"discount": discount, "decay": decay})
 
     def init(key, batch):
-        keys = jax.random.split(key)
-        seen = jnp.zeros((1, *environment.shape))
-        params = model.init(keys[0], seen)["params"]
-        starts = jax.random.split(keys[1], environments)
-        playing = jax.vmap(functools.partial(begin, environment))(starts)
-        zeros = jnp.zeros(size)
-        action = jnp.zeros((size, 1)) if real else jnp.zeros(size, jnp.int32)
-        observation = jnp.zeros((size, *environment.shape))
-        rollout = Rollout(observation, action, zeros, zeros, zeros)
-        order = jnp.zeros((every, size // parts), jnp.int32)
-        return params, Played(playing, jnp.zeros(environments), rollout, order)
+        return _begun(how, key)
 
     def play(params, state, key):
-        own, noise, shuffle = jax.random.split(key, 3)
-        draw = jax.random.normal if real else jax.random.gumbel
-        wide = horizon, environments, environment.actions or 1
-
-        def choose(seen, noise):
-            outputs = model.apply({"params": params}, seen)[0]
-            return drawn(outputs, noise, real=real)
-
-        noises = draw(noise, wide)
-        playing, seen = rolled(environment, choose, state.playing, own, noises)
-        outputs, value = model.apply({"params": params}, _flat(seen.observation))
-        following = model.apply({"params": params}, _flat(seen.following))[1]
-        shape = seen.reward.shape
-        found = advantages(
-            seen.reward,
-            value.reshape(shape),
-            following.reshape(shape),
-            seen.terminated,
-            seen.ended,
-            discount=discount,
-            decay=decay,
-        )
-        action = _flat(seen.action)
-        rollout = Rollout(
-            _flat(seen.observation),
-            action,
-            log_odds(outputs, action),
-            value,
-            _flat(found),
-        )
-        order = state.order
-        if every > 1:
-            keys = jax.random.split(shuffle, epochs)
-            orders = jax.vmap(lambda key: jax.random.permutation(key, size))(keys)
-            order = orders.reshape(every, -1)
-        else:
-            order = jnp.arange(size)[None]
-        score, total = scores(state.score, seen)
-        return Played(playing, score, rollout, order.astype(jnp.int32)), total
-
-    def keep(params, state, key):
-        return state, Mean(jnp.zeros(()), jnp.zeros(()))
+        return _play(how, params, state, key, discount, decay)
 
     def loss(params, state, batch, key, *, train):
         if not train:
-            return evaluated(
-                environment, policy(environment, model, params), state, batch, key
-            )
+            act = policy(environment, model, params)
+            return evaluated(environment, act, state, batch, key)
         held, step = stop_gradient(params), batch["step"][0]
-        if every == 1:
+        if how.every == 1:
             state, total = play(held, state, key)
         else:
-            state, total = jax.lax.cond(step % every == 0, play, keep, held, state, key)
-        at = jax.lax.dynamic_index_in_dim(state.order, step % every, keepdims=False)
+            due = step % how.every == 0
+            state, total = jax.lax.cond(due, play, _keep, held, state, key)
+        at = jax.lax.dynamic_index_in_dim(state.order, step % how.every, keepdims=False)
         part = jax.tree.map(lambda a: a[at], state.rollout)
-        outputs, value = model.apply({"params": params}, part.observation)
-        advantage = part.advantage
-        if normalize:
-            advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
-        ratio = jnp.exp(log_odds(outputs, part.action) - part.log_odds)
-        gain = jnp.minimum(
-            ratio * advantage, jnp.clip(ratio, 1 - clip, 1 + clip) * advantage
-        )
-        target = part.value + part.advantage
-        moved = part.value + jnp.clip(value - part.value, -clip, clip)
-        wrong = 0.5 * jnp.maximum(
-            jnp.square(value - target), jnp.square(moved - target)
-        )
-        spread = entropy(outputs, real=real)
-        values = {
-            "loss": -gain + value_weight * wrong - entropy_weight * spread,
-            "policy": -gain,
-            "value": wrong,
-            "entropy": spread,
-            "clipped": (jnp.abs(ratio - 1) > clip).astype(gain.dtype),
-        }
-        value, aux = judged(values, None, state)
-        return value, aux._replace(metrics=aux.metrics | {"return": total})
+        values = _values(how, params, part, clip, normalize)
+        value = values["policy"] + value_weight * values["value"]
+        values["loss"] = value - entropy_weight * values["entropy"]
+        found, aux = judged(values, None, state)
+        return found, aux._replace(metrics=aux.metrics | {"return": total})
 
     def predict(params, state, batch):
         outputs = model.apply({"params": params}, batch["x"])[0]
-        return mode(outputs, real=True) if real else jax.nn.softmax(outputs)
+        return mode(outputs, real=True) if how.real else jax.nn.softmax(outputs)
 
     return Task(init, loss, predict)
+
+
+class _How(NamedTuple):
+    """How a task plays and reads."""
+
+    environment: Environment
+    model: Model
+    environments: int
+    horizon: int
+    epochs: int
+    parts: int
+
+    @property
+    def every(self):
+        return self.epochs * self.parts
+
+    @property
+    def size(self):
+        return self.environments * self.horizon
+
+    @property
+    def real(self):
+        return not self.environment.actions
+
+
+def _begun(how, key):
+    """Parameters, and a state of which nothing is played."""
+    world, n = how.environment, how.environments
+    keys = jax.random.split(key)
+    seen = jnp.zeros((how.size, *world.shape))
+    params = how.model.init(keys[0], seen[:1])["params"]
+    playing = jax.vmap(functools.partial(begin, world))(jax.random.split(keys[1], n))
+    zeros = jnp.zeros(how.size)
+    action = zeros[:, None] if how.real else zeros.astype(jnp.int32)
+    rollout = Rollout(seen, action, zeros, zeros, zeros)
+    order = jnp.zeros((how.every, how.size // how.parts), jnp.int32)
+    return params, Played(playing, jnp.zeros(n), rollout, order)
+
+
+def _play(how, params, state, key, discount, decay):
+    """The state with steps that these parameters played, and returns on the way."""
+    own, noise, shuffle = jax.random.split(key, 3)
+    draw = jax.random.normal if how.real else jax.random.gumbel
+
+    def judge(seen):
+        return how.model.apply({"params": params}, seen)
+
+    def choose(seen, noise):
+        return drawn(judge(seen)[0], noise, real=how.real)
+
+    noises = draw(noise, (how.horizon, how.environments, how.environment.actions or 1))
+    playing, seen = rolled(how.environment, choose, state.playing, own, noises)
+    action, observation = _flat(seen.action), _flat(seen.observation)
+    outputs, value = judge(observation)
+    following = judge(_flat(seen.following))[1]
+    found = advantages(
+        seen.reward,
+        value.reshape(seen.reward.shape),
+        following.reshape(seen.reward.shape),
+        seen.terminated,
+        seen.ended,
+        discount=discount,
+        decay=decay,
+    )
+    odds = log_odds(outputs, action)
+    rollout = Rollout(observation, action, odds, value, _flat(found))
+    order = jnp.arange(how.size)  # all of them, once
+    if how.every > 1:
+        keys = jax.random.split(shuffle, how.epochs)
+        order = jax.vmap(lambda key: jax.random.permutation(key, how.size))(keys)
+    order = order.reshape(state.order.shape).astype(jnp.int32)
+    score, total = scores(state.score, seen)
+    return Played(playing, score, rollout, order), total
+
+
+def _keep(params, state, key):
+    """Nothing is played."""
+    return state, Mean(jnp.zeros(()), jnp.zeros(()))
+
+
+def _values(how, params, part, clip, normalize):
+    """What the loss is made of, of a part [B] of a rollout (Schulman et al. 2017)."""
+    outputs, value = how.model.apply({"params": params}, part.observation)
+    advantage = part.advantage
+    if normalize:
+        advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+    ratio = jnp.exp(log_odds(outputs, part.action) - part.log_odds)
+    near = jnp.clip(ratio, 1 - clip, 1 + clip)
+    target = part.value + part.advantage
+    moved = part.value + jnp.clip(value - part.value, -clip, clip)
+    wrong = jnp.maximum(jnp.square(value - target), jnp.square(moved - target))
+    return {
+        "policy": -jnp.minimum(ratio * advantage, near * advantage),  # equation 7
+        "value": 0.5 * wrong,
+        "entropy": entropy(outputs, real=how.real),
+        "clipped": (near != ratio).astype(ratio.dtype),
+    }
+
+
+def _check(how, shares):
+    for name in ("environments", "horizon", "epochs", "parts"):
+        check_int(name, getattr(how, name), 1)
+    if how.size % how.parts:
+        raise UsageError(
+            f"expected parts that divide {how.size} steps, found {how.parts}"
+        )
+    for name, share in shares.items():
+        if concrete(share) and not 0 <= share <= 1:
+            raise UsageError(f"expected {name} in [0, 1], found {share}")
 
 
 def _flat(a):
     """[T, N, ...] -> [T * N, ...]."""
     return a.reshape(-1, *a.shape[2:])
-
-
-def _check(shares):
-    for name, share in shares.items():
-        if concrete(share) and not 0 <= share <= 1:
-            raise UsageError(f"expected {name} in [0, 1], found {share}")
