@@ -12,12 +12,11 @@ import numpy as np
 import optax
 import pytest
 
-from tests.conftest import batch_of, small
+from tests.conftest import OF_ROWS, batch_of, small
 from train import loop, optim
 from train import source as sources
 from train import step as one
 from train.evaluate import evaluate, make_eval
-from train.recipes import RECIPES
 from zoo.base import Aux, Mean
 
 MINUTES = [pytest.mark.contract]
@@ -132,7 +131,7 @@ def assert_equal_without_jit(task, optimizer, state, batch):
 # each operation by itself takes a minute of the larger ones
 PLAIN = [
     pytest.param(name, marks=() if name in ("linear", "mlp") else MINUTES)
-    for name in RECIPES
+    for name in OF_ROWS
 ]
 
 

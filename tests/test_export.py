@@ -4,14 +4,13 @@ import jax
 import numpy as np
 import pytest
 
-from tests.conftest import batch_of, small
-from train.recipes import RECIPES
+from tests.conftest import OF_ROWS, batch_of, small
 
 # a model of each kind; the others are much alike, and compiling them takes a minute
 QUICK = ("mlp", "cnn", "gru")
 NAMES = [
     pytest.param(name, marks=[] if name in QUICK else [pytest.mark.contract])
-    for name in RECIPES
+    for name in OF_ROWS
     if "vae" not in name
     and "autoencoder" not in name
     and name not in ("bernoulli_mixture", "gan", "dcgan", "wgan_gp", "conditional_gan")

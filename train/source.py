@@ -307,8 +307,8 @@ def _moments(x, mask):
 
 
 def nothing(size: int = 1) -> Source:
-    """No data: of a model that makes its own, `size` examples a step."""
-    return Source({}, lambda arrays, seed, t: {}, size, None, lambda arrays: ())
+    """No data: of a model that makes its own. A batch is the step, "step" int32 [1]."""
+    return Source({}, lambda _, seed, t: {"step": t[None]}, size, None, lambda _: ())
 
 
 def count_rows(arrays: Any, what: str = "data") -> int:

@@ -5,6 +5,7 @@ DIR/members/         the states of a sweep's members, to go on from
 DIR/members.csv      a line for each member: its settings and scores
 DIR/settings.csv     a line for each setting, the best first: mean and deviation
 DIR/curves.png       the loss of the training by step, a colour for each setting
+DIR/returns.png      the return of the episodes played, where there are any
 DIR/map.png          the score at each pair of two axes, where there are two
 Members are judged on a tenth of the training rows that is set aside, or by folds of
 them: never on the test rows.
@@ -211,3 +212,6 @@ def _curves(out, found):
     by = names[0] if names else "seed"
     steps, losses = found.history["step"], found.history["loss"]
     plot.save(charts.bands(steps, losses, found.settings[by], by), out / "curves.png")
+    if "return" in found.history:  # a policy's, whose loss says nothing of it
+        drawn = steps, found.history["return"], found.settings[by], by, "return"
+        plot.save(charts.bands(*drawn), out / "returns.png")

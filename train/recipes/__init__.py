@@ -4,6 +4,7 @@
 """
 
 from train.recipes import (
+    acting,
     autoencoders,
     games,
     graphs,
@@ -31,4 +32,5 @@ RECIPES: dict[str, Recipe] = {
     **autoencoders.RECIPES,
     **latent.RECIPES,
     **games.RECIPES,
+    **acting.RECIPES,
 }

@@ -111,6 +111,68 @@ def bands(
     return figure
 
 
+def film(name: str, observations: Any, frames: int = 10) -> Figure:
+    """An episode [T, D] of an environment as a strip of pictures, by their steps.
+
+    Of one that has no picture, the observations against the step.
+    """
+    seen = np.asarray(observations, np.float64)
+    if name not in SCENES:
+        figure = Picture(figsize=(6.4, 3.2), layout="constrained")
+        axes = figure.subplots()
+        axes.plot(seen, lw=1.2)
+        dress(axes, name, "step", "observed")
+        return figure
+    at = np.unique(np.linspace(0, len(seen) - 1, frames).astype(int))
+    figure = Picture(figsize=(1.5 * len(at), 1.8), layout="constrained")
+    panels = figure.subplots(1, len(at), squeeze=False)[0]
+    for axes, t in zip(panels, at, strict=True):
+        SCENES[name](axes, seen[t])
+        axes.set_title(f"{t}", fontsize=8, color=INK)
+        axes.set(aspect="equal", xticks=[], yticks=[])
+    return figure
+
+
+def _cart(axes, seen):
+    x, angle = seen[0], seen[2]
+    axes.plot([-2.4, 2.4], [0, 0], color=INK, lw=0.7)
+    axes.plot([x - 0.35, x + 0.35], [0, 0], color=TRAINING, lw=6)
+    # drawn twice as long as it is
+    tip = x + 2 * np.sin(angle), 2 * np.cos(angle)
+    axes.plot([x, tip[0]], [0, tip[1]], color=EVALUATION, lw=2.5)
+    axes.set(xlim=(-2.6, 2.6), ylim=(-0.6, 2.4))
+
+
+def _links(axes, seen):
+    down, side = [0.0], [0.0]
+    first = np.arctan2(seen[1], seen[0])
+    for angle in (first, first + np.arctan2(seen[3], seen[2])):
+        down.append(down[-1] - np.cos(angle))
+        side.append(side[-1] + np.sin(angle))
+    axes.axhline(1, color=INK, lw=0.7)
+    axes.plot(side, down, color=EVALUATION, lw=2.5, marker="o", ms=3)
+    axes.set(xlim=(-2.2, 2.2), ylim=(-2.2, 2.2))
+
+
+def _pendulum(axes, seen):
+    axes.plot([0, seen[1]], [0, seen[0]], color=EVALUATION, lw=3, marker="o", ms=3)
+    axes.set(xlim=(-1.2, 1.2), ylim=(-1.2, 1.2))
+
+
+def _hill(axes, seen):
+    x = np.linspace(-1.2, 0.6, 60)
+    axes.plot(x, np.sin(3 * x), color=INK, lw=0.7)
+    axes.plot(seen[0], np.sin(3 * seen[0]), "o", color=EVALUATION, ms=6)
+
+
+SCENES = {
+    "cartpole": _cart,
+    "acrobot": _links,
+    "pendulum": _pendulum,
+    "mountain_car": _hill,
+}
+
+
 def _column(table, name):
     if name not in table:
         raise UsageError(f"expected one of {', '.join(table)} to draw, found {name}")
