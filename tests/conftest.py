@@ -92,6 +92,13 @@ SMALL = {
     "semi_supervised_gan": {"data": "digits", "latent": 4, "channels": (8, 4)}
     | {"labels": 1000},
     "few_labels": {"data": "digits", "channels": (8, 4), "labels": 1000},
+    **dict.fromkeys(
+        ("matrix_factorization", "factorization_machine", "bpr"),
+        {"data": "tastes", "width": 4, "l2": 0.0, "bias_l2": 0.0},
+    ),
+    "neumf": {"data": "tastes", "width": 4, "widths": (8,), "dropout": 0.0}
+    | {"l2": 0.0, "bias_l2": 0.0},
+    "knowledge_graph": {"data": "clock", "width": 16, "dropout": 0.0},
 }
 
 
@@ -124,6 +131,8 @@ ALIKE = (
     *("autoencoder", "bernoulli_mixture", "vae"),
     *("conv_vae", "recurrent_vae", "gan", "dcgan", "wgan_gp", "conditional_gan"),
     *("semi_supervised_gan", "few_labels"),
+    *("matrix_factorization", "factorization_machine", "neumf", "bpr"),
+    "knowledge_graph",
 )
 MARKS = dict.fromkeys(ALIKE, [pytest.mark.contract])
 EVERY = [pytest.param(name, marks=MARKS.get(name, ())) for name in RECIPES]

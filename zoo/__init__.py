@@ -9,11 +9,13 @@ from zoo import checks as checks
 from zoo import cnn as cnn
 from zoo import convolution as convolution
 from zoo import gan as gan
+from zoo import knowledge as knowledge
 from zoo import language as language
 from zoo import layers as layers
 from zoo import linear as linear
 from zoo import mixture as mixture
 from zoo import mlp as mlp
+from zoo import recommender as recommender
 from zoo import recurrent_vae as recurrent_vae
 from zoo import rnn as rnn
 from zoo import seq2seq as seq2seq

@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from train.data.builtin import NAMES, PUBLISHED
+from train.data.graphs import GRAPHS
 from train.data.pairs import PAIRS
 from train.data.parts import split
+from train.data.ratings import RATINGS
 from train.data.schema import (
     Arrays,
     Data,
@@ -109,7 +111,10 @@ def _parted(name, rows, wanted, holdout):
 
 def absolute(source: str) -> str:
     """A source, whose path, where it is a user's file, does not depend on the cwd."""
-    own = source not in (*NAMES, *TEXTS, *PAIRS) and Path(source).is_file()
+    own = (
+        source not in (*NAMES, *TEXTS, *PAIRS, *GRAPHS, *RATINGS)
+        and Path(source).is_file()
+    )
     return str(Path(source).resolve()) if own else source
 
 

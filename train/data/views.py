@@ -7,8 +7,10 @@ no test part. All raise UsageError for data that cannot be right.
 
 import numpy as np
 
+from train.data.graphs import load_graph
 from train.data.load import load
 from train.data.pairs import load_pairs
+from train.data.ratings import load_ratings
 from train.data.schema import Data, Split, as_sequence, between, change
 from train.data.text import load_text
 from zoo.base import UsageError
@@ -111,3 +113,13 @@ def apart(request: Split, *, length: int) -> Data:
 def pairs(request: Split) -> Data:
     """Sequences, and what each becomes."""
     return load_pairs(request)
+
+
+def graph(request: Split) -> Data:
+    """A knowledge graph, whose triples are asked for either end."""
+    return load_graph(request)
+
+
+def ratings(request: Split, *, holdout: float | None = None) -> Data:
+    """Who gave which item how much."""
+    return load_ratings(request, holdout=holdout)

@@ -9,6 +9,8 @@ from train.recipes import (
     images,
     latent,
     linear,
+    ratings,
+    relations,
     sequences,
     text,
 )
@@ -29,4 +31,6 @@ RECIPES: dict[str, Recipe] = {
     **autoencoders.RECIPES,
     **latent.RECIPES,
     **games.RECIPES,
+    **relations.RECIPES,
+    **ratings.RECIPES,
 }

@@ -24,7 +24,7 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 def program(task: Task, trained: Trained, schema: Schema) -> Callable[..., jax.Array]:
-    """What predicts from raw inputs: x [B, *shape] float32, or tokens [B, T] int32.
+    """What predicts from raw inputs: x [B, *shape] float32, tokens or ids [B, T] int32.
 
     Of sequences with padding also length [B] int32. It gives probabilities [B, K], or
     values [B] in their own unit. Raises UsageError where nothing is predicted.
@@ -35,7 +35,7 @@ def program(task: Task, trained: Trained, schema: Schema) -> Callable[..., jax.A
     mean, scale = (np.array(v, np.float32) for v in (schema.mean, schema.scale))
 
     def call(x: jax.Array, *length: jax.Array) -> jax.Array:
-        if not schema.tokens:
+        if not schema.integer:
             x = (x - _beside(mean, x)) / _beside(scale, x)
         batch = {"x": x}
         if length:
@@ -59,7 +59,7 @@ def stablehlo(task: Task, trained: Trained, schema: Schema, path: Path) -> None:
     call = program(task, trained, schema)
     names = "b, t" if schema.lengths or schema.tokens else "b"
     sizes = jax.export.symbolic_shape(names)
-    kind = jnp.int32 if schema.tokens else jnp.float32
+    kind = jnp.int32 if schema.integer else jnp.float32
     shape = (*sizes, *schema.shape[len(sizes) - 1 :])
     inputs = [jax.ShapeDtypeStruct(shape, kind)]
     if schema.lengths:
