@@ -162,10 +162,10 @@ def test_bpr_puts_what_was_chosen_first():
     rng = np.random.default_rng(0)
     x = np.argwhere(np.kron(np.eye(2), np.ones((20, 15))) > 0).astype(np.int32)
     x = rng.permutation(x)
-    task = recommender.bpr(recommender.Factorization((40, 30), 4), (40, 30))
+    model = recommender.Factorization((40, 30), 4, ranks=True)
+    task = recommender.bpr(model, (40, 30))
     done = trained(task, optim.optimizer("adam", 0.03), 300, {"x": x[:400]}, 100)
     variables = {"params": done.trained.params}
-    model = recommender.Factorization((40, 30), 4)
     names = tuple(tuple(map(str, range(n))) for n in (40, 30))
     schema = prepare(RECIPES["bpr"], data="tastes").schema._replace(ids=names)
 

@@ -41,14 +41,16 @@ def _table(size, width, name):
     return nn.Embed(size, width, embedding_init=_small(width), name=name)
 
 
+def _bias(x, size, i):
+    """That of the ids of column i: [B]."""
+    begin = nn.initializers.zeros
+    return nn.Embed(size, 1, embedding_init=begin, name=f"bias_of_{i}")(x[:, i])[:, 0]
+
+
 def _biases(model, sizes, x):
     """mu + b_u + b_i + ..., of a constant and a table for each column: [B]."""
-    total = model.param("bias", nn.initializers.zeros, ())
-    zeros = nn.initializers.zeros
-    for i, size in enumerate(sizes):
-        table = nn.Embed(size, 1, embedding_init=zeros, name=f"bias_of_{i}")
-        total = total + table(x[:, i])[:, 0]
-    return total
+    mean = model.param("bias", nn.initializers.zeros, ())
+    return mean + sum(_bias(x, size, i) for i, size in enumerate(sizes))
 
 
 def _ids(x, sizes):
@@ -65,12 +67,14 @@ class Factorization(nn.Module):
     `implicit` is SVD++: p_u + |N(u)|^-1/2 sum of y_j over the items j in N(u), those
     that the user has rated. Training finds out which: they are the model's state,
     "rated" [U, I], after the first epoch whole. All users are summed over at each step,
-    2 U I D operations.
+    2 U I D operations. `ranks`: items alone have a bias, as all else cancels where
+    those of one user are compared.
     """
 
     sizes: tuple[int, int]
     width: int = 16
     implicit: bool = False
+    ranks: bool = False
 
     @nn.compact
     def __call__(
@@ -82,7 +86,10 @@ class Factorization(nn.Module):
     ) -> Float[Array, "B 1"]:
         """The rating. Raises UsageError where x is not ids [B, 2 or more]."""
         x = _ids(x, self.sizes)
-        rating = _biases(self, self.sizes, x)
+        if self.ranks:
+            rating = _bias(x, self.sizes[1], 1)
+        else:
+            rating = _biases(self, self.sizes, x)
         if self.width:
             user = _table(self.sizes[0], self.width, "user")(x[:, 0])
             if self.implicit:
@@ -237,9 +244,9 @@ def bpr(
         step = jax.random.randint(draw, shape, 1, items)  # never i itself
         other = (x[:, 1:2] + step) % items
         user = jnp.broadcast_to(x[:, :1], other.shape)
-        both = jnp.concatenate([x[:, :2], jnp.stack([user, other], -1).reshape(-1, 2)])
-        scores, _ = apply(model, params, state, both, key=key, train=train)
-        own, others = scores[: x.shape[0]], scores[x.shape[0] :, 0]
+        pairs = jnp.stack([user, other], -1).reshape(-1, 2)
+        own, state = apply(model, params, state, x, key=key, train=train)
+        others, _ = apply(model, params, state, pairs, key=key, train=train)
         apart = own - others.reshape(other.shape)
         right = (apart > 0) + 0.5 * (apart == 0)
         values = {"loss": nn.softplus(-apart).mean(1), "accuracy": right.mean(1)}

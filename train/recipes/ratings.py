@@ -33,7 +33,7 @@ def matrix_factorization(
 
 
 def factorization_machine(
-    schema: Schema, *, width: int = 16, l2: Number = 14.0, bias_l2: Number = 4.0
+    schema: Schema, *, width: int = 16, l2: Number = 24.0, bias_l2: Number = 4.0
 ) -> Built:
     """Products of each two of all that is known of a rating."""
     model = recommender.FactorizationMachine(_sizes(schema), width)
@@ -58,7 +58,7 @@ def bpr(
     schema: Schema, *, width: int = 32, l2: Number = 2.0, bias_l2: Number = 1.0
 ) -> Built:
     """Matrix factorisation that puts what was chosen before what was not."""
-    model = recommender.Factorization(_pair(schema), width)
+    model = recommender.Factorization(_pair(schema), width, ranks=True)
     strengths = {"l2": l2 / schema.rows, "bias_l2": bias_l2 / schema.rows}
     task = recommender.bpr(model, _sizes(schema), **strengths)
     return Built(task, model, Report(partial(_ranked, model, schema)))
@@ -169,7 +169,7 @@ RECIPES = {
         factorization_machine,
         views.ratings,
         "movielens_small",
-        _training(600, 0.02),
+        _training(600, 0.03),
         Goal("rmse", 0.885, at_most=True),
         "Ratings that will be given, of the user, the film, its genres and its year.",
         "ten seconds",
