@@ -93,9 +93,10 @@ SMALL = {
     | {"labels": 1000},
     "few_labels": {"data": "digits", "channels": (8, 4), "labels": 1000},
     **dict.fromkeys(
-        ("matrix_factorization", "factorization_machine", "bpr"),
+        ("matrix_factorization", "factorization_machine"),
         {"data": "tastes", "width": 4, "l2": 0.0, "bias_l2": 0.0},
     ),
+    "bpr": {"data": "tastes", "width": 4, "negatives": 1, "l2": 0.0, "bias_l2": 0.0},
     "neumf": {"data": "tastes", "width": 4, "widths": (8,), "dropout": 0.0}
     | {"l2": 0.0, "bias_l2": 0.0},
     "knowledge_graph": {"data": "clock", "width": 16, "dropout": 0.0},

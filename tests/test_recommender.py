@@ -185,6 +185,28 @@ def test_bpr_puts_what_was_chosen_first():
     )
 
 
+def test_of_one_negative_the_objective_is_bprs():
+    model = recommender.Factorization((40, 30), 4, ranks=True)
+    batch = {"x": jnp.array([[0, 7], [39, 2]])}
+
+    def found(n):
+        task = recommender.bpr(model, (40, 30), negatives=n)
+        params, state = task.init(jax.random.key(0), batch)
+        return task.loss(params, state, batch, jax.random.key(1), train=True)[0]
+
+    def metrics(n):
+        task = recommender.bpr(model, (40, 30), negatives=n)
+        params, state = task.init(jax.random.key(0), batch)
+        _, aux = task.loss(params, state, batch, jax.random.key(1), train=True)
+        return aux.metrics
+
+    np.testing.assert_allclose(found(1), metrics(1)["loss"].value(), rtol=1e-6)
+    # of n scores that are nearly equal, log(1 + n)
+    np.testing.assert_allclose(found(9), np.log(10), rtol=0.05)
+    with pytest.raises(UsageError, match="negatives"):
+        recommender.bpr(model, (40, 30), negatives=0)
+
+
 def test_a_table_of_the_users_has_its_names(tmp_path):
     names = {"users": np.array(["ann", "bob"]), "items": np.array(["tea", "milk"])}
     user, item = np.array([0, 0, 1, 1] * 5), np.array([0, 1, 0, 1] * 5)

@@ -27,7 +27,7 @@ from zoo.base import (
     means,
     parted,
 )
-from zoo.checks import check_tokens
+from zoo.checks import check_int, check_tokens
 from zoo.layers import Dropout
 from zoo.supervised import penalty, regression
 from zoo.types import Array, Number, Tree
@@ -201,11 +201,11 @@ def ratings(
 
 
 def _penalised(metrics, params, state, l2, bias_l2):
-    """What a loss returns in training: its metric "loss" and the penalties."""
+    """What a loss returns in training: its objective, or "loss", and the penalties."""
     parts: tuple[dict, dict] = {}, {}
     for name, leaf in params.items():
         parts[name.startswith("bias_of")][name] = leaf
-    total, count = metrics["loss"]
+    total, count = metrics.pop("objective", metrics["loss"])
     total += count * (penalty(parts[0], 0.0, l2) + penalty(parts[1], 0.0, bias_l2))
     metrics["objective"] = Mean(total, count)
     return metrics["objective"].value(), Aux(metrics, state)
@@ -221,15 +221,23 @@ def _at_least_zero(**numbers):
 
 
 def bpr(
-    model: Model, sizes: tuple[int, ...], *, l2: Number = 0.0, bias_l2: Number = 0.0
+    model: Model,
+    sizes: tuple[int, ...],
+    *,
+    negatives: int = 1,
+    l2: Number = 0.0,
+    bias_l2: Number = 0.0,
 ) -> Task:
     """-log sigmoid(s_ui - s_uj): the item i of "x" [B, 2] before another (section 4).
 
     j is drawn evenly of all other items, those that the user has too: few, as a rule.
+    Of n `negatives` the objective is -log(e^s_ui / (e^s_ui + sum_j e^s_uj)), which of
+    one is the same.
     In evaluation each example is judged by the same hundred draws; "accuracy" is how
     often i is before j, the area under the ROC curve. Raises UsageError as `ratings`.
     """
     _at_least_zero(l2=l2, bias_l2=bias_l2)
+    check_int("negatives", negatives, 1)
     items = sizes[1]
 
     def init(key, batch):
@@ -240,7 +248,7 @@ def bpr(
         x, mask = batch["x"], batch.get("mask")
         # dropout has another key than what is drawn
         draw, key = jax.random.split(key if train else jax.random.key(0))
-        shape = (x.shape[0], 1) if train else (1, 100)
+        shape = (x.shape[0], negatives) if train else (1, 100)
         step = jax.random.randint(draw, shape, 1, items)  # never i itself
         other = (x[:, 1:2] + step) % items
         user = jnp.broadcast_to(x[:, :1], other.shape)
@@ -250,6 +258,9 @@ def bpr(
         apart = own - others.reshape(other.shape)
         right = (apart > 0) + 0.5 * (apart == 0)
         values = {"loss": nn.softplus(-apart).mean(1), "accuracy": right.mean(1)}
+        if train:
+            # log(1 + sum e^-a): the gap that is left to all of them together
+            values["objective"] = nn.softplus(nn.logsumexp(-apart, 1))
         metrics = means(values, mask)
         if not train:
             return metrics["loss"].value(), Aux(metrics, state)

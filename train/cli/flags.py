@@ -66,6 +66,7 @@ HELP = {
     "implicit": "whether what a user has rated says something, however it is rated",
     "l2": "penalty on the embeddings, that of a ridge regression of all ratings",
     "bias_l2": "the same of the biases of users, items and what else is known",
+    "negatives": "items drawn beside each that was chosen; of 1 it is BPR's own loss",
     "n3": "weight of the sum of cubes of a triple's embeddings",
     "labels": "how many images have theirs, of each class as many",
     "out": "the run's directory; runs/RECIPE for None",
