@@ -2,7 +2,8 @@
 
 Each peer is a process of its own. All are kept and take turns, so that what else the
 machine does falls on all of them; only one computes at a time. On CPU, or with
-`--device gpu`.
+`--device gpu`. With `--profile` purezoo trains alone, and the operations are shown that
+its step is made of.
 """
 
 import argparse
@@ -14,10 +15,10 @@ import tempfile
 from pathlib import Path
 from statistics import median
 
-from benchmarks import measure, report
+from benchmarks import measure, parts, report
 from benchmarks.families import FAMILIES
 from benchmarks.setting import DEVICES, PLAIN, TOLERANCES, Setting, cores
-from benchmarks.talk import Failed
+from benchmarks.talk import Failed, Worker
 from zoo.base import UsageError, check_choice
 
 OUT = {"cpu": "RESULTS.md", "gpu": "RESULTS-gpu.md"}
@@ -29,6 +30,9 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     try:
         args = _parsed(argv)
+        if args.profile:
+            _profile(args)
+            return 0
         _compare(args, shlex.join(["python", "-m", "benchmarks", *argv]))
     except (UsageError, OSError) as error:
         print(f"benchmarks: {error}", file=sys.stderr)
@@ -64,6 +68,19 @@ def _compare(args, command):
             args.out.write_text(text)
 
 
+def _profile(args):
+    """The longest operations of a step of each family, on the terminal."""
+    setting = Setting(args.device, args.precision, args.threads, args.batch)
+    for name in args.families:
+        with contextlib.ExitStack() as stack:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            helpers = measure.Helpers(stack, folder, setting, products=False)
+            helpers.write(name, folder / "arrays.npz")
+            words = "purezoo", name, folder / "arrays.npz", setting, folder / "cache"
+            found = stack.enter_context(Worker(*words)).ask("profile", args.seconds)
+        print(f"{name}: {setting.family(name).about}\n\n{parts.table(found)}")
+
+
 def _parsed(argv):
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument(
@@ -79,6 +96,7 @@ def _parsed(argv):
     parser.add_argument(
         "--no-start", dest="start", action="store_false", help="time no fresh process"
     )
+    parser.add_argument("--profile", action="store_true", help="see above")
     parser.add_argument("--out", type=Path)
     return _checked(parser.parse_args(argv))
 

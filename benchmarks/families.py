@@ -31,6 +31,7 @@ class Family(NamedTuple):
     rate: float = 1e-3
     loss: str = "classes"
     latent: int = 0  # numbers of normal noise for one example; 0 draws none
+    microbatch: int = 0  # examples that purezoo computes at a time on a CPU; 0: all
 
     @property
     def epoch(self) -> int:
@@ -83,6 +84,7 @@ class Trainer(NamedTuple):
     step: Callable[[int], float]  # train on the i-th batch in order -> loss before it
     run: Callable[[int], Any]  # train that many steps on shuffled batches, and wait
     peak: Callable[[], float] | None = None  # the most bytes it had on a GPU
+    text: Callable[[], str] | None = None  # the compiled program of `run`
 
 
 def _resnet20() -> tuple[tuple[int, int, int], ...]:
@@ -143,6 +145,7 @@ FAMILIES = {
             (28, 28, 1),
             10,
             ((26 * 26, 9, 32), (11 * 11, 9 * 32, 64), (1, 1600, 64), (1, 64, 10)),
+            microbatch=32,
         ),
         Family(
             "resnet20",
@@ -180,6 +183,7 @@ FAMILIES = {
             * HEADS
             * LAYERS,
             batch=32,
+            microbatch=16,
         ),
         Family(
             "vae",

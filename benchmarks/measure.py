@@ -27,6 +27,10 @@ ON_GPU = tuple(peer for peer in PEERS if peer not in ("keras", "flax"))
 EAGER = ("torch", "torch-nchw", "torch-graph")  # no program is kept
 
 
+FITTED = ("purezoo", "torch", "torch-compile")  # a whole training is timed
+STEPS, PATIENCE = 1000, 60  # of it, and the seconds that the slowest may take
+
+
 class Plan(NamedTuple):
     """What is asked of each family."""
 
@@ -39,7 +43,13 @@ class Plan(NamedTuple):
 class Helpers:
     """Kept for all families: who writes weights, who multiplies matrices."""
 
-    def __init__(self, stack: contextlib.ExitStack, folder: Path, setting: Setting):
+    def __init__(
+        self,
+        stack: contextlib.ExitStack,
+        folder: Path,
+        setting: Setting,
+        products: bool = True,
+    ):
         """Started within the stack. Raises Failed if purezoo does not start."""
 
         def start(peer, name):
@@ -47,7 +57,8 @@ class Helpers:
             return stack.enter_context(worker)
 
         self._init = start("init", "any")
-        found = [start("product", lib) for lib in ("jax", "torch") if find_spec(lib)]
+        libraries = ("jax", "torch") if products else ()
+        found = [start("product", lib) for lib in libraries if find_spec(lib)]
         self.device = self._init.answer()["device"]
         self._multipliers = []
         for worker in found:
@@ -127,6 +138,7 @@ def measure(
             worker.close()
         if plan.start:
             _time_starts(family)
+            _time_fits(family)
         tell(f"{name}: {time.perf_counter() - began:.0f} s")
         return list(family.results.values()), products
 
@@ -174,3 +186,21 @@ def _time_starts(family):
             if family.attempt(peer, worker.ask, "first"):
                 family.note(peer, **{name: worker.seconds()})
             worker.close()
+
+
+def _time_fits(family):
+    """From a fresh process to the end of a training of the same steps for all."""
+    peers = [peer for peer in family.alive() if peer in FITTED]
+    batch = family.setting.family(family.name).batch
+    rates = [min(family.results[peer].rates) / batch for peer in peers]
+    steps = fitted(min(rates, default=1.0))
+    for peer in peers:
+        worker = family.start(f"fit:{peer}", f"cache-fit-{peer}")
+        family.attempt(peer, worker.ask, steps)
+        family.note(peer, fit=worker.seconds(), fit_steps=steps)
+        worker.close()
+
+
+def fitted(rate: float) -> int:
+    """STEPS, or at that many a second whole hundreds that take PATIENCE seconds."""
+    return min(STEPS, max(100, int(rate * PATIENCE) // 100 * 100))

@@ -3,9 +3,10 @@
     python -m benchmarks.worker PEER FAMILY FILE SETTING
 
 SETTING is `Setting.text`. PEER "init" writes the common data and weights of each line
-"FAMILY FILE"; "product" measures the library that FAMILY names, at each line. All
-others train: they answer "first" with {"first": loss} of one step, then "prepare
-SECONDS", each "go" and "end". A failure is {"error": reason}.
+"FAMILY FILE"; "product" measures the library that FAMILY names, at each line;
+"fit:PEER" trains the steps of one line, and ends. All others train: they answer "first"
+with {"first": loss} of one step, then "prepare SECONDS", each "go" and "end"; purezoo
+also "profile SECONDS". A failure is {"error": reason}.
 """
 
 import json
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.families import COMPARED_AFTER
+from benchmarks.parts import profile
 from benchmarks.setting import Setting, read
 
 
@@ -32,11 +34,13 @@ def main(peer: str, name: str, file: str, setting: Setting) -> None:
 
     try:
         if not setting.gpu:
-            _limit(setting.threads, torch="torch" in (peer.split("-")[0], name))
+            _limit(setting.threads, torch="torch" in peer + name)
         if peer == "init":
             _init(setting, say)
         elif peer == "product":
             _serve_products(name, setting, say)
+        elif peer.startswith("fit:"):
+            _fit(peer.removeprefix("fit:"), name, file, setting, say)
         else:
             _train(peer, name, file, setting, say)
     except Exception as error:
@@ -58,11 +62,24 @@ def _init(setting, say):
         say()
 
 
+def _library(peer):
+    return import_module(f"benchmarks.peers.{peer.split('-')[0]}")
+
+
+def _fit(peer, name, file, setting, say):
+    """A whole training, as a user writes it."""
+    family, arrays, module = setting.family(name), dict(np.load(file)), _library(peer)
+    steps = int(sys.stdin.readline())
+    if peer == "purezoo":
+        module.fit(family, arrays, setting, steps)
+    else:
+        module.prepare(family, arrays, peer, setting).run(steps)
+    say()
+
+
 def _train(peer, name, file, setting, say):
     family = setting.family(name)
-    arrays = dict(np.load(file))
-    module = import_module(f"benchmarks.peers.{peer.split('-')[0]}")
-    trainer = module.prepare(family, arrays, peer, setting)
+    trainer = _library(peer).prepare(family, dict(np.load(file)), peer, setting)
     steps = 0
     for line in sys.stdin:
         command, *args = line.split()
@@ -79,6 +96,8 @@ def _train(peer, name, file, setting, say):
             # a GPU does not wait for the cores of its neighbours
             others = 0.0 if setting.gpu else others
             say(rate=steps * family.batch / took, others=others)
+        elif command == "profile":
+            say(**profile(trainer.run, trainer.text(), float(args[0])))
         else:
             say(peak_mib=trainer.peak() / 2**20 if trainer.peak else _peak_mib())
 

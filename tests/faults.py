@@ -18,6 +18,17 @@ from zoo import attention, gan, supervised
 # -- Losses and optimizers -------------------------------------------------------------
 
 
+def queries_for_keys(params):
+    """Each attention of a graph with its two vectors swapped."""
+    turn = {"query": "key", "key": "query"}
+
+    def of(path):
+        layer, _, name = path.rpartition("/")
+        return params[f"{layer}/{turn.get(name, name)}"]
+
+    return {path: of(path) for path in params}
+
+
 def times(by):
     """values(outputs, y), each times a number."""
 

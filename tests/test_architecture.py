@@ -2,6 +2,8 @@
 function that cannot be read in a sitting."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -82,9 +84,29 @@ def test_imports_run_one_way(path):
                 assert known or own == "train.recipes" and library == "optax", name
 
 
+@pytest.mark.parametrize(
+    "program, light",
+    [
+        ("import train.__main__", "jax flax zoo"),
+        ("from train.cli.main import main; main(['--help'])", "jax flax zoo"),
+        ("import zoo, train.loop, train.many, train.data", "orbax tyro"),
+        ("import train.recipes.saved, train.cli.run", "orbax tyro"),
+        ("from train.cli import ask, flags, results, search", "orbax"),
+    ],
+)
+def test_what_is_long_to_import_waits_until_it_is_needed(program, light):
+    absent = {*light.split(), *"matplotlib sklearn scipy.stats pandas PIL".split()}
+    program += f"; import sys; assert not {absent} & set(sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_step_knows_little():
     step = walk(ROOT / "train" / "step.py", ast.ImportFrom)
-    assert {node.module for node in step} <= {"typing", "zoo.base", "train.optim"}
+    known = {"functools", "typing", "zoo.base", "train.optim"}
+    assert {node.module for node in step} <= known
     assert len((ROOT / "train" / "step.py").read_text().splitlines()) <= 60
 
 

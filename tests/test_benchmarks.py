@@ -169,7 +169,7 @@ def test_the_written_table():
     lines = report.rows(MLP, results(), Machine(1e9))
     text = report.section(MLP, results(), lines, ["a note"], [1e9, 2e9], Machine(1e9))
     table = [line for line in text.splitlines() if line.startswith("|")]
-    assert len(table) == 5 and {line.count("|") for line in table} == {12}
+    assert len(table) == 5 and {line.count("|") for line in table} == {13}
     assert "**a note.**" in text and "2 GFLOP/s (1 to 2)" in text
     assert report.markdown([]) == ""
 
@@ -209,6 +209,9 @@ class Fake:
         if self.peer in ("init", "product"):
             return {"device": "NVIDIA H100 80GB HBM3", "rate": 4e14}
         command = self.said.pop()
+        if self.peer.startswith("fit:"):
+            assert command == 1000
+            return {}
         if self.peer == "torch-compile" and command == "prepare":
             raise talk.Failed("RuntimeError: no kernel")
         answers = {
@@ -247,6 +250,8 @@ def test_a_peer_that_fails_is_a_note_and_the_others_go_on(
     table = [line for line in text.splitlines() if line.startswith("|")]
     assert [row.split("|")[1].strip() for row in table[2:]] == ["purezoo", "torch"]
     assert "**torch-compile: failed: RuntimeError: no kernel.**" in text
+    assert [row.split("|")[8].strip() for row in table[2:]] == ["1.5", "1.5"]
+    assert "Of fit: 1,000." in text
     assert "batch 1024" in text and ("MFU" in table[0]) == (device == "gpu")
     begun = [peer for peer, said in Fake.asked if said == "first"][:3]
     compiled_first = ["torch-compile", "purezoo", "torch"]
@@ -254,6 +259,23 @@ def test_a_peer_that_fails_is_a_note_and_the_others_go_on(
     if device == "gpu":
         assert f"{1e6 * MLP.flops / 67e12:.2%}" in table[2]
         assert "NVIDIA H100" in text and "67 TFLOP/s" in text
+
+
+def test_a_whole_training_is_of_as_many_steps_as_one_waits_for():
+    assert [measure.fitted(rate) for rate in (100, 17, 16, 3, 0.1)] == [
+        1000,
+        1000,
+        900,
+        100,
+        100,
+    ]
+
+
+def test_a_whole_training_is_what_fit_does():
+    family = MLP._replace(rows=256, batch=64)
+    done = purezoo.fit(family, family.data(), CPU, 40)
+    assert done.ended == "finished" and int(done.state.step) == 40
+    assert done.records[-1]["loss"] < done.records[0]["loss"]
 
 
 def test_the_peak_on_paper():

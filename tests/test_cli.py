@@ -350,6 +350,7 @@ def test_zoo_starts_again_where_huge_pages_are_for_who_asks(
     monkeypatch.setattr(entry.os, "execv", lambda *args: started.append(args))
     monkeypatch.setattr(entry, "SWITCH", here / "enabled")
     monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    monkeypatch.setenv(entry.BEGUN, "")  # and after the test it is not there
     if switch is not None:
         (here / "enabled").write_text(switch + "\n")
     if before is not None:
@@ -358,6 +359,29 @@ def test_zoo_starts_again_where_huge_pages_are_for_who_asks(
     command = [sys.executable, *sys.orig_argv[1:]]
     assert started == ([(sys.executable, command)] if after else [])
     assert os.environ.get("GLIBC_TUNABLES") == (after or before)
+
+
+def test_zoo_starts_again_once_where_the_loader_hides_the_setting(here):
+    """As from a Python with file capabilities."""
+    (here / "enabled").write_text("always [madvise] never\n")
+    loader, begin = here / "python", here / "begin.py"
+    loader.write_text(f'#!/bin/sh\nexec env -u GLIBC_TUNABLES {sys.executable} "$@"\n')
+    loader.chmod(0o700)
+    begin.write_text(f"""
+import os, pathlib, sys
+from train import __main__ as entry
+with open("starts", "a") as file:
+    file.write("x")
+assert os.path.getsize("starts") < 5
+entry.SWITCH = pathlib.Path("enabled")
+sys.executable = {str(loader)!r}
+entry.huge_pages()
+assert entry.BEGUN not in os.environ  # a command that this one starts is another
+""")
+    env = {k: v for k, v in os.environ.items() if k != "GLIBC_TUNABLES"}
+    env |= {"PYTHONPATH": str(ROOT)}
+    subprocess.run([loader, begin], env=env, cwd=here, check=True, timeout=60)
+    assert (here / "starts").read_text() == "xx"
 
 
 def test_the_command_is_there_as_a_module_too():

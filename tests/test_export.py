@@ -26,7 +26,8 @@ def inputs_of(recipe, rows, time=None):
         batch["x"] = batch["x"][:, :time]
         if "length" in batch:
             batch["length"] = np.minimum(batch["length"], time)
-    return {name: batch[name] for name in ("x", "length") if name in batch}
+    names = ("x", "length", "edges", "edge_mask")
+    return {name: batch[name] for name in names if name in batch}
 
 
 def symbolic(name, array, sequence):

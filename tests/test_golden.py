@@ -22,7 +22,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from tests.golden import generative
 from train import step
 from train.optim import optimizer
-from zoo import cnn, linear, mlp, rnn, supervised
+from zoo import cnn, graph, linear, mlp, rnn, supervised
 from zoo.attention import MultiHead
 from zoo.base import Task
 from zoo.gan import Players
@@ -73,6 +73,25 @@ def _rows(block, *idle):
     return Case(model, supervised.task(model, supervised.regression), tuple(idle))
 
 
+# who sends to whom in the graph of tests/golden/make_golden.py
+EDGES = ((1, 0), (4, 0), (0, 1), (2, 1), (0, 2), (1, 2), (3, 2), (0, 3), (4, 3))
+
+
+class OnGraph(nn.Module):
+    """A model of graphs whose edges are all the same, x [B, 5, D]."""
+
+    model: nn.Module
+
+    def __call__(self, x, *, train=False):
+        edges = jnp.tile(jnp.array(EDGES)[None], (len(x), 1, 1))
+        return self.model(x, edges, train=train)
+
+
+def _graph(*layers):
+    network = graph.Network(layers, jnp.tanh)
+    return _case(OnGraph(graph.Classifier(4, network, "sum")))
+
+
 CASES = {
     "linear_regression": Case(linear.Linear(3), linear.regression(outputs=3)),
     "logistic_regression": Case(linear.Linear(1), linear.logistic()),
@@ -104,6 +123,8 @@ CASES = {
     "transformer_decoder": _rows(
         Block(6, 2, causal=True, cross=True), "attention/key", "cross_attention/key"
     ),
+    "gcn": _graph(graph.GCN(4), graph.GCN(5)),
+    "gat": _graph(graph.GAT(4, heads=2), graph.GAT(6, heads=2)),
     **{name: Case(*case) for name, case in generative.CASES.items()},
 }
 

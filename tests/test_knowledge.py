@@ -7,7 +7,7 @@ import pytest
 
 from tests.test_recipes import fit, scores_of
 from train import data as sets
-from train.data import Split, graphs
+from train.data import Split, triples
 from train.evaluate import evaluate
 from train.recipes import RECIPES, prepare
 from zoo import knowledge
@@ -135,14 +135,14 @@ def test_a_graph_of_the_users_is_asked_for_both_ends(tmp_path):
     np.testing.assert_array_equal(data.train["y"], [*train[:, 2], *train[:, 0]])
     assert data.watched is None
     # every right answer, of all parts, and no other
-    every = {tuple(t) for part in graphs.PARTS for t in arrays[part].tolist()}
+    every = {tuple(t) for part in triples.PARTS for t in arrays[part].tolist()}
     for (e, r), y, known in zip(
         *(data.test[k] for k in ("x", "y", "known")), strict=True
     ):
         right = {t for h, s, t in every if (h, s) == (e, r)}
         right |= {h for h, s, t in every if (t, s + 2) == (e, r)}
         assert set(known.tolist()) == right and y in right
-    watched = graphs.load_graph(Split(str(path), 0.1)).watched
+    watched = triples.load_triples(Split(str(path), 0.1)).watched
     assert len(watched["x"]) == 2 * len(arrays["valid"])
 
 
@@ -150,11 +150,11 @@ def family():
     """Parents and grandparents of a tree of 15."""
     parent = [(i, 0, (i - 1) // 2) for i in range(1, 15)]
     grand = [(i, 1, ((i - 1) // 2 - 1) // 2) for i in range(3, 15)]
-    triples = np.array(parent + grand)
+    rows = np.array(parent + grand)
     return {
-        "train": triples[:20],
-        "valid": triples[20:22],
-        "test": triples[22:],
+        "train": rows[:20],
+        "valid": rows[20:22],
+        "test": rows[22:],
         "entities": np.array([f"person {i}" for i in range(15)]),
         "relations": np.array(["parent", "grandparent"]),
     }
@@ -173,18 +173,18 @@ def family():
 def test_a_graph_that_cannot_be_right_is_refused(change, said, tmp_path):
     np.savez(tmp_path / "g.npz", **family() | change)
     with pytest.raises(UsageError, match=said):
-        graphs.load_graph(tmp_path / "g.npz")
+        triples.load_triples(tmp_path / "g.npz")
 
 
 def test_a_graph_that_is_not_there_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("ZOO_DATA_DIR", str(tmp_path))
     with pytest.raises(UsageError, match=r"expected knowledge_graphs.npz in .*put it"):
-        graphs.load_graph("umls")
+        triples.load_triples("umls")
     (tmp_path / "knowledge_graphs.npz").write_bytes(b"another")
     with pytest.raises(UsageError, match="MD5 checksum 155dc"):
-        graphs.load_graph("umls")
+        triples.load_triples("umls")
     with pytest.raises(UsageError, match="did you mean 'nations'"):
-        graphs.load_graph("nation")
+        triples.load_triples("nation")
 
 
 @pytest.mark.parametrize("wrong", [[24, 0], [0, 12], [-1, 0], [0, -1]])

@@ -1,5 +1,7 @@
 """Optimizers against their update rules written out; schedules at their corners."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 
 from tests.test_contract_fit import kept_programs
 from train import loop, mesh, optim, source
-from zoo import linear, mlp, supervised
+from zoo import linear, mlp, rnn, supervised
 from zoo.base import UsageError, masked
 
 PARAMS = {"kernel": jnp.array([[1.0, -2.0]]), "bias": jnp.array([0.5])}
@@ -93,15 +95,60 @@ def test_accumulation_equals_one_large_batch(mask):
         order = np.arange(24).reshape(3, 8).T.reshape(-1)
         batch = {name: array[order] for name, array in batch.items()}
     params, state = task.init(jax.random.key(0), batch)
+    loss = functools.partial(task.loss, train=True)
+    whole = jax.value_and_grad(loss, has_aux=True)
     both = [
-        jax.value_and_grad(t.loss, has_aux=True)(
-            params, state, masked(batch), jax.random.key(1), train=True
-        )
-        for t in (task, optim.accumulated(task, 3))
+        gradient(params, state, masked(batch), jax.random.key(1))
+        for gradient in (whole, optim.in_parts(whole, 3))
     ]
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), *both
     )
+
+
+@pytest.mark.parametrize("lengths", [False, True])
+def test_a_microbatch_changes_no_number(lengths):
+    """With what else reads a batch: penalty, decay, clipping, average, schedule."""
+    rng = np.random.default_rng(0)
+    rows = {"x": rng.normal(size=(40, 6, 3)).astype("f4"), "y": np.arange(40) % 4}
+    if lengths:
+        rows["length"] = rng.integers(1, 7, 40)
+    model = rnn.Classifier(4, rnn.RNN(rnn.GRU, 5))
+    task = supervised.task(model, supervised.classes, l2=0.1)
+    rate = optim.schedule("cosine", 0.05, 12)
+    optimizer = optim.optimizer("adamw", rate, weight_decay=0.1, clip=0.5)
+    options = {"steps": 12, "ema": 0.9, "log_every": 4, "progress": False}
+
+    def run(**more):
+        return loop.fit(task, optimizer, source.examples(rows, 20), **options, **more)
+
+    whole, parts = run(), run(microbatch=5)
+    tree = functools.partial(jax.tree.map, np.asarray)
+    for a, b in zip(
+        *(jax.tree.leaves(tree(f.state)) for f in (whole, parts)), strict=True
+    ):
+        np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5)
+    for one, other in zip(whole.records, parts.records, strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-5)
+        assert one["accuracy"] == other["accuracy"]
+
+
+def test_a_microbatch_is_refused_where_it_would_be_another_training():
+    rows = {"x": np.ones((24, 3), "f4"), "y": np.arange(24) % 2}
+
+    def run(size, **fields):
+        task = supervised.task(mlp.MLP(2, (4,), **fields), supervised.classes)
+        data = source.examples(rows, 12)
+        optimizer = optim.optimizer("sgd", 0.1)
+        return loop.fit(task, optimizer, data, steps=1, microbatch=size, progress=False)
+
+    with pytest.raises(UsageError, match="batch norm would see each by itself"):
+        run(4, batch_norm=True)
+    with pytest.raises(UsageError, match="divides a batch of 12, found 5"):
+        run(5)
+    with pytest.raises(UsageError, match="microbatch"):
+        run(0)
+    assert run(4).ended == "finished"
 
 
 def test_accumulation_keeps_the_schedule_and_the_average_in_updates():
@@ -178,7 +225,7 @@ def test_warmup_and_peak_may_be_traced():
         (lambda: optim.optimizer("adam"), "found none"),
         (lambda: optim.optimizer("sgd", 0.1, weight_decay=-1.0), ">= 0"),
         (lambda: optim.optimizer("sgd", 0.1, clip=0.0), "> 0"),
-        (lambda: optim.accumulated(regression_of()[0], 0), "1 or more"),
+        (lambda: optim.in_parts(jax.grad(jnp.sum), 0), "1 or more"),
         (lambda: optim.schedule("warmup_cosine", 0.1, 9, warmup=2.0), "share"),
         (lambda: optim.optimizer("lbfgs", clip=1.0), "lbfgs"),
         (lambda: optim.schedule("cosin", 0.1, 10), "'cosine'"),

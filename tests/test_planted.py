@@ -31,11 +31,13 @@ from tests.planting import (
     remade,
     replaced,
     rule,
+    through,
 )
 from zoo import attention, autoencoder, cnn, gan, rnn, supervised, transformer, vae
 
 ONCE = ("idle", "forward", "gradient")
 ALL = "forward gradient"
+NODES = "model/network/layers"
 
 # by case: what is wrong, the columns that see it, how it is planted
 FLOAT32 = {
@@ -124,6 +126,23 @@ FLOAT32 = {
         ("height for width", ALL, at("Conv_0/kernel", lambda k: k.swapaxes(0, 1))),
         ("mean pooling", ALL, replaced(cnn, "max_pool", wrong.mean_pool)),
         ("half a gradient", "gradient", at("Conv_0/kernel", wrong.half)),
+    ],
+    "gcn": [
+        (
+            "an edge too many",
+            ALL,
+            replaced(test_golden, "EDGES", lambda edges: (*edges, (3, 0))),
+        ),
+        ("a layer without gradient", "gradient", held(f"{NODES}_0/dense/kernel")),
+    ],
+    "gat": [
+        ("query for key", ALL, through(wrong.queries_for_keys)),
+        (
+            "a slope of 0.01",
+            ALL,
+            replaced(nn, "leaky_relu", lambda leaky: lambda x, slope: leaky(x, 0.01)),
+        ),
+        ("no gradient of a query", "gradient", held(f"{NODES}_1/query")),
     ],
     "resnet_cifar": [
         ("one end padded less", ALL, replaced(cnn, "Conv", wrong.same_padding)),

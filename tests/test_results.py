@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.conftest import CORA
 from train.checkpoint import read_json
 from train.cli import results
 from train.data import Split
@@ -13,7 +14,7 @@ from train.loop import fit
 from train.recipes import RECIPES, prepare
 
 ROOT = Path(__file__).parent.parent
-AWAY = ("cifar10", "umls", "movielens_small")  # data that may not be at hand
+AWAY = ("cifar10", "cora", "umls", "movielens_small")  # data that may not be at hand
 RESULTS = ROOT / "benchmarks" / "results"
 PAGE = f"# Page\n\nbefore\n\n{results.BEGIN}\nold\n{results.END}\n\nafter\n"
 
@@ -106,8 +107,12 @@ def test_a_score_has_the_digits_of_its_deviation(values, text):
 
 
 def test_the_readme_has_the_scores_that_were_measured():
-    """Every recipe whose data are at hand, as `zoo results --page README.md` has it."""
-    names = [name for name, recipe in RECIPES.items() if recipe.data not in AWAY]
+    """Every recipe that was measured, as `zoo results --page README.md` has it.
+
+    Only those whose data may not be at hand may lack a measurement.
+    """
+    names = [name for name in RECIPES if (RESULTS / f"{name}.json").exists()]
+    assert all(RECIPES[name].data in AWAY for name in RECIPES if name not in names)
     found = [read_json(RESULTS / f"{name}.json") for name in names]
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     table = text[text.index(results.BEGIN) : text.index(results.END)]
@@ -123,6 +128,8 @@ def test_the_readme_says_which_scores_are_older_than_the_code():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     for path in RESULTS.glob("*.json"):
         name = path.stem
+        if RECIPES[name].data == "cora" and not CORA:
+            continue
         line = next(x for x in text.splitlines() if x.startswith(f"| `{name}` |"))
         assert (results.OLDER in line) == results.old(name, read_json(path)), name
 

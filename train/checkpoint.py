@@ -20,25 +20,29 @@ from typing import Any, Literal
 
 import jax
 import numpy as np
-from orbax.checkpoint import v1 as ocp
 
 from train.source import Source, shapes
 from zoo.base import UsageError
 
 ORIGIN = "origin.json"
 
-# orbax reports each save at INFO, warns of settings that are its own, and prints the
-# traces of errors that it raises as well
-logging.getLogger("absl").setLevel(logging.CRITICAL)
-
-# orbax deletes what it takes for old steps: never a folder named "3"
-NAMES = ocp.path.step.standard_name_format(
-    step_prefix="step", step_format_fixed_length=9
-)
-
 # orbax numbers its operations by one counter of the process: a load in one thread while
 # a save begins in another makes that save wait for ever for itself
 ONE_AT_A_TIME = threading.RLock()
+
+
+def _orbax():
+    """Orbax, and how it names steps."""
+    # a third of a second to import: only for who saves or reads
+    from orbax.checkpoint import v1 as ocp
+
+    # it reports each save at INFO, warns of settings that are its own, and prints the
+    # traces of errors that it raises as well
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    # it deletes what it takes for old steps: never a folder named "3"
+    return ocp, ocp.path.step.standard_name_format(
+        step_prefix="step", step_format_fixed_length=9
+    )
 
 
 def latest(directory: Path | str) -> int | None:
@@ -57,6 +61,7 @@ def read(directory: Path | str, like: Any) -> Any:
     Raises UsageError where none is saved, or where it does not fit: another model,
     optimizer or option.
     """
+    ocp, names = _orbax()
     directory = Path(directory).resolve()
     abstract = jax.tree.map(
         lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding), like
@@ -67,7 +72,7 @@ def read(directory: Path | str, like: Any) -> Any:
             raise UsageError(f"no state is saved in {directory}")
         try:
             with ONE_AT_A_TIME:
-                return ocp.load(directory / NAMES.build_name(step), abstract)
+                return ocp.load(directory / names.build_name(step), abstract)
         except Exception as error:  # orbax raises many kinds, for one cause
             if latest(directory) == step:
                 raise UsageError(
@@ -104,9 +109,10 @@ class Checkpoints:
         self._saver = self._open()
 
     def _open(self):
+        ocp, names = _orbax()
         return ocp.training.Checkpointer(
             self._directory,
-            step_name_format=NAMES,
+            step_name_format=names,
             preservation_policy=ocp.training.preservation_policies.LatestN(2),
             cleanup_tmp_directories=True,
         )

@@ -18,6 +18,7 @@ from train.source import Source, batch_shapes, count_rows, stream
 from train.step import State, Trained
 from zoo.base import Batch, Mean, Number, Task, UsageError, check_int, masked
 from zoo.checks import check_ids
+from zoo.edges import check_edges
 
 
 def row_key(seed: int | jax.Array, row: jax.Array) -> jax.Array:
@@ -152,6 +153,7 @@ def checks(task, trained, batch, what):
         check_rows(rows, what, at)
         _check_labels(task, params, model, batch, rows, at)
         _check_tokens(task, params, model, batch, rows, at)
+        _check_edges(rows)
 
     return check
 
@@ -193,6 +195,17 @@ def check_numbers(
             raise UsageError(
                 f"a batch of {size} does not divide into {parts}{devices} devices"
             )
+
+
+def _check_edges(data):
+    """Raise UsageError for edges of graphs that name no node: JAX would clamp them."""
+    if "edges" in data and "x" in data:
+        edges = np.asarray(data["edges"])
+        real = np.asarray(data.get("edge_mask", np.ones(edges.shape[:-1]))) != 0
+        if "length" in data:
+            inside = edges < np.asarray(data["length"]).reshape(-1, 1, 1)
+            real &= inside.all(-1)
+        check_edges(edges, np.shape(data["x"])[1], real)
 
 
 def _check_fits(task, params, state, batch):

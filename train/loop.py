@@ -92,7 +92,7 @@ def training(
         place = functools.partial(meshes.replicate, mesh)
     state, check = place(copied(begin)), source.stream and check
     now, seed = int(state.step), int(state.seed)
-    step = one.make_step(optim.accumulated(task, accumulate), optimizer, ema=ema)
+    step = one.make_step(task, optimizer, ema=ema, parts=accumulate)
     with contextlib.closing(feed(source, seed, now, steps, place, check)) as blocks:
         run = Chunks(step, source, mesh, state, blocks)
         del state, begin, check  # donated, or not needed
@@ -120,6 +120,7 @@ def fit(
     seed: int = 0,
     init: Any = None,
     accumulate: int = 1,
+    microbatch: int | None = None,
     ema: Number | None = None,
     evaluation: Arrays | None = None,
     evaluated: str = "eval",
@@ -135,7 +136,7 @@ def fit(
 ) -> Fit:
     """Train a task for `steps` updates on the batches of a source (`train.source`).
 
-    A batch is read in `accumulate` parts, one after the other, for one update by all.
+    A batch is read in `accumulate` parts, or those of `microbatch` examples, in turn.
     `init`, a `Trained` or a tree of some of the parameters, is begun with in their
     place. With `ema`, a decay in (0, 1), a moving average of parameters and model state
     is kept to predict with. `evaluation`, {"x": [N, ...], ...}, is measured every
@@ -150,10 +151,9 @@ def fit(
     the record; where one returns True, training ends, and is saved. So does Ctrl-C,
     within about a second. `mesh` (`train.mesh`) splits each batch over devices.
 
-    Raises UsageError for data, labels, shapes and numbers that cannot be right, for
-    states in `checkpoints` without `resume` or of another training, and Diverged, one
-    of them, when loss or parameters are no longer finite. Whatever ends a training,
-    its last good state is saved, and is the error's `fit`.
+    Raises UsageError for data, labels, shapes and numbers that cannot be right, states
+    in `checkpoints` without `resume` or of another training, and Diverged, one of them,
+    when loss or parameters are not finite: its `fit` is the last good state, saved.
     """
     check_numbers(source, steps, accumulate, ema, mesh)
     if patience is not None and (evaluation is None or patience < 1):
@@ -162,6 +162,7 @@ def fit(
     eval_every = _every("eval_every", eval_every, -(-steps // 20))
     watched = {"average": ema is not None, "watch": patience is not None}
     carry = start(task, optimizer, source, seed, init=init, **watched)
+    accumulate = optim.pieces(source.size, accumulate, microbatch, carry[0].model)
     if evaluation is not None:
         check_rows(evaluation, "evaluation data")
         like = shapes({name: array[:1] for name, array in evaluation.items()})
@@ -319,8 +320,8 @@ def _check_finite(record, since, finite):
 def _describe(task, optimizer, source, carry, init, accumulate, ema):
     """The origin of a training's states, for its checkpoints."""
 
-    def update(task, optimizer, ema=None):
-        step = one.make_step(task, optimizer, ema=ema)
+    def update(optimizer, **how):
+        step = one.make_step(task, optimizer, **how)
 
         def run(state, arrays):
             return step(state, source.batch(arrays, state.seed, state.step))
@@ -328,12 +329,12 @@ def _describe(task, optimizer, source, carry, init, accumulate, ema):
         return run
 
     plain = optim.optimizer("sgd", 1.0)
-    model = update(task, plain)
+    model = update(plain)
     return checkpoint.describe(
         carry,
         source,
         lambda s, a: model(s._replace(optimizer=plain.init(s.params)), a),
-        update(optim.accumulated(task, accumulate), optimizer, ema),
+        update(optimizer, ema=ema, parts=accumulate),
         init=init,
         accumulate=accumulate,
         ema=None if ema is None else float(ema),

@@ -19,10 +19,11 @@ from zoo.base import (
     Aux,
     Mean,
     Number,
-    Task,
     UsageError,
     check_choice,
+    check_int,
     concrete,
+    float32,
     is_weight,
 )
 
@@ -221,40 +222,61 @@ def moved(average: Any, latest: Any, updates: jax.Array, decay: float) -> Any:
     return jax.tree.map(move, average, latest)
 
 
-def accumulated(task: Task, parts: int) -> Task:
-    """The task with each training batch read in `parts`, to the same gradient.
+def in_parts(gradient: Callable[..., Any], parts: int) -> Callable[..., Any]:
+    """gradient(params, state, batch, key) -> ((value, aux), grad), by parts of a batch.
 
-    A batch of parts * B examples takes the memory of B, and a second forward pass.
-    Parts are weighed by what counts in them, so that padding changes nothing; batch
-    norm sees each by itself. Raises UsageError below 1.
+    The same numbers, in the memory of one part; where a part fits a processor's cache,
+    sooner. Parts are weighed by what counts in them, so that padding changes nothing.
+    Noise and batch norm are each part's own. Raises UsageError below 1.
     """
     if parts < 1:
         raise UsageError(f"expected to accumulate 1 or more batches, found {parts}")
     if parts == 1:
-        return task
+        return gradient
 
-    def loss(params, state, batch, key, *, train):
-        if not train:
-            return task.loss(params, state, batch, key, train=False)
-
+    def whole(params, state, batch, key):
         def cut(a):  # on several devices, each keeps its rows
             return a.reshape(-1, parts, *a.shape[1:]).swapaxes(0, 1)
 
-        @jax.checkpoint
         def add(carry, part):
-            state, total, count = carry
-            value, aux = task.loss(params, state, *part, train=True)
+            state, sums = carry
+            (value, aux), grad = gradient(params, state, *part)
             n = aux.metrics["loss"].count
-            total += jnp.where(n > 0, n * value, 0)
-            return (aux.state, total, count + n), aux.metrics
+            found = jax.tree.map(lambda a: jnp.where(n > 0, n * a, 0), (value, grad))
+            return (aux.state, jax.tree.map(jnp.add, sums, (*found, n))), aux.metrics
 
+        zeros = jax.tree.map(lambda a: jnp.zeros_like(float32(a)), params)
+        carry = state, (jnp.float32(0), zeros, jnp.float32(0))
         inputs = jax.tree.map(cut, batch), jax.random.split(key, parts)
-        carry = (state, jnp.float32(0), jnp.float32(0))
-        (state, total, count), metrics = jax.lax.scan(add, carry, inputs)
-        whole = Aux(jax.tree.map(lambda a: a.sum(0), metrics), state)
-        return Mean(total, count).value(), whole
+        (state, (total, grad, count)), metrics = jax.lax.scan(add, carry, inputs)
 
-    return task._replace(loss=loss)
+        def mean(a, like):
+            return jnp.where(count > 0, a / jnp.maximum(count, 1e-30), 0).astype(like)
+
+        grad = jax.tree.map(lambda a, p: mean(a, p.dtype), grad, params)
+        metrics = jax.tree.map(lambda a: a.sum(0), metrics)
+        return (Mean(total, count).value(), Aux(metrics, state)), grad
+
+    return whole
+
+
+def pieces(
+    size: int, accumulate: int, microbatch: int | None, state: Any = None
+) -> int:
+    """How many parts a batch of `size` examples is read in.
+
+    Raises UsageError for a microbatch that does not divide it, or beside batch norm,
+    which a model's `state` tells.
+    """
+    if microbatch is None:
+        return accumulate
+    if "batch_stats" in str(jax.tree.structure(state)):
+        raise UsageError("expected no microbatch: batch norm would see each by itself")
+    if check_int("microbatch", microbatch, 1) and size % microbatch:
+        raise UsageError(
+            f"expected a microbatch that divides a batch of {size}, found {microbatch}"
+        )
+    return size // microbatch
 
 
 def full_batch(optimizer_state: Any, size: int, n: int | None) -> None:

@@ -1,11 +1,12 @@
 """The one training step. It knows optax and Task; it knows no model."""
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import optax
 
-from train.optim import moved
+from train.optim import in_parts, moved
 from zoo.base import Batch, Mean, Task, masked
 
 
@@ -35,19 +36,18 @@ def init(task: Task, optimizer, seed, batch: Batch, *, average=False) -> State:
     return jax.tree.map(lambda a: jax.lax.convert_element_type(a, a.dtype), state)
 
 
-def make_step(task: Task, optimizer, *, ema=None):
+def make_step(task: Task, optimizer, *, ema=None, parts=1):
     """step(state, batch) -> (state, metrics): pure; jit, vmap or scan it yourself."""
     update = optax.with_extra_args_support(optimizer).update
+    loss = partial(task.loss, train=True)
+    gradient = in_parts(jax.value_and_grad(loss, has_aux=True), parts)
 
     def step(state: State, batch: Batch) -> tuple[State, dict[str, Mean]]:
         key, batch = _key(state.seed, state.step + 1), masked(batch, state.model)
-
-        def loss(params):
-            return task.loss(params, state.model, batch, key, train=True)
-
-        (value, aux), grad = jax.value_and_grad(loss, has_aux=True)(state.params)
-        line_search = {"value": value, "grad": grad, "value_fn": lambda p: loss(p)[0]}
-        updates, opt = update(grad, state.optimizer, state.params, **line_search)
+        rest = state.model, batch, key
+        (value, aux), grad = gradient(state.params, *rest)
+        search = {"value": value, "grad": grad, "value_fn": lambda p: loss(p, *rest)[0]}
+        updates, opt = update(grad, state.optimizer, state.params, **search)
         new = Trained(optax.apply_updates(state.params, updates), aux.state)
         mean = None if ema is None else moved(state.average, new, state.step, ema)
         metrics = {**aux.metrics, "grad_norm": Mean.of(optax.tree.norm(grad))}

@@ -8,7 +8,9 @@ from zoo import cache as cache
 from zoo import checks as checks
 from zoo import cnn as cnn
 from zoo import convolution as convolution
+from zoo import edges as edges
 from zoo import gan as gan
+from zoo import graph as graph
 from zoo import knowledge as knowledge
 from zoo import language as language
 from zoo import layers as layers

@@ -82,14 +82,34 @@ NAMES = {  # ours and those of the peers
 }
 
 
-def _start(family, data, setting):
+def _made(family, setting):
+    """A task and its optimizer."""
     dtype = jnp.bfloat16 if setting.precision == "bfloat16" else None
     task = MODELS[family.name](dtype)
     if family.optimizer == "adversaries":
         optimizer = optim.adversaries(optim.optimizer("adam", family.rate, betas=BETAS))
     else:
         optimizer = optim.optimizer(family.optimizer, family.rate)
+    return task, optimizer
+
+
+def _start(family, data, setting):
+    task, optimizer = _made(family, setting)
     return task, optimizer, loop.start(task, optimizer, source.full(data))[0]
+
+
+def fit(family: Family, arrays: Arrays, setting: Setting, steps: int) -> loop.Fit:
+    """All of a training: to a log line for each hundredth, and finite states."""
+    data = {name: arrays[name] for name in "xy" if name in arrays}
+    drawn = source.examples(data, family.batch)
+    options = {"microbatch": _microbatch(family, setting), "progress": False}
+    return loop.fit(*_made(family, setting), drawn, steps=steps, **options)
+
+
+def _microbatch(family, setting):
+    """The examples that a CPU computes at a time: what they need fits its cache."""
+    smaller = 0 < family.microbatch < family.batch
+    return family.microbatch if smaller and not setting.gpu else None
 
 
 def weights(family: Family, setting: Setting) -> Arrays:
@@ -134,7 +154,8 @@ def prepare(family: Family, arrays: Arrays, peer: str, setting: Setting) -> Trai
     data = {name: arrays[name] for name in "xy" if name in arrays}
     task, optimizer, state = _start(family, data, setting)
     rows = jax.tree.map(jnp.asarray, data)
-    one_step = make_step(task, optimizer)
+    parts = optim.pieces(family.batch, 1, _microbatch(family, setting))
+    one_step = make_step(task, optimizer, parts=parts)
     drawn = source.examples(rows, family.batch)
 
     def in_order(arrays, seed, t):
@@ -166,4 +187,7 @@ def prepare(family: Family, arrays: Arrays, peer: str, setting: Setting) -> Trai
         found = jax.devices()[0].memory_stats() or {}
         return found.get("peak_bytes_in_use", float("nan"))
 
-    return Trainer(parameters, step, run, peak if setting.gpu else None)
+    def text():
+        return many.lower(state, zero, rows, now).compile().as_text()
+
+    return Trainer(parameters, step, run, peak if setting.gpu else None, text)

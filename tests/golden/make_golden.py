@@ -224,6 +224,71 @@ class Recurrent(nn.Module):
         return self.Dense_0(torch.cat(list(last[-self.directions :]), -1))
 
 
+# A graph of five nodes that is not symmetrical: A[i, j] = 1 where j sends to i. The
+# last node hears nobody, and node 0 is heard by most.
+ADJACENCY = torch.tensor(
+    [
+        [0, 1, 0, 0, 1],
+        [1, 0, 1, 0, 0],
+        [1, 1, 0, 1, 0],
+        [1, 0, 0, 0, 1],
+        [0, 0, 0, 0, 0],
+    ],
+    dtype=torch.float64,
+)
+
+
+class GCN(nn.Module):
+    """D^-1/2 (A + I) D^-1/2 X W + b, by a matrix."""
+
+    def __init__(self, inputs, features):
+        super().__init__()
+        self.dense = nn.Linear(inputs, features, bias=False)
+        self.bias = nn.Parameter(torch.zeros(features))
+
+    def forward(self, x):
+        a = ADJACENCY + torch.eye(5, dtype=torch.float64)
+        root = a.sum(1).rsqrt()
+        return root[:, None] * a * root @ self.dense(x) + self.bias
+
+
+class GAT(nn.Module):
+    """Attention over all pairs, those that are no edges at minus infinity."""
+
+    def __init__(self, inputs, features, heads):
+        super().__init__()
+        self.heads, self.leaky = heads, nn.LeakyReLU(0.2)
+        self.dense = nn.Linear(inputs, features, bias=False)
+        self.query = nn.Parameter(torch.zeros(heads, features // heads))
+        self.key = nn.Parameter(torch.zeros(heads, features // heads))
+        self.bias = nn.Parameter(torch.zeros(features))
+
+    def forward(self, x):
+        h = self.dense(x).unflatten(-1, (self.heads, -1))  # [B, N, H, F]
+        query, key = ((h * v).sum(-1).movedim(-1, 1) for v in (self.query, self.key))
+        scores = self.leaky(query[..., :, None] + key[..., None, :])  # [B, H, N, N]
+        apart = ADJACENCY + torch.eye(5, dtype=torch.float64) == 0
+        weights = scores.masked_fill(apart, -torch.inf).softmax(-1)
+        return (weights @ h.movedim(2, 1)).movedim(1, 2).flatten(2) + self.bias
+
+
+class Graphs(nn.Module):
+    """Two layers on the nodes, the sums of both, each after tanh, and a dense layer."""
+
+    def __init__(self, first, second, features, outputs):
+        super().__init__()
+        self.model = nn.Module()  # the names are the tests' own
+        self.model.network = nn.Module()
+        self.model.network.layers_0, self.model.network.layers_1 = first, second
+        self.model.Dense_0 = nn.Linear(features, outputs)
+
+    def forward(self, x):
+        network = self.model.network
+        h = network.layers_0(x.transpose(1, 2)).tanh()
+        z = network.layers_1(h).tanh()
+        return self.model.Dense_0(torch.cat([h.sum(1), z.sum(1)], -1))
+
+
 # -- Cases: the network, the loss, one example's shape (channels first), B, K ----------
 
 
@@ -256,6 +321,8 @@ CASES = {
     "gru_deep": recurrent(nn.GRU, layers=2, bidirectional=True),
     "lstm": recurrent(nn.LSTM),
     "lstm_deep": recurrent(nn.LSTM, layers=2, bidirectional=True),
+    "gcn": (lambda: Graphs(GCN(3, 4), GCN(4, 5), 9, 4), classes, (3, 5), 8, 4),
+    "gat": (lambda: Graphs(GAT(3, 4, 2), GAT(4, 6, 2), 10, 4), classes, (3, 5), 8, 4),
 }
 
 
@@ -350,6 +417,9 @@ def randomize(network, rng):
                 put(layer.bias, rng.normal(0, 0.3, layer.bias.shape))
         elif isinstance(layer, nn.PReLU):
             put(layer.weight, rng.uniform(0.1, 0.4))
+        elif isinstance(layer, GCN | GAT):
+            for value in layer.parameters(recurse=False):
+                put(value, rng.normal(0, 0.5, value.shape))
         elif isinstance(layer, nn.RNNBase):
             for kind, value in layer.named_parameters():
                 if kind.startswith("bias_hh") and not isinstance(layer, nn.GRU):

@@ -98,6 +98,8 @@ def predict(argv: list[str]) -> int:
             f"{found.recipe} predicts nothing: see `zoo sample` and `zoo translate`"
         )
     predictions = found.predict(inputs)
+    if schema.edges:  # a line for each node
+        predictions = predictions.reshape(-1, predictions.shape[-1])
     writer = csv.writer(sys.stdout, lineterminator="\n")
     if schema.regression:
         writer.writerow([schema.target_name])

@@ -31,9 +31,12 @@ HELP = {
     "clip": "bound on the gradient's global norm",
     "betas": "decays of Adam's two moments",
     "accumulate": "batches that a step reads, one after the other, for one update",
+    "microbatch": "examples of a batch that are computed at a time: the same update in "
+    "less memory, on a CPU often sooner; must divide the batch",
     "ema": "decay of a moving average, of batch statistics too, to predict with",
     "alpha": "strength of the penalty, as scikit-learn has it",
-    "penalty": "its strength: scikit-learn's 1 / C, or that of the critic's gradient",
+    "penalty": "its strength: scikit-learn's 1 / C, that of the critic's gradient, or "
+    "of a graph's network, half of it times the squares of the weights",
     "network": "which of the networks",
     "augment": "change the training images at random",
     "activation": "of the hidden layers",
@@ -44,7 +47,8 @@ HELP = {
     "widths": "units of each hidden layer",
     "channels": "of each convolution",
     "width": "of embeddings, or of a Transformer",
-    "features": "units of each recurrent layer, in each direction",
+    "features": "units of each recurrent layer, in each direction; of a graph's hidden "
+    "layers, of all heads",
     "layers": "one on the other",
     "heads": "of attention, in each layer",
     "kv_heads": "of keys and values; fewer than heads share them; None for as many",

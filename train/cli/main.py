@@ -9,8 +9,6 @@ import sys
 import warnings
 from pathlib import Path
 
-from zoo.base import UsageError, check_choice
-
 USAGE = """\
 usage: zoo COMMAND [...]
 
@@ -35,8 +33,10 @@ def main(argv: list[str] | None = None) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE, end="")
         return 0 if argv else 2
+    from zoo.base import UsageError, check_choice  # JAX: not to say how it is used
+
     try:
-        from train.cli import ask  # takes time: not to say how it is used
+        from train.cli import ask
 
         searches = {
             name: lambda rest, name=name: _search(name, rest)
@@ -85,6 +85,7 @@ def _train(argv: list[str]) -> int:
     from train.cli import ask, run
     from train.cli.flags import parse, recipe_flags
     from train.recipes import RECIPES, parameters
+    from zoo.base import UsageError, check_choice
 
     if not argv or argv[0].startswith("-"):
         print(f"usage: zoo train RECIPE [flags]\n\nrecipes: {', '.join(RECIPES)}")

@@ -23,9 +23,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from optax.tree import norm
+from jax.flatten_util import ravel_pytree
 
-from train import many, optim
+from train import many
 from train import step as one
 from train.checkpoint import read_json, whole, write_json
 from train.cli.ask import table
@@ -111,8 +111,8 @@ def probe(experiment: Experiment) -> dict[str, float]:
     """Norms of the gradient and of the update of a step in the middle of a training:
     model, data, objective, optimizer and schedule are in them."""
     training, source = experiment.training, experiment.source()
-    task = optim.accumulated(experiment.task, training.accumulate)
-    step = one.make_step(task, experiment.optimizer, ema=training.ema)
+    task, parts = experiment.task, training.accumulate
+    step = one.make_step(task, experiment.optimizer, ema=training.ema, parts=parts)
 
     @jax.jit
     def run(arrays, seed, t):
@@ -125,7 +125,8 @@ def probe(experiment: Experiment) -> dict[str, float]:
         )
         moved, metrics = step(state, batch)
         change = jax.tree.map(jnp.subtract, moved.params, state.params)
-        return {"gradient": metrics["grad_norm"].value(), "update": norm(change)}
+        size = jnp.linalg.norm(ravel_pytree(change)[0])
+        return {"gradient": metrics["grad_norm"].value(), "update": size}
 
     found = run(source.arrays, np.uint32(0), np.int32(training.steps // 2))
     return {name: float(value) for name, value in found.items()}

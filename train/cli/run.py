@@ -96,6 +96,7 @@ def _train(asked, out, config, resume):
             experiment.source(),
             steps=training.steps,
             accumulate=training.accumulate,
+            microbatch=training.microbatch,
             ema=training.ema,
             seed=options.seed,
             evaluation={"test": data.test, "watched": data.watched}[part],

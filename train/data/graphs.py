@@ -1,130 +1,285 @@
-"""Knowledge graphs: triples (head, relation, tail) as queries for either end.
+"""Graphs whose nodes are classified: built in, or the user's own .npz file.
 
-Everything here is numpy, on the host.
-Shapes: N triples, E entities, R relations, K answers that are known, M queries.
+A data set is one graph, and one graph is one row: "x" [1, N, F], "edges" [1, E, 2], "y"
+[1, N], and a "mask" [1, N] of the labels that a part may see. The parts share all but
+the mask: learning is transductive, a node without its label still has neighbours. A
+batch is the whole graph.
+Shapes: N nodes, E edges, F features, K classes, M nodes of a tree, B trees, D nodes to
+begin trees at.
 """
 
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
-from train.data.download import by_hand
-from train.data.formats import open_npz
-from train.data.schema import Arrays, Data, Schema, Split, given, request
-from train.data.tables import quoted
-from zoo.base import UsageError, nearest
-from zoo.checks import check_ids
-
-PUBLISHED = ("kinships", "nations", "umls")
-GRAPHS = (*PUBLISHED, "clock")
-PARTS = ("train", "valid", "test")
-HOURS = 24
-STEPS = (1, 2, 3, 5, 7, -4)
+from train import source as sources
+from train.data.download import SYSTEM, cache
+from train.data.formats import numbers, open_npz
+from train.data.schema import Arrays, Data, Schema, Split
+from zoo.base import UsageError, check_int, nearest
+from zoo.edges import check_edges, undirected
 
 
-class Triples(NamedTuple):
-    """A graph as stored: triples [N, 3] of each part, and what the ids name."""
+class Graph(NamedTuple):
+    """A graph as stored, and whose labels are for what: indices of nodes."""
 
+    x: np.ndarray  # [N, F]
+    edges: np.ndarray  # [E, 2]: of each edge, one or both directions
+    y: np.ndarray  # [N] labels
+    classes: tuple[str, ...]
     train: np.ndarray
-    valid: np.ndarray
     test: np.ndarray
-    entities: tuple[str, ...]
-    relations: tuple[str, ...]
+    watched: np.ndarray | None = None
 
 
-def load_graph(source: str | os.PathLike[str] | Data | Split = "umls") -> Data:
-    """Queries "x" [M, 2] of a graph, (entity, relation), and their answers "y" [M].
+# Zachary, "An information flow model for conflict and fission in small groups", 1977:
+# of each member those of a higher number who are seen with him outside of the club
+_FRIENDS = (
+    *("1 2 3 4 5 6 7 8 10 11 12 13 17 19 21 31", "2 3 7 13 17 19 21 30"),
+    *("3 7 8 9 13 27 28 32", "7 12 13", "6 10", "6 10 16", "16", "", "30 32 33", "33"),
+    *("", "", "", "33", "32 33", "32 33", "", "", "32 33", "33", "32 33", "", "32 33"),
+    *("25 27 29 32 33", "25 27 31", "31", "29 33", "33", "31 33", "32 33", "32 33"),
+    *("32 33", "33", ""),
+)
+_OFFICERS = (8, 9, 14, 15, 18, 20, *range(22, 34))
+_CORA = (
+    *("theory", "reinforcement learning", "genetic algorithms", "neural networks"),
+    *("probabilistic methods", "case based", "rule learning"),
+)
 
-    Each triple gives two: (h, r) -> t and, back, (t, r + R) -> h. "kinships", "nations"
-    and "umls" are read of knowledge_graphs.npz, which has to be in the folder of
-    downloaded files; "clock" is made here: how many hours after an hour another is. Or
-    an .npz file of the user's: train, valid, test [N, 3], entities [E], relations [R].
 
-    The watched part, if a `Split` asks for one, is the graph's own ("valid"), of
-    whatever size; it is never trained on. There, and in the test part, "known" [M, K]
-    is all right answers of the whole graph, filled with "y". Raises UsageError.
+def karate() -> Graph:
+    """The karate club: 34 members, 78 friendships, two factions, two known labels.
+
+    Those are the instructor's (0) and the president's (33). The factions are those of
+    the paper's table 1: member 8 sides with the officers, though he later joined the
+    instructor's club. A node's features say which node it is.
     """
-    wanted = request(source)
-    if isinstance(wanted.source, Data):
-        return given(wanted.source, wanted)
-    name = os.fspath(wanted.source)
-    found = _clock() if name == "clock" else _read(name)
-    there = found.relations
-    back = tuple(f"{relation} (back)" for relation in there)
-    train, valid, test = (queries(part, len(there)) for part in found[:3])
+    pairs = [(i, int(j)) for i, line in enumerate(_FRIENDS) for j in line.split()]
+    y = np.isin(np.arange(34), _OFFICERS).astype(np.int32)
+    known = np.array([0, 33])
+    rest = np.setdiff1d(np.arange(34), known)
+    names = ("instructor", "officers")
+    return Graph(np.eye(34), np.array(pairs), y, names, known, rest)
+
+
+def cora() -> Graph:
+    """2,708 papers on machine learning, 5,278 citations, the words of each: 1,433.
+
+    The split of Yang et al., "Revisiting semi-supervised learning with graph
+    embeddings", 2016 ("Planetoid"): 140 labels to train on, 500 to watch, 1,000 to test
+    on. The words of a paper have the sum 1. It is read from cora.npz, whose arrays
+    `read_graph` describes, and is not downloaded. Raises UsageError.
+    """
+    places = [cache() / "cora", cache(), SYSTEM / "cora"]
+    path = next((p for p in (at / "cora.npz" for at in places) if p.is_file()), None)
+    if path is None:
+        raise UsageError(
+            f"expected the graph of Cora in {places[0] / 'cora.npz'}, found no file: "
+            "it is not downloaded (train.data.graphs says what is in it; --data karate "
+            "needs none)"
+        )
+    graph = read_graph(path)
+    parts = [0 if part is None else len(part) for part in graph[4:]]
+    found = (*graph.x.shape, len(undirected(graph.edges)) // 2, *parts)
+    if found != (2708, 1433, 5278, 140, 1000, 500):
+        raise UsageError(
+            f"expected Cora's 2708 nodes of 1433 words, 5278 edges and 140, 1000 and "
+            f"500 labels in {path}, found {found}"
+        )
+    counts = graph.x.sum(1, keepdims=True)
+    return graph._replace(x=graph.x / np.maximum(counts, 1), classes=_CORA)
+
+
+def read_graph(path: Path) -> Graph:
+    """The graph of an .npz file. Raises UsageError for one that is not whole.
+
+    It has "x" [N, F] (or where it is 1, "x_row" and "x_col", and its "shape" [2]),
+    "edges" [E, 2], in one direction or both, "y" [N], and indices of nodes: "train",
+    "test" and, if some are to be watched, "val".
+    """
+    arrays = open_npz(path)
+    wanted = {"edges", "y", "train", "test"} - set(arrays)
+    if wanted or not {"x", "x_row", "x_col", "shape"} & set(arrays):
+        missing = ", ".join(sorted(wanted)) or "x"
+        raise UsageError(f"expected a graph in {path}, found no {missing}")
+    if "x" in arrays:
+        x = numbers(arrays["x"], f"x of {path}")
+    else:
+        x = np.zeros(tuple(arrays["shape"]))
+        x[arrays["x_row"], arrays["x_col"]] = 1
+    y, edges = arrays["y"], arrays["edges"]
+    if x.ndim != 2 or y.shape != x.shape[:1] or y.dtype.kind not in "iu":
+        raise UsageError(
+            f"expected x [N, F] and integer labels y [N] in {path}, found shapes "
+            f"{x.shape} and {y.shape} ({y.dtype})"
+        )
+    check_edges(edges, len(x))
+    if y.min() < 0:
+        raise UsageError(f"expected labels from 0 in {path}, found {y.min()}")
+    parts = [arrays[name] for name in ("train", "test", "val") if name in arrays]
+    for part in parts:
+        if part.dtype.kind not in "iu" or not np.isin(part, np.arange(len(x))).all():
+            raise UsageError(f"expected nodes 0 to {len(x) - 1} in the parts of {path}")
+    classes = tuple(map(str, range(y.max() + 1)))
+    return Graph(x, edges, y.astype(np.int32), classes, *parts)
+
+
+def graph_examples(schema: Schema, given: Any) -> Arrays:
+    """A graph to predict of, as rows of one: {"x" [1, N, F], "edges" [1, E, 2]}.
+
+    A dict of x [N, F] and edges [E, 2], in one direction or both, or the path of an
+    .npz file with these; N may be another than in training. Raises UsageError.
+    """
+    if isinstance(given, list | tuple) and len(given) == 1:
+        (given,) = given
+    if isinstance(given, str | os.PathLike):
+        given = open_npz(Path(given))
+    if not isinstance(given, dict) or not {"x", "edges"} <= set(given):
+        found = sorted(given) if isinstance(given, dict) else type(given).__name__
+        raise UsageError(f"expected a dict with x and edges, found {found}")
+    x, edges = numbers(np.asarray(given["x"]), "x"), np.asarray(given["edges"])
+    if x.ndim != 2 or x.shape[1] != schema.shape[1]:
+        raise UsageError(
+            f"expected nodes of {schema.shape[1]} features as in {schema.name}, found "
+            f"x of shape {x.shape}"
+        )
+    check_edges(edges, len(x))
+    both = undirected(edges).astype(np.int32)
+    rows: Arrays = {"x": x.astype(np.float32)[None], "edges": both[None]}
+    if schema.lengths:
+        rows["length"] = np.full(1, len(x), np.int32)
+        rows["edge_mask"] = np.ones((1, len(both)), np.float32)
+    return rows
+
+
+GRAPHS: dict[str, Callable[[], Graph]] = {"karate": karate, "cora": cora}
+
+
+def load_graph(request: Split) -> Data:
+    """A graph by its name in GRAPHS, or its path (.npz); a `Data` as it is.
+
+    Its features stay as they are. Raises UsageError, also where labels are to be
+    watched, as early stopping wants it, and there are none.
+    """
+    if isinstance(request.source, Data):
+        return request.source
+    name = os.fspath(request.source)
+    if name not in GRAPHS and not (name.endswith(".npz") and Path(name).is_file()):
+        raise UsageError(
+            f"expected a graph, a file .npz or one of {', '.join(GRAPHS)}, found "
+            f'"{name}"' + nearest(name, list(GRAPHS))
+        )
+    graph = GRAPHS[name]() if name in GRAPHS else read_graph(Path(name))
+    if request.watched and graph.watched is None:
+        raise UsageError(f"expected labels to watch in {name}, found none")
+    x, edges = graph.x.astype(np.float32), undirected(graph.edges).astype(np.int32)
+    nodes, features = x.shape
+
+    def part(index):
+        mask = np.isin(np.arange(nodes), index).astype(np.float32)
+        rows = {"x": x, "edges": edges, "y": graph.y, "mask": mask}
+        return {name: array[None] for name, array in rows.items()}
+
     schema = Schema(
         name,
-        (2,),
-        found.entities,
-        (),
-        (),
-        ids=(found.entities, there + back),
-        rows=len(train["x"]),
+        x.shape,
+        graph.classes,
+        (0.0,) * features,
+        (1.0,) * features,
+        target_shape=(nodes,),
+        edges=len(edges),
     )
-    every = [train, valid, test]
-    watched, test = (part | {"known": known(part, every)} for part in every[1:])
-    return Data(schema, train, test, watched if wanted.watched else None)
+    watched = None if graph.watched is None else part(graph.watched)
+    return Data(schema, part(graph.train), part(graph.test), watched)
 
 
-def queries(triples: np.ndarray, relations: int) -> Arrays:
-    """Triples [N, 3] -> both ends asked for: "x" [2N, 2], "y" [2N] int32."""
-    head, relation, tail = triples.astype(np.int32).T
-    there = np.stack([head, relation], 1)
-    back = np.stack([tail, relation + relations], 1)
-    return {
-        "x": np.concatenate([there, back]).astype(np.int32),
-        "y": np.concatenate([tail, head]),
-    }
+# Graphs that are too large for a batch ------------------------------------------------
 
 
-def known(asked: Arrays, parts: list[Arrays]) -> np.ndarray:
-    """All answers to each query in some parts: int32 [M, K], filled with its "y"."""
-    answers: dict[tuple[int, int], set[int]] = {}
-    for part in parts:
-        for query, answer in zip(part["x"].tolist(), part["y"].tolist(), strict=True):
-            answers.setdefault(tuple(query), set()).add(answer)
-    found = [answers.get(tuple(query), set()) for query in asked["x"].tolist()]
-    width = max(map(len, found), default=1) or 1
-    table = np.repeat(asked["y"][:, None], width, 1)
-    for row, each in zip(table, found, strict=True):
-        row[: len(each)] = sorted(each)
-    return table.astype(np.int32)
+class Table(NamedTuple):
+    """The arrays of `neighbours`; i's senders are from offsets[i] to offsets[i + 1]."""
+
+    x: Any  # [N, F]
+    y: Any  # [N]
+    roots: Any  # [D]
+    offsets: Any  # [N + 1]
+    senders: Any  # [E]
 
 
-def _read(name) -> Triples:
-    """A graph by its name, or of a file. Raises UsageError."""
-    path, prefix = Path(name), ""
-    if name in PUBLISHED:
-        path, prefix = by_hand("knowledge_graphs.npz"), f"{name}_"
-    elif not path.is_file():
-        raise UsageError(
-            f"expected an .npz file or one of the graphs {', '.join(GRAPHS)}, found "
-            f'"{name}"' + nearest(name, GRAPHS)
-        )
-    arrays = open_npz(path)
-    keys = [prefix + part for part in (*PARTS, "entities", "relations")]
-    if absent := [key for key in keys if key not in arrays]:
-        raise UsageError(
-            f"expected {' and '.join(absent)} in {path}, found {quoted(list(arrays))}"
-        )
-    train, valid, test, entities, relations = (arrays[key] for key in keys)
-    sizes = len(entities), len(relations), len(entities)
-    for key, part in zip(keys, (train, valid, test), strict=False):
-        check_ids(part, sizes, f"ids of {key} in {path}", "triple {}".format)
-        if not len(part):
-            raise UsageError(f"expected triples in {key} of {path}, found none")
-    names = tuple(map(str, entities)), tuple(map(str, relations))
-    return Triples(train, valid, test, *names)
+def neighbours(
+    x: Any, edges: Any, y: Any, roots: Any, fans: tuple[int, ...], size: int
+) -> sources.Source:
+    """Trees of sampled neighbours, `size` a step, each to classify its root, node 0.
+
+    A root draws fans[0] of those with an edge to it, each of these fans[1], and so on,
+    evenly and with replacement, anew at each step: Hamilton et al. 2017, section 3.1.
+    A batch is of graphs, {"x" [B, M, F], "edges" [B, M - 1, 2], "edge_mask" [B, M - 1],
+    "length" [B], "y" [B]}: a node that nothing sends to has edges that count for
+    nothing. For `zoo.graph.Classifier` with the readout "first". Raises UsageError.
+    """
+    check_edges(edges, len(x))
+    edges, roots = np.asarray(edges), np.asarray(roots)
+    if not fans or roots.ndim != 1 or not np.isin(roots, np.arange(len(x))).all():
+        raise UsageError(f"expected fans, and roots 0 to {len(x) - 1}, found {fans}")
+    fans = tuple(check_int("fans", fan, 1) for fan in fans)
+    order = np.argsort(edges[:, 1], kind="stable")
+    counts = np.bincount(edges[:, 1], minlength=len(x))
+    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
+    senders = edges[order, 0].astype(np.int32)
+    tree = jnp.asarray(_tree(fans))
+
+    def batch(arrays, seed, t):
+        rows = sources.order(seed, t, size, len(roots))
+        level = jnp.asarray(arrays.roots)[rows][:, None]
+        nodes, real = [level], []
+        for hop, fan in enumerate(fans):
+            key = jax.random.fold_in(sources.stream(seed, "order", t), hop)
+            level, some = _draw(arrays, level, fan, key)
+            nodes.append(level)
+            real.append(some)
+        found = jnp.concatenate(nodes, 1)
+        return {
+            "x": jnp.asarray(arrays.x)[found],
+            "edges": jnp.broadcast_to(tree[None], (size, *tree.shape)),
+            "edge_mask": jnp.concatenate(real, 1).astype(jnp.float32),
+            "length": jnp.full(size, found.shape[1], jnp.int32),
+            "y": jnp.asarray(arrays.y)[found[:, 0]],
+        }
+
+    arrays = Table(x, y, roots, offsets, senders)
+    return sources.Source(
+        arrays,
+        batch,
+        check_int("size", size, 1, len(roots)),
+        len(roots),
+        lambda arrays: ({"x": arrays.x, "y": arrays.y},),
+    )
 
 
-def _clock() -> Triples:
-    """(a, "+k", b): it is b o'clock k hours after a. A tenth to watch, one to test."""
-    a, which = (g.ravel() for g in np.mgrid[:HOURS, : len(STEPS)])
-    triples = np.stack([a, which, (a + np.array(STEPS)[which]) % HOURS], 1)
-    triples = np.random.default_rng(0).permutation(triples).astype(np.int32)
-    tenth = len(triples) // 10
-    names = tuple(f"{hour}:00" for hour in range(HOURS))
-    parts = triples[2 * tenth :], triples[:tenth], triples[tenth : 2 * tenth]
-    return Triples(*parts, names, tuple(f"{step:+d} h" for step in STEPS))
+def _tree(fans):
+    """The edges from each node to the one before it that drew it: [M - 1, 2]."""
+    found, first, count = [], 0, 1
+    for fan in fans:
+        parents = first + np.repeat(np.arange(count), fan)
+        first, count = first + count, count * fan
+        found.append(np.stack([first + np.arange(count), parents], 1))
+    return np.concatenate(found).astype(np.int32)
+
+
+def _draw(arrays, level, fan, key):
+    """Of nodes [B, L] each its `fan` senders [B, L fan], and whether it has any."""
+    offsets, senders = jnp.asarray(arrays.offsets), jnp.asarray(arrays.senders)
+    first, count = offsets[level], offsets[level + 1] - offsets[level]
+    shape = (*level.shape, fan)
+    most = jnp.maximum(count, 1)[..., None]
+    at = first[..., None] + jax.random.randint(key, shape, 0, most)
+    some = jnp.broadcast_to((count > 0)[..., None], shape)
+    # who has no senders draws any node, whose edge counts for nothing
+    drawn = senders[jnp.minimum(at, len(senders) - 1)]
+    return (a.reshape(len(level), -1) for a in (drawn, some))

@@ -12,6 +12,7 @@ import numpy as np
 
 from train.data import text
 from train.data.formats import numbers, open_npz, read_image
+from train.data.graphs import graph_examples
 from train.data.schema import Arrays, Schema, standardize, within
 from train.data.tables import Table, encode, open_csv, quoted, read_length
 from zoo.base import UsageError, nearest
@@ -26,9 +27,12 @@ def examples(schema: Schema, given: Any) -> Arrays:
     Arrays [N, *shape] in the data's own units, of any number type, grey images without
     their channel too; a dict {"x": ..., "length": [N]} of sequences; a dict of columns
     by name, for a model of a .csv; texts of one length, for a model of text; ids
-    [N, F], or names, for a model of ids; or paths of files, as `read_examples` has
-    them. Raises UsageError.
+    [N, F], or names, for a model of ids; a graph, as
+    `train.data.graphs.graph_examples` has it; or paths of files, as `read_examples`
+    has them. Raises UsageError.
     """
+    if schema.edges:
+        return graph_examples(schema, given)
     if schema.tokens:
         return {"x": _tokens(schema, [given] if isinstance(given, str) else given)}
     if schema.ids:

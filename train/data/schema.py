@@ -37,6 +37,7 @@ class Schema(NamedTuple):
     lower: bool = False  # whether sources are lower case
     spaced: bool = False  # whether a target's tokens are words
     ids: tuple[tuple[str, ...], ...] = ()  # the names that each column of x numbers
+    edges: int = 0  # of a graph, whose nodes are the L of its shape; 0 for no graph
 
     @property
     def regression(self) -> bool:
@@ -121,6 +122,11 @@ def blank(schema: Schema) -> Arrays:
     rows = {"x": x, "y": np.zeros((1, *schema.target_shape), kind)}
     if schema.lengths:
         rows["length"] = np.full(1, schema.shape[0], np.int32)
+    if schema.edges:
+        rows["edges"] = np.zeros((1, schema.edges, 2), np.int32)
+        rows |= (
+            {"edge_mask": np.ones((1, schema.edges), "f4")} if schema.lengths else {}
+        )
     return rows
 
 

@@ -13,6 +13,7 @@ from train.data.pairs import load_pairs
 from train.data.ratings import load_ratings
 from train.data.schema import Data, Split, as_sequence, between, change
 from train.data.text import load_text
+from train.data.triples import load_triples
 from zoo.base import UsageError
 
 
@@ -116,8 +117,13 @@ def pairs(request: Split) -> Data:
 
 
 def graph(request: Split) -> Data:
-    """A knowledge graph, whose triples are asked for either end."""
+    """A graph whose nodes have classes."""
     return load_graph(request)
+
+
+def triples(request: Split) -> Data:
+    """A knowledge graph, whose triples are asked for either end."""
+    return load_triples(request)
 
 
 def ratings(request: Split, *, holdout: float | None = None) -> Data:

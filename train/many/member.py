@@ -16,11 +16,16 @@ from zoo.base import Number, Task, UsageError, check_choice, concrete
 
 
 class Member(NamedTuple):
-    """What one member trains: what `make` returns, or the first two of it."""
+    """What one member trains: what `make` returns, or the first of it, two or more."""
 
     task: Task
     optimizer: Any
     ema: Number | None = None
+    parts: int = 1  # of a batch, one after the other
+
+    def step(self) -> Callable[..., Any]:
+        """The step of its training (`train.step.make_step`)."""
+        return one.make_step(self.task, self.optimizer, ema=self.ema, parts=self.parts)
 
 
 class Varied(NamedTuple):

@@ -105,7 +105,7 @@ class Population:
 
     def _begin(self, arrays, own):
         """What it begins with: a state without its step."""
-        task, optimizer, ema = self._member(own)
+        task, optimizer, ema, _ = self._member(own)
         like = batch_shapes(self._data.source(arrays, own))
         zeros = jax.tree.map(lambda a: jnp.zeros((1, *a.shape[1:]), a.dtype), like)
         state = one.init(task, optimizer, own["seed"], zeros, average=ema is not None)
@@ -114,19 +114,18 @@ class Population:
     def _metrics(self, arrays, member):
         """The metrics of one step, for their shapes and the work of it."""
         rest, own = member
-        task, optimizer, ema = self._member(own)
+        step = self._member(own).step()
         source = self._data.source(arrays, own)
         state = one.State(jnp.int32(0), *rest)
         batch = source.batch(source.arrays, own["seed"], state.step)
-        return one.make_step(task, optimizer, ema=ema)(state, batch)[1]
+        return step(state, batch)[1]
 
     def _chunk(self, shared, member):
         """Its steps from `now` to `stop`, which are those of all members: a step's
         number that differed would make a `select` of each `cond`."""
         (arrays, now, stop), (rest, total, own) = shared, member
-        task, optimizer, ema = self._member(own)
         source = self._data.source(arrays, own)
-        run = programs.make_chunk(one.make_step(task, optimizer, ema=ema), source)
+        run = programs.make_chunk(self._member(own).step(), source)
         state, total = run(one.State(now, *rest), total, source.arrays, stop)
         return state[1:], total, own, programs.finite((state.params, state.model))
 

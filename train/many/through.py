@@ -111,7 +111,7 @@ def weighted(
 
 def _trained(member, source, seed, steps, size):
     """The state after `steps`, of which, backwards, each `size`-th is kept."""
-    task, optimizer, ema = member
+    task, optimizer, ema, _ = member
     like = batch_shapes(source)
     zeros = jax.tree.map(lambda a: jnp.zeros((1, *a.shape[1:]), a.dtype), like)
     state = one.init(task, optimizer, seed, zeros, average=ema is not None)
@@ -120,7 +120,7 @@ def _trained(member, source, seed, steps, size):
             "expected an optimizer that is given its rate: the steps of lbfgs and "
             "newton, found along a line, have no gradient"
         )
-    update = one.make_step(task, optimizer, ema=ema)
+    update = member.step()
 
     def step(state, _):
         batch = source.batch(source.arrays, state.seed, state.step)

@@ -6,6 +6,7 @@
 from train.recipes import (
     autoencoders,
     games,
+    graphs,
     images,
     latent,
     linear,
@@ -27,6 +28,7 @@ RECIPES: dict[str, Recipe] = {
     **linear.RECIPES,
     **images.RECIPES,
     **sequences.RECIPES,
+    **graphs.RECIPES,
     **text.RECIPES,
     **autoencoders.RECIPES,
     **latent.RECIPES,

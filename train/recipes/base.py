@@ -32,6 +32,7 @@ class Training(NamedTuple):
     clip: Number | None = None  # bound on the gradient's global norm
     betas: tuple[float, float] | None = None  # decays of Adam's two moments
     accumulate: int = 1  # batches that a step reads, for one update by all
+    microbatch: int | None = None  # examples computed at a time; None: a whole batch
     ema: Number | None = None  # decay of a moving average to predict with
 
 

@@ -26,21 +26,24 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 def program(task: Task, trained: Trained, schema: Schema) -> Callable[..., jax.Array]:
     """What predicts from raw inputs: x [B, *shape] float32, tokens or ids [B, T] int32.
 
-    Of sequences with padding also length [B] int32. It gives probabilities [B, K], or
-    values [B] in their own unit. Raises UsageError where nothing is predicted.
+    Of sequences with padding also length [B] int32, of graphs edges [B, E, 2] int32
+    (with padding also length, and edge_mask [B, E]). It gives probabilities [B, K], of
+    nodes [B, N, K], or values [B] in their own unit. Raises UsageError where nothing is
+    predicted.
     """
     if task.predict is None:
         raise UsageError("expected a model that predicts, found one that does not")
     predict, (center, unit) = task.predict, schema.target
     mean, scale = (np.array(v, np.float32) for v in (schema.mean, schema.scale))
 
-    def call(x: jax.Array, *length: jax.Array) -> jax.Array:
+    def call(x: jax.Array, *more: jax.Array) -> jax.Array:
         if not schema.integer:
             x = (x - _beside(mean, x)) / _beside(scale, x)
-        batch = {"x": x}
-        if length:
-            real = jnp.arange(x.shape[1])[None] < length[0][:, None]
-            batch = {"x": jnp.where(real[..., None], x, 0), "length": length[0]}
+        names = ("edges", "length", "edge_mask") if schema.edges else ("length",)
+        batch = {"x": x, **dict(zip(names, more, strict=False))}
+        if "length" in batch:
+            real = jnp.arange(x.shape[1])[None] < batch["length"][:, None]
+            batch["x"] = jnp.where(real[..., None], x, 0)
         found = predict(trained.params, trained.model, batch)
         return found.reshape(-1) * unit + center if schema.regression else found
 
@@ -57,13 +60,17 @@ def stablehlo(task: Task, trained: Trained, schema: Schema, path: Path) -> None:
     Raises UsageError where nothing is predicted.
     """
     call = program(task, trained, schema)
-    names = "b, t" if schema.lengths or schema.tokens else "b"
-    sizes = jax.export.symbolic_shape(names)
+    *sizes, edges = jax.export.symbolic_shape("b, t, e")
+    sizes = sizes[: 1 + bool(schema.lengths or schema.tokens or schema.edges)]
     kind = jnp.int32 if schema.integer else jnp.float32
     shape = (*sizes, *schema.shape[len(sizes) - 1 :])
     inputs = [jax.ShapeDtypeStruct(shape, kind)]
+    if schema.edges:
+        inputs.append(jax.ShapeDtypeStruct((sizes[0], edges, 2), jnp.int32))
     if schema.lengths:
-        inputs.append(jax.ShapeDtypeStruct(sizes[:1], jnp.int32))
+        inputs.append(jax.ShapeDtypeStruct((sizes[0],), jnp.int32))
+    if schema.edges and schema.lengths:
+        inputs.append(jax.ShapeDtypeStruct((sizes[0], edges), jnp.float32))
     made = jax.export.export(jax.jit(call), platforms=PLATFORMS)(*inputs)
     with whole(path) as part:
         part.write_bytes(made.serialize())

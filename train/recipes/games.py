@@ -157,7 +157,7 @@ def _measure(generator, trained: Trained, data: Data) -> Measured:
     images = _generated(generator, trained, 0, SAMPLES, asked)
     if not np.isfinite(images).all():
         return Measured({}, "the generator diverged: its images are not finite")
-    return judge.verdict(judge.train(data), data, images, asked)
+    return judge.verdict(judge.kept(data), data, images, asked)
 
 
 def _sample(generator, trained, data, seed, n, label=None):

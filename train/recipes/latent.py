@@ -100,7 +100,7 @@ def _nats(task, model, trained: Trained, data: Data) -> Measured:
     if model.classes:
         asked = labels_for(model.classes, 1000, None)
         images = _decoded(model, variables, 0, 1000, asked)
-        seen = judge.verdict(judge.train(data), data, images, asked).scores
+        seen = judge.verdict(judge.kept(data), data, images, asked).scores
         scores |= {k: seen[k] for k in ("agreement", "judge_accuracy")}
     return Measured(scores, _collapsed(scores["kl"]))
 

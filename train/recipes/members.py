@@ -39,7 +39,10 @@ def members(recipe: Recipe, schema: Schema, **given: Any) -> Callable[..., Membe
         whole = schema if rows is None else schema._replace(rows=rows)
         found = build(recipe, whole, **given | own)
         training = found.training
-        task = optim.accumulated(found.task, training.accumulate)
-        return Member(task, found.optimizer, training.ema)
+        parts = training.accumulate
+        if training.microbatch is not None:
+            size = (training.batch_size or schema.rows) * parts
+            parts = optim.pieces(size, parts, training.microbatch)
+        return Member(found.task, found.optimizer, training.ema, parts)
 
     return make

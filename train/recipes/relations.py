@@ -34,7 +34,7 @@ def knowledge_graph(
 RECIPES = {
     "knowledge_graph": Recipe(
         knowledge_graph,
-        views.graph,
+        views.triples,
         "umls",
         Training(2500, 256, "adam", 0.025, "cosine", ema=0.99),
         Goal("mrr", 0.94),

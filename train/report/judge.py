@@ -5,19 +5,24 @@ test images is stated beside every figure.
 Shapes: N examples, F features, K classes, H height, W width, C channels.
 """
 
+import contextlib
 import functools
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from train import loop, optim
-from train.data import Data
+from train import checkpoint, loop, optim, step
+from train.data import Data, download
 from train.evaluate import evaluate
 from train.report import Measured, metrics
 from train.report.measure import tested
-from train.source import examples
+from train.source import examples, shapes
 from zoo import cnn, supervised
 from zoo.base import UsageError
 
@@ -41,12 +46,17 @@ class Judge(NamedTuple):
         return features, p
 
 
-def train(data: Data, seed: int = 0) -> Judge:
-    """`cnn.two_conv`, for small images `cnn.one_conv`: twenty times through the images.
+class _Lesson(NamedTuple):
+    """All that a judge follows from."""
 
-    Raises UsageError for data that are no images of classes, and KeyboardInterrupt
-    where the training was ended: half a judge would judge wrongly.
-    """
+    network: cnn.CNN
+    task: Any
+    optimizer: Any
+    source: Any
+    steps: int
+
+
+def _lesson(data):
     schema, rows = data.schema, data.train
     if not schema.image or not schema.classes:
         raise UsageError(f"expected images with classes, found {schema.name}")
@@ -56,19 +66,108 @@ def train(data: Data, seed: int = 0) -> Judge:
     size = min(64, len(rows["x"]))
     steps = -(-20 * min(len(rows["x"]), 20_000) // size)
     rate = optim.schedule("warmup_cosine", 2e-3, steps)
+    source = examples({name: rows[name] for name in ("x", "y")}, size)
+    return _Lesson(network, task, optim.optimizer("adamw", rate), source, steps)
+
+
+def train(data: Data, seed: int = 0) -> Judge:
+    """`cnn.two_conv`, for small images `cnn.one_conv`: twenty times through the images.
+
+    Raises UsageError for data that are no images of classes, and KeyboardInterrupt
+    where the training was ended: half a judge would judge wrongly.
+    """
+    lesson = _lesson(data)
+    return _judge(data, lesson, _taught(lesson, seed))
+
+
+def kept(data: Data, seed: int = 0) -> Judge:
+    """The judge that `train` gives, from the user's cache where it is there.
+
+    A file is of one data set, training, version of JAX and kind of device. One that is
+    damaged is made anew, and where none can be written none is. Raises as `train`.
+    """
+    lesson = _lesson(data)
+    path = download.cache() / "judges" / f"{_name(lesson, seed)}.safetensors"
+    params = _read(path)
+    if params is None:
+        params = _taught(lesson, seed)
+        with contextlib.suppress(OSError):  # no home to write to, a full disk
+            _write(path, params)
+    return _judge(data, lesson, params)
+
+
+def _taught(lesson, seed):
     fit = loop.fit(
-        task,
-        optim.optimizer("adamw", rate),
-        examples({name: rows[name] for name in ("x", "y")}, size),
-        steps=steps,
+        lesson.task,
+        lesson.optimizer,
+        lesson.source,
+        steps=lesson.steps,
         seed=seed,
         progress=False,
     )
     if fit.ended == "interrupted":
         raise KeyboardInterrupt
-    test = tested(data)
-    accuracy = evaluate(task, fit.trained, {name: test[name] for name in ("x", "y")})
-    return Judge(network, {"params": fit.trained.params}, accuracy["accuracy"])
+    return fit.trained.params
+
+
+def _judge(data, lesson, params):
+    test, trained = tested(data), step.Trained(params, {})
+    rows = {name: test[name] for name in ("x", "y")}
+    accuracy = evaluate(lesson.task, trained, rows)["accuracy"]
+    return Judge(lesson.network, {"params": params}, accuracy)
+
+
+def _name(lesson, seed):
+    """A hash of all that the parameters follow from: another wants another training."""
+    task, optimizer, source, steps = lesson[1:]
+    like = shapes(source.arrays)
+    update = step.make_step(task, optimizer)
+
+    def begin(arrays):
+        batch = source.batch(arrays, jnp.uint32(seed), jnp.int32(0))
+        return step.init(task, optimizer, seed, batch)
+
+    def run(state, arrays):
+        return update(state, source.batch(arrays, state.seed, state.step))
+
+    program = [checkpoint.text(begin, (like,))]
+    program += [checkpoint.text(run, (jax.eval_shape(begin, like), like))]
+    about = [program, seed, steps, checkpoint.checksums(source.arrays)]
+    about += [jax.__version__, jax.default_backend()]
+    return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:32]
+
+
+def _leaves(params) -> Iterator[tuple[str, np.ndarray]]:
+    for module, own in params.items():
+        yield from ((f"{module}/{name}", np.asarray(a)) for name, a in own.items())
+
+
+def _write(path: Path, params: Any) -> None:
+    from safetensors.numpy import save
+
+    arrays = dict(_leaves(params))
+    sums = {"checksums": json.dumps(checkpoint.checksums(arrays))}
+    with checkpoint.whole(path) as part:
+        part.write_bytes(save(arrays, sums))
+
+
+def _read(path: Path) -> Any:
+    """Parameters as they were written, None where there are none, or damaged ones."""
+    from safetensors import SafetensorError, safe_open
+
+    params: dict[str, dict[str, jax.Array]] = {}
+    try:
+        with safe_open(path, "np") as file:
+            arrays = {name: file.get_tensor(name) for name in file.keys()}
+            sums = json.loads((file.metadata() or {})["checksums"])
+    except (OSError, SafetensorError, KeyError, ValueError):
+        return None
+    if sums != checkpoint.checksums(arrays):
+        return None
+    for path_, array in arrays.items():
+        module, name = path_.split("/")
+        params.setdefault(module, {})[name] = jnp.asarray(array)
+    return params
 
 
 def verdict(

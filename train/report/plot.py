@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -281,4 +282,32 @@ def attention(
             axes.set_title(f"head {i + 1}", fontsize=9)
     if title:
         figure.suptitle(title, fontsize=10, parse_math=False)
+    return figure
+
+
+def embedding(points: Any, y: Any, classes: Sequence[str]) -> Figure:
+    """Points [N, F] on their two principal axes, coloured by their labels y [N].
+
+    Raises UsageError where they are not as many.
+    """
+    points, y = np.asarray(points, np.float64), np.asarray(y)
+    if points.ndim != 2 or y.shape != points.shape[:1]:
+        raise UsageError(
+            f"expected points [N, F] and labels [N], found {points.shape}, {y.shape}"
+        )
+    centred = points - points.mean(0)
+    _, size, axes_ = np.linalg.svd(centred, full_matrices=False)
+    flat = centred @ axes_[:2].T
+    share = size[:2] ** 2 / max((size**2).sum(), 1e-300)
+    figure = Picture(figsize=(6.4, 5.0), layout="constrained")
+    axes = figure.subplots()
+    colours = colormaps["tab10" if len(classes) <= 10 else "viridis"]
+    for k, name in enumerate(classes):
+        at = flat[y == k]
+        colour = colours(k if len(classes) <= 10 else k / (len(classes) - 1))
+        axes.plot(at[:, 0], at[:, -1], "o", color=colour, ms=4, mew=0, alpha=0.7)
+        axes.plot([], [], "o", color=colour, ms=5, label=str(name))
+    labels = [f"axis {i + 1}: {s:.0%} of the variance" for i, s in enumerate(share)]
+    dress(axes, None, labels[0], labels[-1])
+    axes.legend(frameon=False, fontsize=8)
     return figure
