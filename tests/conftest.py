@@ -102,6 +102,14 @@ SMALL = {
     "ppo": {"environments": 2, "horizon": 8, "epochs": 2, "parts": 2, "widths": (8,)},
     "dqn": {"environments": 2, "memory": 40, "batch_size": 8, "widths": (8,)}
     | {"warmup": 0, "refresh": 2, "exploring": 4.0},
+    **dict.fromkeys(
+        ("matrix_factorization", "factorization_machine"),
+        {"data": "tastes", "width": 4, "l2": 0.0, "bias_l2": 0.0},
+    ),
+    "bpr": {"data": "tastes", "width": 4, "negatives": 1, "l2": 0.0, "bias_l2": 0.0},
+    "neumf": {"data": "tastes", "width": 4, "widths": (8,), "dropout": 0.0}
+    | {"l2": 0.0, "bias_l2": 0.0},
+    "knowledge_graph": {"data": "clock", "width": 16, "dropout": 0.0},
 }
 # they learn from no rows: their contracts are in test_acting.py
 ACTING = ("ppo", "dqn")
@@ -162,6 +170,8 @@ ALIKE = (
     *("autoencoder", "bernoulli_mixture", "vae"),
     *("conv_vae", "recurrent_vae", "gan", "dcgan", "wgan_gp", "conditional_gan"),
     *("semi_supervised_gan", "few_labels", "gcn", "gat"),
+    *("matrix_factorization", "factorization_machine", "neumf", "bpr"),
+    "knowledge_graph",
 )
 MARKS = dict.fromkeys(ALIKE, [pytest.mark.contract])
 EVERY = [pytest.param(name, marks=MARKS.get(name, ())) for name in OF_ROWS]

@@ -190,7 +190,7 @@ def test_early_stopping_restores_the_best(here, capsys):
 MISTAKES = [
     ("trian cnn", "'train'"),
     ("train", "RECIPE"),
-    ("train cnm", "did you mean 'cnn'"),
+    ("train cnnn", "did you mean 'cnn'"),
     ("train linear --stpes 3", "--steps"),
     ("train linear --steps three", "three"),
     ("train linear --steps 0", "steps"),

@@ -17,6 +17,7 @@ from train import mesh as programs
 from train.source import Source, batch_shapes, count_rows, stream
 from train.step import State, Trained
 from zoo.base import Batch, Mean, Number, Task, UsageError, check_int, masked
+from zoo.checks import check_ids
 from zoo.edges import check_edges
 
 
@@ -250,6 +251,9 @@ def _check_tokens(task, params, state, batch, data, at):
     """
     x = np.asarray(data.get("x", 0))
     if "x" not in data or not np.issubdtype(x.dtype, np.integer):
+        return
+    if task.ids is not None:
+        check_ids(x, task.ids, at=at)
         return
     rows = x.reshape(len(x), -1)
     leaves = jax.tree_util.tree_leaves_with_path(params)

@@ -14,11 +14,13 @@ from zoo import edges as edges
 from zoo import environments as environments
 from zoo import gan as gan
 from zoo import graph as graph
+from zoo import knowledge as knowledge
 from zoo import language as language
 from zoo import layers as layers
 from zoo import linear as linear
 from zoo import mixture as mixture
 from zoo import mlp as mlp
+from zoo import recommender as recommender
 from zoo import recurrent_vae as recurrent_vae
 from zoo import rl as rl
 from zoo import rnn as rnn

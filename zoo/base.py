@@ -152,12 +152,14 @@ class Task(NamedTuple):
     loss(params, state, batch, key, *, train) -> (scalar, Aux)
     predict(params, state, batch) -> predictions; None where that has no meaning
     classes(params, state, batch) -> number of classes; None where "y" is no label
+    ids: of what each column of an integer "x" [B, F] names, how many there are
     """
 
     init: Init
     loss: Loss
     predict: Predict | None = None
     classes: Classes | None = None
+    ids: tuple[int, ...] | None = None
 
 
 def parted(variables: Tree) -> tuple[Tree, Tree]:

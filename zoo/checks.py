@@ -1,7 +1,7 @@
 """What a model asks of its inputs: JAX would compute on with most of what is wrong."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -52,6 +52,31 @@ def check_tokens(
             f"found {tokens.dtype} {tokens.shape}"
         )
     return tokens
+
+
+def check_ids(
+    x: Any,
+    sizes: tuple[int, ...],
+    what: str = "ids",
+    at: Callable[[int], str] = "row {}".format,
+) -> Integer[np.ndarray, "N F"]:
+    """Ids x [N, F] themselves, on the host, each below the size of its column.
+
+    Raises UsageError: of an index past the end of a table JAX takes the last row, and
+    of a negative one another. at(i) names the i-th row.
+    """
+    x = np.asarray(x)
+    check_tokens(x, "N F")
+    if x.shape[1] != len(sizes):
+        raise UsageError(f"expected {len(sizes)} columns of {what}, found {x.shape}")
+    wrong = np.argwhere((x < 0) | (x >= np.array(sizes).reshape(1, -1)))
+    if len(wrong):
+        row, column = wrong[0]
+        raise UsageError(
+            f"expected {what} from 0 to {sizes[column] - 1} in column {column}, found "
+            f"{x[row, column]} in {at(row)}"
+        )
+    return x
 
 
 def check_labels(y: Labels | None, classes: int) -> Labels:

@@ -49,6 +49,8 @@ def info(argv: list[str]) -> int:
 def _shape(schema):
     if schema.tokens:
         return f"sequences of {len(schema.tokens)} tokens"
+    if schema.ids:
+        return "ids of " + " and ".join(str(len(names)) for names in schema.ids)
     kinds = f", {len(schema.classes)} classes" if schema.classes else ", a quantity"
     return f"{list(schema.shape)}{kinds}"
 

@@ -79,7 +79,7 @@ def cross_validate(argv: list[str]) -> int:
         draw=flags["seed"],
         seeds=flags["seeds"],
         size=size and size * experiment.training.accumulate,
-        standardize=not schema.image and not schema.tokens and len(schema.shape) == 1,
+        standardize=not schema.image and not schema.integer and len(schema.shape) == 1,
         metric=metric,
         greatest=greatest,
         simpler=flags["simpler"],

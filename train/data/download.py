@@ -50,6 +50,11 @@ SOURCES = {
         {"cifar-10-binary.tar.gz": "c32a1d4ab5d03f1284b67883e8d87530"},
     ),
 }
+# files that may not be passed on, or have no address: put where they are looked for
+BY_HAND = {
+    "knowledge_graphs.npz": "155dc1dab95f96490b313e23836819e7",
+    "movielens_small.npz": "d071af14094ce6dcb10f6cf9b0af3ca9",
+}
 SYSTEM = Path("/usr/share/datasets")  # Debian: dataset-fashion-mnist and the like
 CHUNK = 1 << 18  # bytes
 
@@ -79,6 +84,24 @@ def fetch(name: str, file: str) -> Path:
     if installed.is_file():
         return installed
     return download(source.url + file, path, source.files[file])
+
+
+def by_hand(file: str) -> Path:
+    """The path of a file of BY_HAND, in the folder of downloaded files.
+
+    Raises UsageError where it is not there, or is another.
+    """
+    path = cache() / file
+    if not path.is_file():
+        raise UsageError(
+            f"expected {file} in {path.parent}, found no such file: it does not come "
+            "with this package; put it there, or set ZOO_DATA_DIR to its folder"
+        )
+    if (found := checksum(path)) != BY_HAND[file]:
+        raise UsageError(
+            f"expected {path} to have the MD5 checksum {BY_HAND[file]}, found {found}"
+        )
+    return path
 
 
 def checksum(path: Path) -> str:
@@ -111,7 +134,7 @@ def download(
             f"expected a folder to write {path.name} to, found {path.parent} "
             f"({error.strerror}): set ZOO_DATA_DIR to another"
         ) from None
-    by_hand = f"{path.name} may be put into {path.parent} by hand"
+    hint = f"{path.name} may be put into {path.parent} by hand"
     for attempt in range(attempts):
         time.sleep(attempt * pause)
         resumed = part.exists()
@@ -119,7 +142,7 @@ def download(
             reason = transfer(url, part, timeout)
         except (OSError, HTTPException) as error:
             why = getattr(error, "reason", None) or error
-            raise UsageError(f"could not download {url} ({why}): {by_hand}") from None
+            raise UsageError(f"could not download {url} ({why}): {hint}") from None
         if reason:
             continue
         if (found := checksum(part)) == md5:
@@ -129,13 +152,13 @@ def download(
         if not resumed:
             raise UsageError(
                 f"expected {url} to have the MD5 checksum {md5}, found {found}: the "
-                f"download was deleted; {by_hand}"
+                f"download was deleted; {hint}"
             )
         reason = "what was kept did not fit what followed"
     kept = part.stat().st_size if part.exists() else 0
     raise UsageError(
         f"could not download {url} in {attempts} attempts ({reason}): {kept} bytes are "
-        f"kept in {part} and the next run resumes from them; {by_hand}"
+        f"kept in {part} and the next run resumes from them; {hint}"
     )
 
 

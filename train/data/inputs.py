@@ -15,7 +15,8 @@ from train.data.formats import numbers, open_npz, read_image
 from train.data.graphs import graph_examples
 from train.data.schema import Arrays, Schema, standardize, within
 from train.data.tables import Table, encode, open_csv, quoted, read_length
-from zoo.base import UsageError
+from zoo.base import UsageError, nearest
+from zoo.checks import check_ids
 
 X = ("x", "x_test", "x_train")  # in the order in which they are looked for
 
@@ -25,14 +26,17 @@ def examples(schema: Schema, given: Any) -> Arrays:
 
     Arrays [N, *shape] in the data's own units, of any number type, grey images without
     their channel too; a dict {"x": ..., "length": [N]} of sequences; a dict of columns
-    by name, for a model of a .csv; texts of one length, for a model of text; a graph,
-    as `train.data.graphs.graph_examples` has it; or paths of files, as `read_examples`
+    by name, for a model of a .csv; texts of one length, for a model of text; ids
+    [N, F], or names, for a model of ids; a graph, as
+    `train.data.graphs.graph_examples` has it; or paths of files, as `read_examples`
     has them. Raises UsageError.
     """
     if schema.edges:
         return graph_examples(schema, given)
     if schema.tokens:
         return {"x": _tokens(schema, [given] if isinstance(given, str) else given)}
+    if schema.ids:
+        return {"x": _ids(schema, given)}
     if isinstance(given, str | os.PathLike):
         return read_examples(schema, [given])
     if isinstance(given, dict) and schema.columns:
@@ -66,6 +70,29 @@ def _tokens(schema, texts):
             f"expected texts of one length, found {sorted({len(r) for r in rows})}"
         )
     return np.stack(rows)
+
+
+def _ids(schema, given):
+    """Ids [N, F] as they are, names as their ids; of .npz files, their x."""
+    one = isinstance(given, str | os.PathLike)
+    if one or (len(given) and isinstance(given[0], str | os.PathLike)):
+        parts = [read_raw(schema, Path(path)) for path in ([given] if one else given)]
+        given = np.concatenate(parts)
+    x = np.asarray(given)
+    if x.dtype.kind == "U" and x.shape[1:] == schema.shape:
+        columns = []
+        for cells, names in zip(x.T.tolist(), schema.ids, strict=True):
+            number = {name: i for i, name in enumerate(names)}
+            for cell in cells:
+                if cell not in number:
+                    raise UsageError(
+                        f"expected a name that {schema.name} has, found {cell!r}"
+                        + nearest(cell, names)
+                    )
+            columns.append([number[cell] for cell in cells])
+        x = np.array(columns, np.int32).T
+    sizes = tuple(map(len, schema.ids))
+    return check_ids(x, sizes, f"ids of {schema.name}").astype(np.int32)
 
 
 def _array(schema, given):

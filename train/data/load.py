@@ -13,6 +13,7 @@ from train.data.builtin import NAMES, PUBLISHED
 from train.data.graphs import GRAPHS
 from train.data.pairs import PAIRS
 from train.data.parts import split
+from train.data.ratings import RATINGS
 from train.data.schema import (
     Arrays,
     Data,
@@ -27,6 +28,7 @@ from train.data.schema import (
 )
 from train.data.tables import Kind, Rows, read_csv, read_npz
 from train.data.text import TEXTS
+from train.data.triples import TRIPLES
 from zoo.base import UsageError, nearest
 
 
@@ -110,7 +112,8 @@ def _parted(name, rows, wanted, holdout):
 
 def absolute(source: str) -> str:
     """A source, whose path, where it is a user's file, does not depend on the cwd."""
-    own = source not in (*NAMES, *TEXTS, *PAIRS, *GRAPHS) and Path(source).is_file()
+    made = (*NAMES, *TEXTS, *PAIRS, *GRAPHS, *TRIPLES, *RATINGS)
+    own = source not in made and Path(source).is_file()
     return str(Path(source).resolve()) if own else source
 
 

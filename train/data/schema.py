@@ -36,12 +36,18 @@ class Schema(NamedTuple):
     rows: int = 1  # of the training part
     lower: bool = False  # whether sources are lower case
     spaced: bool = False  # whether a target's tokens are words
+    ids: tuple[tuple[str, ...], ...] = ()  # the names that each column of x numbers
     edges: int = 0  # of a graph, whose nodes are the L of its shape; 0 for no graph
 
     @property
     def regression(self) -> bool:
         """Whether y is a quantity rather than a class."""
         return not self.classes and not self.target_tokens
+
+    @property
+    def integer(self) -> bool:
+        """Whether x is numbers of tokens, or of names."""
+        return bool(self.tokens or self.ids)
 
     @property
     def image(self) -> bool:
@@ -111,7 +117,7 @@ def from_json(fields: dict[str, Any]) -> Schema:
 
 def blank(schema: Schema) -> Arrays:
     """One example of zeros: the shapes and types, where the rows are not at hand."""
-    x = np.zeros((1, *schema.shape), np.int32 if schema.tokens else np.float32)
+    x = np.zeros((1, *schema.shape), np.int32 if schema.integer else np.float32)
     kind = np.float32 if schema.regression else np.int32
     rows = {"x": x, "y": np.zeros((1, *schema.target_shape), kind)}
     if schema.lengths:

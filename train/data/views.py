@@ -10,8 +10,10 @@ import numpy as np
 from train.data.graphs import load_graph
 from train.data.load import load
 from train.data.pairs import load_pairs
+from train.data.ratings import load_ratings
 from train.data.schema import Data, Split, as_sequence, between, change
 from train.data.text import load_text
+from train.data.triples import load_triples
 from zoo.base import UsageError
 
 
@@ -117,3 +119,13 @@ def pairs(request: Split) -> Data:
 def graph(request: Split) -> Data:
     """A graph whose nodes have classes."""
     return load_graph(request)
+
+
+def triples(request: Split) -> Data:
+    """A knowledge graph, whose triples are asked for either end."""
+    return load_triples(request)
+
+
+def ratings(request: Split, *, holdout: float | None = None) -> Data:
+    """Who gave which item how much."""
+    return load_ratings(request, holdout=holdout)

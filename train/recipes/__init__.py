@@ -11,6 +11,8 @@ from train.recipes import (
     images,
     latent,
     linear,
+    ratings,
+    relations,
     sequences,
     text,
 )
@@ -33,4 +35,6 @@ RECIPES: dict[str, Recipe] = {
     **latent.RECIPES,
     **games.RECIPES,
     **acting.RECIPES,
+    **relations.RECIPES,
+    **ratings.RECIPES,
 }

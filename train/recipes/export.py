@@ -24,7 +24,7 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 def program(task: Task, trained: Trained, schema: Schema) -> Callable[..., jax.Array]:
-    """What predicts from raw inputs: x [B, *shape] float32, or tokens [B, T] int32.
+    """What predicts from raw inputs: x [B, *shape] float32, tokens or ids [B, T] int32.
 
     Of sequences with padding also length [B] int32, of graphs edges [B, E, 2] int32
     (with padding also length, and edge_mask [B, E]). It gives probabilities [B, K], of
@@ -37,7 +37,7 @@ def program(task: Task, trained: Trained, schema: Schema) -> Callable[..., jax.A
     mean, scale = (np.array(v, np.float32) for v in (schema.mean, schema.scale))
 
     def call(x: jax.Array, *more: jax.Array) -> jax.Array:
-        if not schema.tokens:
+        if not schema.integer:
             x = (x - _beside(mean, x)) / _beside(scale, x)
         names = ("edges", "length", "edge_mask") if schema.edges else ("length",)
         batch = {"x": x, **dict(zip(names, more, strict=False))}
@@ -62,7 +62,7 @@ def stablehlo(task: Task, trained: Trained, schema: Schema, path: Path) -> None:
     call = program(task, trained, schema)
     *sizes, edges = jax.export.symbolic_shape("b, t, e")
     sizes = sizes[: 1 + bool(schema.lengths or schema.tokens or schema.edges)]
-    kind = jnp.int32 if schema.tokens else jnp.float32
+    kind = jnp.int32 if schema.integer else jnp.float32
     shape = (*sizes, *schema.shape[len(sizes) - 1 :])
     inputs = [jax.ShapeDtypeStruct(shape, kind)]
     if schema.edges:
