@@ -31,7 +31,7 @@ from train.checkpoint import read_json, whole, write_json
 from train.cli.ask import table
 from train.cli.flags import parse
 from train.data import Split
-from train.recipes import RECIPES, Experiment, prepare
+from train.recipes import RECIPES, Experiment, Training, prepare
 from train.recipes.members import members
 from zoo.base import UsageError, check_choice, check_int, count_parameters
 
@@ -101,7 +101,7 @@ def old(name: str, found: dict[str, Any]) -> bool:
     device or version of JAX moves by their rounding alone.
     """
     experiment = _experiment(name, 0)
-    if found["training"] != experiment.training._asdict():
+    if Training(**found["training"]) != experiment.training:  # a new field: its default
         return True
     now, then = probe(experiment), found["probe"]
     return any(abs(now[k] - then[k]) > NEAR * abs(now[k]) for k in now)
@@ -172,8 +172,8 @@ def markdown(found: list[dict[str, Any]], older: Collection[str] = ()) -> str:
     for each in found:
         versions = ", ".join(f"{k} {v}" for k, v in each["versions"].items())
         on.setdefault(f"{each['device']}, {versions}", []).append(each["recipe"])
-    several = len(on) > 1
-    lines += [f"\n{k}" + f": {', '.join(v)}" * several + "." for k, v in on.items()]
+    most, *others = sorted(on, key=lambda key: -len(on[key]))
+    lines += [f"\n{most}.", *(f"{', '.join(on[each])}: {each}." for each in others)]
     return "\n".join(lines)
 
 
