@@ -294,12 +294,13 @@ def test_every_recipe_is_swept(name):
     assert "learning_rate" in numbers(RECIPES[name])
     found = sweep(own, rows, 4, seeds=2, axes={"learning_rate": [rate, rate / 4]})
     for i, (seed, value) in enumerate([(0, rate), (0, rate / 4), (1, rate)]):
-        task, optimizer, ema = own(learning_rate=value)
+        task, optimizer, ema, parts = own(learning_rate=value)
         alone = loop.fit(
             *(task, optimizer, rows),
             steps=4,
             seed=seed,
             ema=ema,
+            accumulate=parts,
             log_every=10,
             progress=False,
         )
