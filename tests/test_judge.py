@@ -56,7 +56,16 @@ def test_other_rows_labels_or_seeds_have_another(few, folder, trainings):
     assert len(trainings) == 4
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "flipped", "foreign"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "cut",
+        *(
+            pytest.param(how, marks=pytest.mark.contract)
+            for how in ("empty", "flipped", "foreign")
+        ),
+    ],
+)
 def test_a_damaged_file_is_made_anew(damage, few, folder, trainings):
     made = judge.kept(few)
     (path,) = folder.iterdir()
