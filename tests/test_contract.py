@@ -247,11 +247,14 @@ def test_vmap_over_seeds_equals_separate_runs(recipe):
     assert_close(both.params, together.params)
 
 
-def test_overfits_one_batch(recipe):
+def test_overfits_one_batch(recipe, request):
     rows = jax.tree.map(np.asarray, batch_of(recipe))
     begin = start(recipe)
     linear = not any(np.any(leaf) for leaf in jax.tree.leaves(begin.params))
-    optimizer = optim.optimizer("adam", 0.1 if linear else 0.01)
+    # a rate of 0.01 kills the units of this one at some seeds: relu under dropout
+    slow = "cnn_cifar10" in request.node.name
+    rate = 0.1 if linear else 0.003 if slow else 0.01
+    optimizer = optim.optimizer("adam", rate)
     before = evaluate(recipe.task, begin, rows)
     if "discriminator" in before:
         pytest.skip("a game has no loss that falls")
