@@ -60,6 +60,11 @@ def test_what_is_there_is_trained_again_only_if_it_is_old(zoo, tmp_path, monkeyp
     path.write_text(json.dumps(found | {"date": "then"}))
     assert zoo("results ridge --seeds 2 --out r")[0] == 0
     assert json.loads(path.read_text())["date"] == "then"
+    # a setting that came later had its default, one that is gone was another training
+    training = dict(found["training"])
+    assert results.old("ridge", found | {"training": training | {"gone": 1}})
+    del training["microbatch"]
+    assert not results.old("ridge", found | {"training": training})
     others = {k: 1.01 * value for k, value in found["probe"].items()}
     path.write_text(json.dumps(found | {"date": "then", "probe": others}))
     assert zoo("results ridge --seeds 2 --out r")[0] == 0

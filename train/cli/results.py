@@ -101,10 +101,12 @@ def old(name: str, found: dict[str, Any]) -> bool:
     device or version of JAX moves by their rounding alone.
     """
     experiment = _experiment(name, 0)
-    if Training(**found["training"]) != experiment.training:  # a new field: its default
+    then = found["training"]  # a field that came since had its default
+    known = then.keys() <= {*Training._fields}
+    if not known or Training(**then) != experiment.training:
         return True
-    now, then = probe(experiment), found["probe"]
-    return any(abs(now[k] - then[k]) > NEAR * abs(now[k]) for k in now)
+    now, before = probe(experiment), found["probe"]
+    return any(abs(now[k] - before[k]) > NEAR * abs(now[k]) for k in now)
 
 
 def probe(experiment: Experiment) -> dict[str, float]:
