@@ -101,6 +101,10 @@ def test_a_quantity_is_judged_by_its_loss(zoo, tmp_path):
 @pytest.mark.parametrize(
     ("command", "said"),
     [
+        (
+            "sweep mlp --batch-norm --microbatch 32 --learning-rate 0.1,1",
+            "batch norm would see each by itself",
+        ),
         ("sweep", "expected zoo sweep RECIPE [flags], one of linear, ridge"),
         ("sweep mpl", "unknown recipe 'mpl'; did you mean 'mlp'?"),
         ("sweep mlp --batch-size 16,32", "batch_size shapes the program"),

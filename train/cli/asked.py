@@ -6,14 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
+import jax
 import tyro
 
-from train import many
+from train import many, optim
 from train.cli.flags import HELP, parse, typed
 from train.data import Split
 from train.evaluate import check_numbers
 from train.recipes import RECIPES, Experiment, Recipe, parameters, prepare
 from train.recipes.members import numbers
+from train.source import batch_shapes
 from zoo.base import UsageError, check_choice
 
 OWN: dict[str, tuple[Any, Any, str]] = {
@@ -65,6 +67,10 @@ def asked(
     training = experiment.training
     source = experiment.source()
     check_numbers(source, training.steps, training.accumulate, None, None)
+    if training.microbatch is not None:
+        key = jax.eval_shape(jax.random.key, 0)
+        state = jax.eval_shape(experiment.task.init, key, batch_shapes(source))[1]
+        optim.pieces(source.size, training.accumulate, training.microbatch, state)
     words = [f"zoo train {name}"] + [f"--data {data}"] * (data != recipe.data)
     words += [flag(n, v) for n, v in given.items()]
     command = " ".join(words)
