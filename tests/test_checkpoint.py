@@ -62,7 +62,8 @@ def test_saves_leave_no_files_and_threads_open(tmp_path):
     # The pools of threads are there after the first five.
     early, late = (np.min(part, 0) for part in (counts[5:15], counts[-10:]))
     files, threads = late - early
-    assert files <= 10 and threads <= 5  # 30 saves later
+    # a save that leaves one open makes 30 of them; pools may still grow to their few
+    assert files <= 15 and threads <= 15
 
 
 def test_a_reader_touches_nothing(tmp_path):
