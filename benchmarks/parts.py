@@ -66,7 +66,8 @@ def sources(text: str) -> dict[str, str]:
 
 
 def profile(run: Callable[[int], Any], text: str, seconds: float) -> dict[str, Any]:
-    """{"ms": of a step on the clock, "parts": the longest, and "all": ms of all}."""
+    """{"ms": of a step on the clock, "parts": the longest, "kinds": of `kinds`, and
+    "all": ms of all}."""
     import jax
 
     run(2)
@@ -86,7 +87,24 @@ def profile(run: Callable[[int], Any], text: str, seconds: float) -> dict[str, A
         "ms": 1000 * took / steps,
         "all": sum(part.ms for part in found),
         "parts": found[:SHOWN],
+        "kinds": kinds(found)[:SHOWN],
     }
+
+
+def kinds(found: Iterable[Part]) -> list[tuple[str, float, float]]:
+    """(what it computes, ms a step, times a step) summed over a program's operations.
+
+    Forward and backward passes are apart; what a compiled operation computes is the
+    last word of its source, so a fusion counts for what it ends in.
+    """
+    total: dict[str, list[float]] = {}
+    for part in found:
+        way, *_, last = *part.source.split("/"), part.source.split("/")[-1]
+        name = f"backward {last}" if way == "backward" else last or "without a source"
+        ms, times = total.get(name, (0.0, 0.0))
+        total[name] = [ms + part.ms, times + part.times]
+    sums = [(name, ms, times) for name, (ms, times) in total.items()]
+    return sorted(sums, key=lambda kind: -kind[1])
 
 
 def _threads(file):
@@ -121,8 +139,17 @@ def table(found: dict[str, Any]) -> str:
         for part in shown
     ]
     rest = found["all"] - sum(part.ms for part in shown)
+    alike = [
+        {
+            "all of a kind": name,
+            "ms a step": f"{ms:.3f}",
+            "share": f"{ms / found['all']:.1%}",
+            "times a step": f"{times:.3g}",
+        }
+        for name, ms, times in found["kinds"]
+    ]
     return (
-        f"{markdown(lines)}\nA step: {found['ms']:.3f} ms. Operations: "
+        f"{markdown(lines)}\n{markdown(alike)}\nA step: {found['ms']:.3f} ms. Operations: "
         f"{found['all']:.3f} ms, {rest:.3f} of them in those not shown; on a CPU "
         "several run at a time.\n"
     )

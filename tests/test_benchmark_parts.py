@@ -27,6 +27,20 @@ def test_the_longest_operation_is_the_first():
     ]
 
 
+def test_operations_of_a_kind_are_summed_forward_and_backward_apart():
+    found = [
+        Part("a", 3, 1, "backward/Conv_1/dot_general"),
+        Part("b", 2, 1, "Conv_1/cond/dot_general"),
+        Part("c", 4, 2, "dot_general"),
+        Part("d", 1, 1),
+    ]
+    assert parts.kinds(found) == [
+        ("dot_general", 6, 3),
+        ("backward dot_general", 3, 1),
+        ("without a source", 1, 1),
+    ]
+
+
 def test_the_operations_of_a_program():
     f = jax.jit(lambda x: jax.lax.fori_loop(0, 8, lambda i, y: y @ x, x))
     x = jax.numpy.eye(400)
