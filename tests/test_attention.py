@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.conftest import quick
 from zoo import attention, transformer
 from zoo.attention import Attention, MultiHead
 from zoo.base import UsageError, count_parameters
@@ -291,7 +292,8 @@ def test_no_logit_depends_on_a_later_token(positions):
 
 
 @pytest.mark.parametrize(
-    "positions, kv_heads", [("rotary", None), ("rotary", 2), ("learned", 1)]
+    "positions, kv_heads",
+    quick([("rotary", None), ("rotary", 2), ("learned", 1)], ("rotary", 2)),
 )
 def test_pieces_through_a_cache_equal_the_whole(positions, kv_heads):
     model, variables = language_model(positions=positions, kv_heads=kv_heads)
@@ -423,6 +425,7 @@ def test_remat_changes_no_number():
     assert np.abs(loss - run(plain, variables, x).sum()) > 0.1  # dropout was on
 
 
+@pytest.mark.contract
 def test_bfloat16_computes_near_float32_with_float32_parameters():
     x = tokens(1, 2, 6)
     full, variables = language_model()

@@ -26,6 +26,7 @@ def normal(seed, *shape):
     return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
 
 
+@pytest.mark.contract
 def test_the_linear_one_spans_the_principal_components():
     """Baldi & Hornik 1989: also after training, to what float32 can tell."""
     x = (load_digits().data / 16).astype(np.float32)

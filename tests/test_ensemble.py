@@ -117,6 +117,7 @@ def test_dropout_draws_networks(swept):
         )
 
 
+@pytest.mark.contract
 def test_snapshots_and_their_mean():
     keep, kept = ensemble.snapshots(20)
     options = {"log_every": 10, "callbacks": (keep,), "progress": False}

@@ -108,7 +108,7 @@ DROPOUTS = {
 
 # of a kind with one of these; tests/test_traced.py has each recipe's dropout
 ALIKE = ("cnn_dense", "rnn_language", "seq2seq", "transformer", "encoder_decoder")
-ALIKE += ("transformer_language",)
+ALIKE += ("transformer_language", "transformer_remat")
 
 
 @pytest.mark.parametrize(

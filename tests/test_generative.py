@@ -185,6 +185,7 @@ def test_the_bound_of_a_row_is_the_same_in_any_batch():
     assert (latent.bounds(model, variables, x, samples=20, seed=1) != whole).any()
 
 
+@pytest.mark.contract
 def test_elbo_and_bound_are_of_the_same_images():
     x = RNG.integers(0, 2, (1400, 4, 4, 1)).astype(np.float32)
     x[1000:] = 1  # unlike the first thousand

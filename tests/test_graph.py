@@ -310,6 +310,7 @@ def groups(outputs):
     return len(found)
 
 
+@pytest.mark.contract
 def test_gin_tells_every_two_graphs_of_five_nodes():
     # of 1,024 labelled ones 34 differ (OEIS A000088), and 1-WL tells all of these
     pairs = list(itertools.combinations(range(5), 2))

@@ -47,6 +47,7 @@ def test_two_known_members_tell_the_others():
     assert evaluate(recipe.task, fit.trained, recipe.data.train)["accuracy"] == 1.0
 
 
+@pytest.mark.contract
 def test_a_run_of_a_graph_shows_its_nodes_and_is_loaded_again(zoo, tmp_path):
     status, out, _ = zoo("train karate --network gat --steps 60 --out run")
     assert status == 0 and "accuracy" in out
@@ -198,6 +199,7 @@ def test_neighbours_are_drawn_evenly():
     assert np.abs(counts[[0, 2, 3]] - 1000).max() < 130  # five deviations
 
 
+@pytest.mark.contract
 def test_what_trees_taught_holds_on_the_whole_graph():
     edges, y = community(40)
     x = np.eye(40, dtype=np.float32)

@@ -21,6 +21,7 @@ def make(learning_rate):
     return task, optim.optimizer("momentum", learning_rate)
 
 
+@pytest.mark.contract
 def test_halving_finds_what_the_grid_finds_for_half():
     options = {"seeds": 5, "axes": {"learning_rate": RATES}, **QUIET}
     whole = many.sweep(make, ROWS, 160, **options)

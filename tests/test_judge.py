@@ -42,6 +42,7 @@ def test_a_kept_judge_is_the_trained_one(few, folder, trainings):
     assert [file.suffix for file in folder.iterdir()] == [".safetensors"]
 
 
+@pytest.mark.contract
 def test_other_rows_labels_or_seeds_have_another(few, folder, trainings):
     judge.kept(few)
     x, y = few.train["x"].copy(), np.roll(few.train["y"], 1)

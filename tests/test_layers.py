@@ -76,6 +76,7 @@ def test_conv_has_linens_parameters_numbers_and_gradients(case):
     assert_same_layer(layers.Conv(**fields), nn.Conv(**fields), shape)
 
 
+@pytest.mark.contract
 @settings(max_examples=8, deadline=None, derandomize=True)
 @given(convolutions(transposed=True))
 def test_transposed_conv_has_linens_parameters_numbers_and_gradients(case):

@@ -182,6 +182,7 @@ def test_patience_fits_and_watches_different_rows(runs, monkeypatch):
         np.testing.assert_array_equal(rows["x"], expected.watched["x"])
 
 
+@pytest.mark.contract
 def test_the_seed_reaches_the_holdout_and_data_seed_parts_it_from_the_rest(runs):
     def train(out, *flags):
         assert main(["train", "softmax", "--data", "iris", "--out", out, *flags]) == 0

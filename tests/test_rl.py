@@ -209,6 +209,7 @@ def test_a_sweep_plays_only_every_kth_step():
     ).count("scan[")
 
 
+@pytest.mark.contract
 def test_ppo_finds_the_better_arm_and_the_end_of_a_chain():
     for table, best in ((tables.bandit((0.2, 0.8)), 0.8), (tables.chain(4), 1.0)):
         world = tables.environment(table)

@@ -187,6 +187,7 @@ def test_the_forget_gate_is_open_and_the_recurrence_is_orthogonal_at_first():
         np.testing.assert_allclose(gate.T @ gate, np.eye(6), atol=1e-5)
 
 
+@pytest.mark.contract
 def test_half_precision_and_second_derivatives():
     x = normal(0, 2, 5, 3)
     full = rnn.Classifier(4, rnn.RNN(rnn.PEEPHOLE_LSTM, 8))

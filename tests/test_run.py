@@ -45,6 +45,7 @@ def test_a_run_is_described_once(longer, tmp_path, monkeypatch):
     assert written == ["config.json", "result.json"]
 
 
+@pytest.mark.contract
 def test_a_finished_run_trains_longer(tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     train(whole, steps=20)

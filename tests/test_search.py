@@ -15,6 +15,7 @@ def columns(path):
     return {name: np.array([row[name] for row in rows]) for name in rows[0]}
 
 
+@pytest.mark.contract
 def test_a_sweep_leaves_tables_pictures_and_a_command(zoo, tmp_path):
     flags = "--learning-rate 1e-6,1e-2 --dropout 0,0.2 --seeds 3 --out s"
     status, out, _ = zoo(f"sweep {DIGITS} {flags}")

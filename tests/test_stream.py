@@ -278,6 +278,7 @@ def write(folder, n):
         x[i : i + 100_000], y[i : i + 100_000] = part, part.sum(1)
 
 
+@pytest.mark.contract
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_the_memory_of_a_training_from_files_is_bounded(tmp_path):
     write(tmp_path, 2_000_000)  # 160 MB
