@@ -14,6 +14,7 @@ from zoo import edges as edges
 from zoo import environments as environments
 from zoo import gan as gan
 from zoo import graph as graph
+from zoo import hopfield as hopfield
 from zoo import knowledge as knowledge
 from zoo import language as language
 from zoo import layers as layers
