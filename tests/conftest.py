@@ -87,6 +87,7 @@ SMALL = {
     **dict.fromkeys(
         ("vae", "conditional_vae"), {"data": "digits", "latent": 4, "widths": (32,)}
     ),
+    "rbm": {"data": "digits", "latent": 32, "chains": 32},
     "conv_vae": {"data": "digits", "latent": 4, "channels": (4, 8)},
     "recurrent_vae": {"length": 12, "latent": 4, "features": 16, "anneal": 4},
     **dict.fromkeys(("karate", "gcn"), {"features": 32, "dropout": 0.0}),
@@ -171,7 +172,7 @@ ALIKE = (
     *("conv_vae", "recurrent_vae", "gan", "dcgan", "wgan_gp", "conditional_gan"),
     *("semi_supervised_gan", "few_labels", "gcn", "gat"),
     *("matrix_factorization", "factorization_machine", "neumf", "bpr"),
-    "knowledge_graph",
+    *("knowledge_graph", "rbm"),
 )
 MARKS = dict.fromkeys(ALIKE, [pytest.mark.contract])
 EVERY = [pytest.param(name, marks=MARKS.get(name, ())) for name in OF_ROWS]

@@ -127,7 +127,8 @@ def test_decay_shrinks_kernels_and_embeddings_alone(name):
     shrinks = {str(path[-1].key) for path, weighs in leaves if weighs}
     stays = {str(path[-1].key) for path, weighs in leaves if not weighs}
     assert shrinks and shrinks <= SHRINK
-    assert stays <= {"bias", "scale", "recurrent_bias", "peephole", "pi", "log_scale"}
+    names = {"bias", "scale", "recurrent_bias", "peephole", "pi", "log_scale"}
+    assert stays <= names | {"visible_bias", "hidden_bias"}
 
 
 def test_a_wrong_shape_is_caught_where_it_arises():

@@ -14,6 +14,7 @@ NAMES = [
     if "vae" not in name
     and "autoencoder" not in name
     and name not in ("bernoulli_mixture", "gan", "dcgan", "wgan_gp", "conditional_gan")
+    and name != "rbm"
 ]
 AXES = jax.export.symbolic_shape("b, t")
 

@@ -4,6 +4,7 @@ from zoo import actors as actors
 from zoo import attention as attention
 from zoo import autoencoder as autoencoder
 from zoo import base as base
+from zoo import belief as belief
 from zoo import blocks as blocks
 from zoo import cache as cache
 from zoo import checks as checks
@@ -11,6 +12,7 @@ from zoo import cnn as cnn
 from zoo import convolution as convolution
 from zoo import dqn as dqn
 from zoo import edges as edges
+from zoo import energy as energy
 from zoo import environments as environments
 from zoo import gan as gan
 from zoo import graph as graph

@@ -55,9 +55,12 @@ HELP = {
     "bidirectional": "read sequences in both directions",
     "length": "characters of a training window",
     "positions": "how a Transformer knows them",
-    "latent": "dimensions of the hidden cause, of the noise, or of the middle",
+    "latent": "dimensions of the hidden cause, of the noise, or of the middle; hidden "
+    "units of a Boltzmann machine",
     "likelihood": "of a pixel: black or white, or grey",
     "beta": "weight of the KL divergence",
+    "gibbs": "turns of Gibbs sampling in each step",
+    "chains": "Markov chains that go on from step to step; 0 begins at the examples",
     "components": "of the mixture",
     "word_dropout": "share of the characters that the decoder does not see",
     "anneal": "steps until the KL divergence has its full weight",

@@ -6,6 +6,7 @@
 from train.recipes import (
     acting,
     autoencoders,
+    energy,
     games,
     graphs,
     images,
@@ -33,6 +34,7 @@ RECIPES: dict[str, Recipe] = {
     **text.RECIPES,
     **autoencoders.RECIPES,
     **latent.RECIPES,
+    **energy.RECIPES,
     **games.RECIPES,
     **acting.RECIPES,
     **relations.RECIPES,
