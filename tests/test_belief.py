@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from tests.test_energy import N, arrays, close, joint, states
+from tests.test_energy import N, arrays, close, joint, machine, states
 from train import loop, optim
 from train.data import Split, views
 from train.evaluate import evaluate
@@ -19,16 +19,12 @@ from zoo.mlp import MLP
 WIDTHS = (500, 500)
 
 
-def stacked(visible, widths, likelihood="bernoulli", size=1.0):
+def stacked(visible, widths, likelihood="bernoulli"):
     """Machines with random parameters."""
     models = belief.stack(visible, widths, likelihood)
-    rng = np.random.default_rng(0)
     layers = [
-        jax.tree.map(
-            lambda a: jnp.asarray(rng.normal(0, size, a.shape), "f4"),
-            model.init(jax.random.key(0), jnp.zeros((1, model.visible)))["params"],
-        )
-        for model in models
+        machine(m.likelihood, m.visible, m.units, seed=i)[1]["params"]
+        for i, m in enumerate(models)
     ]
     return models, layers
 
@@ -47,12 +43,13 @@ def test_a_perceptron_begun_with_a_stack_has_its_features():
     network = MLP(3, (5, 4, 3), nn.sigmoid)
     begun = belief.as_mlp(layers)
     out = {"Dense_3": {"kernel": jnp.eye(3), "bias": jnp.zeros(3)}}
-    params = network.init(jax.random.key(0), x)["params"]
-    assert jax.tree.map(jnp.shape, {**begun, **out}) == jax.tree.map(jnp.shape, params)
+    params = jax.eval_shape(network.init, jax.random.key(0), x)["params"]
+    shapes = [jax.tree.map(lambda p: p.shape, tree) for tree in (begun | out, params)]
+    assert shapes[0] == shapes[1]
     seen = x
     for model, own in zip(models, layers, strict=True):
         seen = belief.features(model, {"params": own}, seen)
-    close(network.apply({"params": {**begun, **out}}, x), seen)
+    close(network.apply({"params": begun | out}, x), seen)
 
 
 @pytest.mark.parametrize("widths", [(3,), (4, 3)])
@@ -72,6 +69,7 @@ def test_a_stack_generates_what_its_layers_say(widths):
     assert np.abs(1 / (1 + np.exp(-a)) - wanted).max() > 0.05
 
 
+@pytest.mark.contract
 def test_pretraining_is_one_training_after_the_other():
     x = np.random.default_rng(0).integers(0, 2, (40, 2, 3)).astype("f4")
     models = belief.stack(6, (5, 4))

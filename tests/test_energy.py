@@ -10,6 +10,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.neural_network import BernoulliRBM
 
+from tests.conftest import quick
 from tests.test_recipes import fit
 from train.data import Split
 from train.recipes import RECIPES, prepare
@@ -118,8 +119,8 @@ def test_the_objective_of_score_matching_is_that_of_derivatives():
     def log_density(v):
         return -model.apply(variables, v[None])[0]
 
-    slope = jax.vmap(jax.grad(log_density))(x)
-    bend = jax.vmap(jax.hessian(log_density))(x)
+    slope = jax.jit(jax.vmap(jax.grad(log_density)))(x)
+    bend = jax.jit(jax.vmap(jax.hessian(log_density)))(x)
     wanted = 0.5 * (slope**2).sum(1) + jnp.trace(bend, axis1=1, axis2=2)
     close(model.apply(variables, x, method="score_matching"), wanted, 1e-4)
 
@@ -166,7 +167,7 @@ N = 40_000  # a mean of so many units has a deviation of at most .5 / 200 = .002
 NEAR = 4.5 * 0.5 / N**0.5
 
 
-@pytest.mark.parametrize("chains", [0, N])
+@pytest.mark.parametrize("chains", quick([0, N], 0))
 def test_long_chains_give_the_gradient_of_the_likelihood(chains):
     model, variables = machine(size=0.7)
     x = np.random.default_rng(3).integers(0, 2, (8, V)).astype("f4")
@@ -192,7 +193,7 @@ def test_persistent_chains_reach_the_model_and_are_left_there():
     wanted = exact_gradient(variables, np.zeros((4, V)))
     far = gradient(task, variables, state, x)[0]
     assert max(errors(far, wanted).values()) > 3 * NEAR
-    for key in range(60):
+    for key in range(30):
         found, aux = gradient(task, variables, state, x, key)
         state = aux.state
     assert state["chains"].dtype == bool and state["chains"].shape == (N, V)
@@ -203,6 +204,7 @@ def test_persistent_chains_reach_the_model_and_are_left_there():
     assert np.abs(share - p).max() < 4.5 * (0.25 / N) ** 0.5
 
 
+@pytest.mark.contract
 def test_gaussian_chains_have_the_moments_of_the_mixture():
     model, variables = machine("gaussian", size=0.7)
     w, a, b = arrays(variables)
@@ -260,7 +262,7 @@ def test_a_partition_function_counts_every_state(shape):
     close(energy.log_partition(model, variables), joint(variables)[1])
 
 
-@pytest.mark.parametrize("likelihood", energy.LIKELIHOODS)
+@pytest.mark.parametrize("likelihood", quick(energy.LIKELIHOODS, "bernoulli"))
 def test_annealing_finds_the_partition_function(likelihood):
     model, variables = machine(likelihood, 12, 8, size=0.8)
     exact = energy.log_partition(model, variables)
@@ -351,6 +353,54 @@ def test_a_machine_is_no_worse_than_one_of_scikit_learn(capsys):
     with capsys.disabled():
         print(f"\nnats an image, accuracy: {mean}, of {found}")
     assert (mean["ours"] >= mean["theirs"]).all()
+
+
+# The recipe ---------------------------------------------------------------------------
+
+
+@pytest.mark.contract
+@pytest.mark.parametrize("likelihood", energy.LIKELIHOODS)
+def test_a_run_says_the_likelihood_and_draws_what_it_should(likelihood):
+    flags = {"latent": 8, "steps": 300, "likelihood": likelihood}
+    recipe = prepare(RECIPES["rbm"], data="digits", **flags)
+    trained, data = fit(recipe).trained, recipe.parts
+    found = recipe.report.measure(trained, data)
+    variables = {"params": trained.params}
+    exact = energy.log_partition(recipe.network, variables)
+    assert abs(found.scores["log_z"] - exact) < 0.1
+    free = recipe.network.apply(variables, data.test["x"]).mean()
+    assert abs(found.scores["log_likelihood"] + free + exact) < 0.1
+    begun = jax.jit(recipe.task.init)(jax.random.key(0), {"x": data.train["x"][:1]})[0]
+    other = recipe.report.measure(trained._replace(params=begun), data)
+    assert found.scores["log_likelihood"] > other.scores["log_likelihood"] + 5
+    drawn = recipe.report.sample(trained, None, 0, 9)
+    assert drawn.shape == (9, 8, 8, 1) and drawn.min() >= 0 and drawn.max() <= 1
+    assert np.ptp(drawn, 0).max() > 1e-3  # not all one image
+    for name, make in found.files.items():
+        assert name in ("filters.png", "recall.png") and make().axes
+
+
+def test_what_a_machine_sees_is_black_and_white_or_standardised():
+    x = digits().parts.train["x"]
+    assert set(np.unique(x)) == {0, 1}
+    x = digits(likelihood="gaussian").parts.train["x"]
+    assert abs(x.mean()) < 1e-5 and abs(x.std() - 1) < 1e-5
+
+
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        ({"data": "wine"}, "images"),
+        ({"likelihood": "poisson"}, "unknown likelihood 'poisson'"),
+        ({"latent": 0}, "hidden units"),
+        ({"gibbs": 0}, "turns"),
+        ({"chains": -1}, "chains"),
+    ],
+)
+def test_a_recipe_refuses_what_cannot_be(flags, words):
+    with pytest.raises(UsageError, match=words):
+        recipe = prepare(RECIPES["rbm"], **{"data": "digits"} | flags)
+        recipe.task.init(jax.random.key(0), {"x": recipe.parts.train["x"][:2]})
 
 
 # Mistakes -----------------------------------------------------------------------------
