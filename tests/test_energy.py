@@ -393,7 +393,7 @@ def test_what_a_machine_sees_is_black_and_white_or_standardised():
         ({"data": "wine"}, "images"),
         ({"likelihood": "poisson"}, "unknown likelihood 'poisson'"),
         ({"latent": 0}, "hidden units"),
-        ({"gibbs": 0}, "turns"),
+        ({"turns": 0}, "turns"),
         ({"chains": -1}, "chains"),
     ],
 )

@@ -194,7 +194,7 @@ def task(model: RBM, *, turns: int = 1, chains: int = 0) -> Task:
         if not chains:
             return params, {}
         began = draw(model.likelihood, noise, jnp.zeros((chains, model.visible)))
-        # as they are: an average of parameters has no average of binary chains
+        # bool: a moving average keeps the newest as they are
         return params, {"chains": began.astype(bool) if binary else began}
 
     def judge(variables, x, key=None):

@@ -59,7 +59,7 @@ HELP = {
     "units of a Boltzmann machine",
     "likelihood": "of a pixel: black or white, or grey",
     "beta": "weight of the KL divergence",
-    "gibbs": "turns of Gibbs sampling in each step",
+    "turns": "of Gibbs sampling in each step",
     "chains": "Markov chains that go on from step to step; 0 begins at the examples",
     "components": "of the mixture",
     "word_dropout": "share of the characters that the decoder does not see",

@@ -38,7 +38,7 @@ def rbm(
     *,
     likelihood: Literal["bernoulli", "gaussian"] = "bernoulli",
     latent: int = 256,
-    gibbs: int = 1,
+    turns: int = 1,
     chains: int = 100,
 ) -> Built:
     """A restricted Boltzmann machine; with 0 chains, contrastive divergence."""
@@ -46,7 +46,7 @@ def rbm(
     check_choice("likelihood", likelihood, energies.LIKELIHOODS)
     size = int(np.prod(schema.shape))
     model = energies.RBM(size, latent, likelihood)
-    task = energies.task(model, turns=gibbs, chains=chains)
+    task = energies.task(model, turns=turns, chains=chains)
     report = Report(
         partial(_measure, task, model, schema.shape),
         sample=partial(_sample, model, schema.shape),
@@ -161,7 +161,7 @@ RECIPES = {
         Goal("log_likelihood", -110.0),
         "A restricted Boltzmann machine of black and white images, learned with "
         "persistent chains, in nats an image.",
-        "a minute",
+        "half a minute",
         'Tieleman, "Training restricted Boltzmann machines using approximations to the '
         'likelihood gradient", 2008',
     ),
