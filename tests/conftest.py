@@ -104,6 +104,10 @@ SMALL = {
     "dqn": {"environments": 2, "memory": 40, "batch_size": 8, "widths": (8,)}
     | {"warmup": 0, "refresh": 2, "exploring": 4.0},
     **dict.fromkeys(
+        ("drive_cnn", "drive_lstm"),
+        {"drivers": 2, "channels": (4, 8), "widths": (8,), "features": 8},
+    ),
+    **dict.fromkeys(
         ("matrix_factorization", "factorization_machine"),
         {"data": "tastes", "width": 4, "l2": 0.0, "bias_l2": 0.0},
     ),
@@ -172,7 +176,7 @@ ALIKE = (
     *("conv_vae", "recurrent_vae", "gan", "dcgan", "wgan_gp", "conditional_gan"),
     *("semi_supervised_gan", "few_labels", "gcn", "gat"),
     *("matrix_factorization", "factorization_machine", "neumf", "bpr"),
-    *("knowledge_graph", "rbm"),
+    *("knowledge_graph", "rbm", "drive_cnn", "drive_lstm"),
 )
 MARKS = dict.fromkeys(ALIKE, [pytest.mark.contract])
 EVERY = [pytest.param(name, marks=MARKS.get(name, ())) for name in OF_ROWS]

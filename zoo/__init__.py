@@ -11,12 +11,14 @@ from zoo import checks as checks
 from zoo import cnn as cnn
 from zoo import convolution as convolution
 from zoo import dqn as dqn
+from zoo import driving as driving
 from zoo import edges as edges
 from zoo import energy as energy
 from zoo import environments as environments
 from zoo import gan as gan
 from zoo import graph as graph
 from zoo import hopfield as hopfield
+from zoo import imitation as imitation
 from zoo import knowledge as knowledge
 from zoo import language as language
 from zoo import layers as layers

@@ -91,6 +91,9 @@ HELP = {
     "refresh": "updates between two targets",
     "double": "the network that learns chooses, the target says what it is worth",
     "dueling": "a state's worth and what actions add to it, each for itself",
+    "drivers": "drives that are learned from",
+    "pushed": "share of the drives in which noise steers now and then",
+    "frames": "images that are seen at once, the newest and those before it",
     "out": "the run's directory; runs/RECIPE for None",
     "resume": "go on with the run in the directory",
     "longer": "go on with the run in the directory, finished or not, to so many steps "

@@ -6,6 +6,7 @@
 from train.recipes import (
     acting,
     autoencoders,
+    driving,
     energy,
     games,
     graphs,
@@ -37,6 +38,7 @@ RECIPES: dict[str, Recipe] = {
     **energy.RECIPES,
     **games.RECIPES,
     **acting.RECIPES,
+    **driving.RECIPES,
     **relations.RECIPES,
     **ratings.RECIPES,
 }

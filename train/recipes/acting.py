@@ -14,7 +14,7 @@ from train.recipes.base import Built, Goal, Recipe, Training
 from train.report import Measured, Report
 from train.report.measure import tested
 from train.step import Trained
-from zoo import actors, dqn, rl, rollouts, tables
+from zoo import actors, dqn, driving, rl, rollouts, tables
 from zoo import environments as worlds
 from zoo.base import Number, UsageError, nearest
 
@@ -23,6 +23,7 @@ WORLDS: dict[str, Callable[[], worlds.Environment | tables.Table]] = {
     **worlds.ENVIRONMENTS,
     **{name: partial(tables.frozen_lake, name) for name in tables.LAKES},
     "taxi": tables.taxi,
+    "driving": driving.driving,
 }
 
 

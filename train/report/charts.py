@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from train.report.calibration import bins
 from train.report.plot import EVALUATION, INK, TRAINING, Picture, dress
 from zoo.base import UsageError
+from zoo.driving import ANGLES, REACH
 
 TINT = to_rgb(TRAINING)
 SEVERAL = 10  # settings that are told apart by colour
@@ -165,11 +166,28 @@ def _hill(axes, seen):
     axes.plot(seen[0], np.sin(3 * seen[0]), "o", color=EVALUATION, ms=6)
 
 
+def _rays(axes, seen):
+    """What is free of the road, of a car that drives upwards."""
+    ahead, left = np.cos(ANGLES) * seen * REACH, np.sin(ANGLES) * seen * REACH
+    axes.fill([0, *-left], [0, *ahead], color=TRAINING, lw=0)
+    axes.plot(0, 0, marker="^", color=EVALUATION, ms=6)
+    axes.set(xlim=(-12, 12), ylim=(-4, REACH))
+
+
+def _road(axes, seen):
+    """Two rows of an image are behind the car."""
+    h, w = seen.shape[:2]
+    axes.imshow(seen[..., 0], cmap="gray", vmin=0, vmax=1)
+    axes.plot((w - 1) / 2, h - 2.5, marker="^", color=EVALUATION, ms=6)
+
+
 SCENES = {
     "cartpole": _cart,
     "acrobot": _links,
     "pendulum": _pendulum,
     "mountain_car": _hill,
+    "driving": _rays,
+    "driving_image": _road,
 }
 
 
