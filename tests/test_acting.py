@@ -76,7 +76,7 @@ def test_an_unknown_environment_is_named():
 
 
 @pytest.mark.contract
-@pytest.mark.parametrize("name", ["acrobot", "pendulum", "frozen_lake"])
+@pytest.mark.parametrize("name", ["acrobot", "pendulum", "frozen_lake", "driving"])
 def test_ppo_trains_in_every_kind_of_environment(name, zoo):
     flags = "--horizon 8 --epochs 1 --parts 1 --steps 3 --widths 8"
     status, out, err = zoo(f"train ppo --data {name} {flags} --out run")

@@ -49,7 +49,6 @@ def each(function):
     return jax.jit(jax.vmap(function))
 
 
-# Euler's step for the arc is 0.1 off the circle
 @pytest.mark.parametrize("action", [-1.0, 0.3, 1.0])
 def test_constant_steering_drives_a_circle(action):
     radius = driving.WHEELBASE / math.tan(driving.LOCK * action)
@@ -89,10 +88,9 @@ def test_a_place_is_the_nearest_of_the_road():
         assert np.sign(left) == np.sign(d)
 
 
-# rays turned the other way by the car's direction are 1.3 off
 def test_rays_on_a_straight_road_are_known():
     for aside, turn in ((0.7, 0.2), (-1.5, -0.4), (0.0, 0.0)):
-        found = jax.jit(driving.rays)(straight(30.3, aside, turn))
+        found = jax.jit(lambda s: driving.rays(s))(straight(30.3, aside, turn))
         for angle, share in zip(driving.ANGLES, found, strict=True):
             side = math.sin(angle + turn)
             far = (HALF - math.copysign(aside, aside * side)) / max(abs(side), 1e-9)
@@ -248,6 +246,62 @@ def test_several_are_the_last_that_were_seen():
         alone = step[1](alone, jnp.array([0.3]), key).state
         seen.append(one.observe(alone))
     assert world.shape == (3, *one.shape)
+
+
+# What is wrong, and which test sees it ------------------------------------------------
+
+
+def by_euler(moved):
+    """A step along the car's direction, which then turns."""
+
+    def wrong(pose, action):
+        ahead = driving.STEP * jnp.stack([jnp.cos(pose[2]), jnp.sin(pose[2])])
+        return jnp.concatenate([pose[:2] + ahead, moved(pose, action)[2:]])
+
+    return wrong
+
+
+def turned(piece):
+    """The road turned with the car, not against it."""
+    flip = np.array([1, 1, -1], "f4")
+    return lambda state: piece(state._replace(pose=state.pose * flip))
+
+
+def one_later(piece):
+    """A piece of the road that begins a metre later."""
+    return lambda state: piece(state._replace(along=state.along + 1))
+
+
+circle = functools.partial(test_constant_steering_drives_a_circle, 0.3)
+of_rays = test_rays_on_a_straight_road_are_known
+of_images = test_an_image_is_how_far_the_road_is
+of_places = test_a_place_is_the_nearest_of_the_road
+FAULTS = [
+    ("moved", by_euler, circle),
+    ("moved", lambda move: lambda pose, a: move(pose, 1.001 * a), circle),
+    ("_piece", turned, of_rays),
+    ("_piece", turned, of_images),
+    ("_piece", one_later, of_images),
+    ("HALF", lambda half: half - 0.01, of_rays),
+    ("HALF", lambda half: half - 0.02, of_images),
+    ("rays", lambda see: lambda state: see(state)[::-1], of_rays),
+    ("image", lambda see: lambda state: see(state)[:, ::-1], of_images),
+    ("image", lambda see: lambda state: see(state).swapaxes(0, 1), of_images),
+    ("place", lambda find: lambda *a: (find(*a)[0], -find(*a)[1]), of_places),
+    ("place", lambda find: lambda *a: (find(*a)[0] + 0.01, find(*a)[1]), of_places),
+    (
+        "pursue",
+        lambda steer: lambda state: jnp.abs(steer(state)),
+        test_a_mirrored_road_is_seen_and_driven_mirrored,
+    ),
+]
+
+
+@pytest.mark.parametrize("name, plant, test", FAULTS)
+def test_a_planted_fault_is_seen(name, plant, test, monkeypatch):
+    monkeypatch.setattr(driving, name, plant(getattr(driving, name)))
+    with pytest.raises(AssertionError):
+        test()
 
 
 # Lessons ------------------------------------------------------------------------------

@@ -169,7 +169,7 @@ RECIPES = {
         Goal("arrived", 0.95),
         "A convolutional network steers by one image of the road, as one who knows the "
         "road does: the share of 100 unseen roads that it drives to their ends.",
-        "half a minute",
+        "fifteen seconds",
         'Bojarski et al., "End to end learning for self-driving cars", 2016',
     ),
     "drive_lstm": Recipe(
