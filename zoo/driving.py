@@ -232,5 +232,5 @@ def several(environment: Environment, frames: int) -> Environment:
 
 
 def arrived(reward: Float[Array, "..."]) -> Array:
-    """Whether episodes of such a return ended at the end of their roads: bool."""
+    """Whether episodes of such returns ended at the ends of their roads: bool."""
     return reward > LENGTH - 0.01  # what leaves the road gets nothing for that step

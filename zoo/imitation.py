@@ -75,7 +75,7 @@ def lessons(
     act: Act | None = None,
     pushed: Number = 0.0,
 ) -> Lessons:
-    """Steps of n environments, in each of which the teacher says what is right.
+    """Steps [T, N] of environments, in each of which the teacher says what is right.
 
     It acts, or the learner `act` does; in a share `pushed` of the environments, noise
     acts now and then (see `pushes`). An episode that ends is followed by another.
