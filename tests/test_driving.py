@@ -267,9 +267,10 @@ def turned(piece):
     return lambda state: piece(state._replace(pose=state.pose * flip))
 
 
-def one_later(piece):
-    """A piece of the road that begins a metre later."""
-    return lambda state: piece(state._replace(along=state.along + 1))
+def from_the_car(piece):
+    """A piece of the road that has nothing behind the car."""
+    more = driving.BEHIND
+    return lambda state: piece(state._replace(along=state.along + more))
 
 
 circle = functools.partial(test_constant_steering_drives_a_circle, 0.3)
@@ -281,7 +282,7 @@ FAULTS = [
     ("moved", lambda move: lambda pose, a: move(pose, 1.001 * a), circle),
     ("_piece", turned, of_rays),
     ("_piece", turned, of_images),
-    ("_piece", one_later, of_images),
+    ("_piece", from_the_car, of_images),
     ("HALF", lambda half: half - 0.01, of_rays),
     ("HALF", lambda half: half - 0.02, of_images),
     ("rays", lambda see: lambda state: see(state)[::-1], of_rays),

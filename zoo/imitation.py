@@ -119,4 +119,4 @@ def pushes(
     some = jax.random.bernoulli(when, 0.25, size)
     some = some & (jnp.arange(n) < share * n).reshape(1, n, 1)
     force = jax.random.uniform(how, size, minval=-1)
-    return tuple(jnp.repeat(a, HOLD, 0)[:steps] for a in (some, force))
+    return jnp.repeat(some, HOLD, 0)[:steps], jnp.repeat(force, HOLD, 0)[:steps]
