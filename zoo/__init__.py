@@ -8,6 +8,7 @@ from zoo import belief as belief
 from zoo import blocks as blocks
 from zoo import cache as cache
 from zoo import checks as checks
+from zoo import cluster as cluster
 from zoo import cnn as cnn
 from zoo import convolution as convolution
 from zoo import dqn as dqn
