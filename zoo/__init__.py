@@ -11,6 +11,7 @@ from zoo import checks as checks
 from zoo import cluster as cluster
 from zoo import cnn as cnn
 from zoo import convolution as convolution
+from zoo import decomposition as decomposition
 from zoo import dqn as dqn
 from zoo import driving as driving
 from zoo import edges as edges
