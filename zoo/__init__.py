@@ -36,6 +36,7 @@ from zoo import seq2seq as seq2seq
 from zoo import supervised as supervised
 from zoo import tables as tables
 from zoo import transformer as transformer
+from zoo import tsne as tsne
 from zoo import types as types
 from zoo import vae as vae
 from zoo import weights as weights
