@@ -62,6 +62,10 @@ HELP = {
     "turns": "of Gibbs sampling in each step",
     "chains": "Markov chains that go on from step to step; 0 begins at the examples",
     "components": "of the mixture",
+    "components": "of the mixture, or of what rows are made of",
+    "clusters": "how many centres there are",
+    "keep": "share of the rows of earlier steps that count in a centre's mean: 0 with "
+    "all rows at once, 1 with mini-batches",
     "word_dropout": "share of the characters that the decoder does not see",
     "anneal": "steps until the KL divergence has its full weight",
     "noise": "standard deviation of what is added to images",

@@ -6,6 +6,7 @@
 from train.recipes import (
     acting,
     autoencoders,
+    clusters,
     driving,
     energy,
     games,
@@ -29,6 +30,7 @@ from train.recipes.base import prepare as prepare
 
 RECIPES: dict[str, Recipe] = {
     **linear.RECIPES,
+    **clusters.RECIPES,
     **images.RECIPES,
     **sequences.RECIPES,
     **graphs.RECIPES,
