@@ -149,7 +149,7 @@ def table(found: dict[str, Any]) -> str:
         for name, ms, times in found["kinds"]
     ]
     return (
-        f"{markdown(lines)}\n{markdown(alike)}\nA step: {found['ms']:.3f} ms. Operations: "
-        f"{found['all']:.3f} ms, {rest:.3f} of them in those not shown; on a CPU "
-        "several run at a time.\n"
+        f"{markdown(lines)}\n{markdown(alike)}\nA step: {found['ms']:.3f} ms. "
+        f"Operations: {found['all']:.3f} ms, {rest:.3f} of them in those not shown; "
+        "on a CPU several run at a time.\n"
     )

@@ -61,7 +61,6 @@ HELP = {
     "beta": "weight of the KL divergence",
     "turns": "of Gibbs sampling in each step",
     "chains": "Markov chains that go on from step to step; 0 begins at the examples",
-    "components": "of the mixture",
     "components": "of the mixture, or of what rows are made of",
     "clusters": "how many centres there are",
     "keep": "share of the rows of earlier steps that count in a centre's mean: 0 with "
