@@ -118,6 +118,9 @@ SMALL = {
     "neumf": {"data": "tastes", "width": 4, "widths": (8,), "dropout": 0.0}
     | {"l2": 0.0, "bias_l2": 0.0},
     "knowledge_graph": {"data": "clock", "width": 16, "dropout": 0.0},
+    "word2vec": {"width": 8, "min_count": 100},
+    "fasttext": {"width": 8, "min_count": 100, "buckets": 50},
+    "glove": {"width": 8, "min_count": 100},
 }
 # they learn from no rows: their contracts are in test_acting.py
 ACTING = ("ppo", "dqn")
@@ -181,6 +184,7 @@ ALIKE = (
     *("semi_supervised_gan", "few_labels", "gcn", "gat"),
     *("matrix_factorization", "factorization_machine", "neumf", "bpr"),
     *("knowledge_graph", "rbm", "drive_cnn", "drive_lstm"),
+    *("word2vec", "fasttext", "glove"),
 )
 MARKS = dict.fromkeys(ALIKE, [pytest.mark.contract])
 EVERY = [pytest.param(name, marks=MARKS.get(name, ())) for name in OF_ROWS]

@@ -15,6 +15,7 @@ from zoo import decomposition as decomposition
 from zoo import dqn as dqn
 from zoo import driving as driving
 from zoo import edges as edges
+from zoo import embedding as embedding
 from zoo import energy as energy
 from zoo import environments as environments
 from zoo import gan as gan
@@ -39,4 +40,5 @@ from zoo import transformer as transformer
 from zoo import tsne as tsne
 from zoo import types as types
 from zoo import vae as vae
+from zoo import vocabulary as vocabulary
 from zoo import weights as weights

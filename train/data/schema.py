@@ -38,6 +38,7 @@ class Schema(NamedTuple):
     spaced: bool = False  # whether a target's tokens are words
     ids: tuple[tuple[str, ...], ...] = ()  # the names that each column of x numbers
     edges: int = 0  # of a graph, whose nodes are the L of its shape; 0 for no graph
+    counts: tuple[int, ...] = ()  # how often each word stands in a text of them
 
     @property
     def regression(self) -> bool:

@@ -43,7 +43,7 @@ def load_text(
     if isinstance(wanted.source, Data):
         return _watched(wanted.source, wanted, length)
     source = os.fspath(wanted.source)
-    text = _read(source)
+    text = read_text(source)
     if len(text) < 20:
         raise UsageError(f"expected a text in {source}, found {len(text)} characters")
     cut = round(len(text) * (1 - holdout))
@@ -101,7 +101,8 @@ def _test_windows(tokens, length):
     return rows | {"mask": mask.astype(np.float32)}
 
 
-def _read(source):
+def read_text(source: str) -> str:
+    """A text by its name, or of a file in UTF-8. Raises UsageError."""
     if source in TEXTS:
         with as_file(files("train.data.files") / f"{source}.txt.gz") as path:
             return gzip.decompress(path.read_bytes()).decode()

@@ -14,6 +14,7 @@ from train.data.ratings import load_ratings
 from train.data.schema import Data, Split, as_sequence, between, change
 from train.data.text import load_text
 from train.data.triples import load_triples
+from train.data.words import load_cells, load_words
 from zoo.base import UsageError
 
 
@@ -129,3 +130,28 @@ def triples(request: Split) -> Data:
 def ratings(request: Split, *, holdout: float | None = None) -> Data:
     """Who gave which item how much."""
     return load_ratings(request, holdout=holdout)
+
+
+def words(
+    request: Split,
+    *,
+    window: int = 2,
+    cbow: bool = False,
+    min_count: int = 5,
+    subsample: float = 0.0,
+    holdout: float = 0.1,
+) -> Data:
+    """A text of words, each beside those around it."""
+    return load_words(
+        request,
+        window=window,
+        cbow=cbow,
+        min_count=min_count,
+        subsample=subsample,
+        holdout=holdout,
+    )
+
+
+def cells(request: Split, *, window: int = 10, min_count: int = 5) -> Data:
+    """Which words of a text stand together, and how often."""
+    return load_cells(request, window=window, min_count=min_count)

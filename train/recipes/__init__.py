@@ -18,6 +18,7 @@ from train.recipes import (
     relations,
     sequences,
     text,
+    words,
 )
 from train.recipes.base import Built as Built
 from train.recipes.base import Experiment as Experiment
@@ -43,4 +44,5 @@ RECIPES: dict[str, Recipe] = {
     **driving.RECIPES,
     **relations.RECIPES,
     **ratings.RECIPES,
+    **words.RECIPES,
 }

@@ -1,6 +1,6 @@
 """Pictures of many runs: bands over seeds, a map of two settings, reliability."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from train.report.calibration import bins
 from train.report.plot import EVALUATION, INK, TRAINING, Picture, dress
+from train.report.words import KINDS, kind
 from zoo.base import UsageError
 from zoo.driving import ANGLES, REACH
 
@@ -131,6 +132,52 @@ def film(name: str, observations: Any, frames: int = 10) -> Figure:
         SCENES[name](axes, seen[t])
         axes.set_title(f"{t}", fontsize=8, color=INK)
         axes.set(aspect="equal", xticks=[], yticks=[])
+    return figure
+
+
+def words(points: Any, names: Sequence[str], most: int = 250) -> Figure:
+    """Words in two dimensions by their vectors [V, D], coloured by their kind.
+
+    The first of each kind, `most` in all; near are those of a large cosine (t-SNE: van
+    der Maaten & Hinton, "Visualizing data using t-SNE", 2008). Raises UsageError for
+    another number of names.
+    """
+    from sklearn.manifold import TSNE  # long to import
+
+    points = np.asarray(points, np.float64)
+    if points.ndim != 2 or len(points) != len(names):
+        raise UsageError(
+            f"expected vectors [V, D] and V names, found {points.shape}, {len(names)}"
+        )
+    kinds = np.array([kind(name) for name in names])
+    each = [np.flatnonzero(kinds == k)[: most // len(KINDS)] for k in range(len(KINDS))]
+    some = np.concatenate(each)
+    unit = points[some] / np.maximum(
+        np.linalg.norm(points[some], axis=1, keepdims=True), 1e-9
+    )
+    flat = TSNE(
+        perplexity=min(15, (len(some) - 1) / 3), init="pca", random_state=0
+    ).fit_transform(unit)
+    figure = Picture(figsize=(9.6, 8.0), layout="constrained")
+    axes = figure.subplots()
+    for k, name in enumerate(KINDS):
+        colour = colormaps["Dark2"](k)
+        axes.plot([], [], "o", color=colour, ms=5, label=name)
+        for i in np.flatnonzero(kinds[some] == k):
+            axes.text(
+                flat[i, 0],
+                flat[i, 1],
+                names[some[i]],
+                color=colour,
+                ha="center",
+                va="center",
+                fontsize=7,
+            )
+    axes.update_datalim(flat)
+    axes.autoscale_view()
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
+    axes.legend(frameon=False, fontsize=8)
     return figure
 
 
