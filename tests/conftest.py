@@ -106,6 +106,8 @@ SMALL = {
     "ppo": {"environments": 2, "horizon": 8, "epochs": 2, "parts": 2, "widths": (8,)},
     "dqn": {"environments": 2, "memory": 40, "batch_size": 8, "widths": (8,)}
     | {"warmup": 0, "refresh": 2, "exploring": 4.0},
+    "sac": {"environments": 2, "memory": 40, "batch_size": 8, "widths": (8,)}
+    | {"warmup": 0},
     **dict.fromkeys(
         ("drive_cnn", "drive_lstm"),
         {"drivers": 2, "channels": (4, 8), "widths": (8,), "features": 8},
@@ -123,7 +125,7 @@ SMALL = {
     "glove": {"width": 8, "min_count": 100},
 }
 # they learn from no rows: their contracts are in test_acting.py
-ACTING = ("ppo", "dqn")
+ACTING = ("ppo", "dqn", "sac")
 OF_ROWS = [name for name in RECIPES if name not in ACTING]
 
 

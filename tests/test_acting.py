@@ -53,7 +53,7 @@ def test_an_episode_is_of_its_row_whatever_the_batch(acting):
     state, rows = contract.start(acting), acting.parts.test
     n = len(rows["x"])
     scores = evaluate.evaluate(acting.task, state, rows)
-    assert scores["return"] == -scores["loss"] > 0
+    assert scores["return"] == -scores["loss"] != 0
     turned = {"x": rows["x"][::-1], "row": np.arange(n, dtype=np.int32)[::-1]}
     for part, size in ((rows, 3), (turned, 7)):
         again = evaluate.evaluate(acting.task, state, part, batch_size=size)
@@ -73,6 +73,8 @@ def test_an_unknown_environment_is_named():
         prepare(RECIPES["ppo"], "cartpol")
     with pytest.raises(UsageError, match="expected an environment of some actions"):
         prepare(RECIPES["dqn"], "pendulum")
+    with pytest.raises(UsageError, match="expected an environment of real actions"):
+        prepare(RECIPES["sac"], "cartpole")
 
 
 @pytest.mark.contract

@@ -33,6 +33,7 @@ from zoo import recurrent_vae as recurrent_vae
 from zoo import rl as rl
 from zoo import rnn as rnn
 from zoo import rollouts as rollouts
+from zoo import sac as sac
 from zoo import seq2seq as seq2seq
 from zoo import supervised as supervised
 from zoo import tables as tables

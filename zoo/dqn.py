@@ -62,7 +62,7 @@ class Remembered(NamedTuple):
     """A memory of steps; the first M of them, and then the newest."""
 
     observation: Array  # [M, D]
-    action: Array  # int32 [M]
+    action: Array  # int32 [M], or [M, A] where it is real
     reward: Array  # [M]
     following: Array  # [M, D]
     terminated: Array  # bool [M]
@@ -170,11 +170,8 @@ def _begun(environment, model, key, n, memory):
     params = model.init(keys[0], jnp.zeros((1, *environment.shape)))["params"]
     starts = jax.random.split(keys[1], n)
     playing = jax.vmap(functools.partial(begin, environment))(starts)
-    seen, zeros = jnp.zeros((memory, *environment.shape)), jnp.zeros(memory)
-    flags = zeros.astype(jnp.int32), zeros.astype(bool)
-    ring = Remembered(seen, flags[0], zeros, seen, flags[1])
     target = jax.tree.map(jnp.copy, params)
-    return params, Played(playing, jnp.zeros(n), ring, target)
+    return params, Played(playing, jnp.zeros(n), blank(environment, memory), target)
 
 
 def _played(environment, best, playing, key, share, shape):
@@ -208,6 +205,13 @@ def _values(model, params, target, part, discount, double):
     return {"loss": jnp.square(found - q), "q": q}
 
 
+def blank(environment: Environment, memory: int) -> Remembered:
+    """A memory of so many steps that holds nothing yet."""
+    seen, zeros = jnp.zeros((memory, *environment.shape)), jnp.zeros(memory)
+    action = zeros.astype(jnp.int32) if environment.actions else zeros[:, None]
+    return Remembered(seen, action, zeros, seen, zeros.astype(bool))
+
+
 def remember(memory: Remembered, seen: Transition, step: Int[Array, ""]) -> Remembered:
     """The memory [M] with transitions [T, N] over what is oldest, at a step's place."""
     new = Remembered(
@@ -237,6 +241,11 @@ def _check(environment, memory, count):
             f"expected an environment of some actions, found {environment.name}, whose "
             "actions are real numbers"
         )
+    check_memory(memory, count)
+
+
+def check_memory(memory: int, count: int) -> None:
+    """Raise UsageError unless a memory is of whole steps of the training."""
     check_int("memory", memory, 1)
     if count < 1 or memory % count:
         raise UsageError(

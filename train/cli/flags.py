@@ -104,6 +104,8 @@ HELP = {
     "drivers": "drives that are learned from",
     "pushed": "share of the drives in which noise steers now and then",
     "frames": "images that are seen at once, the newest and those before it",
+    "pace": "share of the way to what is learned that a target goes at each update",
+    "target_entropy": "of an action in (-1, 1), in nats, that the temperature keeps to",
     "out": "the run's directory; runs/RECIPE for None",
     "resume": "go on with the run in the directory",
     "longer": "go on with the run in the directory, finished or not, to so many steps "

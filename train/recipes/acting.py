@@ -15,6 +15,7 @@ from train.report import Measured, Report
 from train.report.measure import tested
 from train.step import Trained
 from zoo import actors, dqn, driving, rl, rollouts, tables
+from zoo import actors, dqn, rl, rollouts, sac, tables
 from zoo import environments as worlds
 from zoo.base import Number, UsageError, nearest
 
@@ -129,6 +130,37 @@ def deep_q(
     )
 
 
+def soft_actor_critic(
+    schema: Schema,
+    *,
+    environments: int = 1,
+    memory: int = 20_000,
+    batch_size: int = 128,
+    widths: tuple[int, ...] = (64, 64),
+    discount: Number = 0.99,
+    pace: Number = 0.005,
+    target_entropy: Number = -1.0,
+    warmup: int = 500,
+) -> Built:
+    """Real actions at an entropy that is asked for, learned from a memory."""
+    world = environment(schema.name)
+    network = sac.networks(widths)
+    task = sac.task(
+        world,
+        network,
+        environments=environments,
+        memory=memory,
+        batch_size=batch_size,
+        discount=discount,
+        pace=pace,
+        target_entropy=target_entropy,
+        warmup=warmup,
+    )
+    report = _report(task, world, partial(sac.policy, world, network.actor))
+    source = partial(_nothing, environments)
+    return Built(task, network.actor, report, source, stoppable=False)
+
+
 def _nothing(size, rows, batch_size):
     return sources.nothing(size)
 
@@ -176,5 +208,16 @@ RECIPES = {
         "100 episodes.",
         "a minute",
         'Mnih et al., "Human-level control through deep reinforcement learning", 2015',
+    ),
+    "sac": Recipe(
+        soft_actor_critic,
+        episodes,
+        "pendulum",
+        Training(10_000, 128, "adam", 1e-3),
+        Goal("return", -200.0),
+        "Real actions at an entropy that is asked for, learned from a memory: the mean "
+        "return of 100 episodes.",
+        "a minute",
+        'Haarnoja et al., "Soft actor-critic algorithms and applications", 2018',
     ),
 }
