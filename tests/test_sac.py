@@ -225,7 +225,7 @@ def test_playing_is_uniform_and_nothing_moves_before_the_warmup_is_over():
 def learned(seeds, steps, **options):
     """Parameters of several seeds, one program; mean and deviation of their actions."""
     options |= {"environments": 4, "memory": 4 * steps, "batch_size": 128}
-    task = sac.task(bandit(), BANDIT, **options, warmup=50)
+    task = sac.task(bandit(), BANDIT, **options, warmup=400)
     optimizer = optim.optimizer("adam", optim.schedule("cosine", 2e-2, steps))
     update = one.make_step(task, optimizer)
 
@@ -254,10 +254,10 @@ def learned(seeds, steps, **options):
 def it_finds_the_soft_optimal_policy():
     """exp(reward / temperature): normal about the best, variance temperature / 8."""
     heat = 0.08
-    params, middle, spread = learned(3, 1500, temperature=heat)
+    params, middle, spread = learned(3, 2000, temperature=heat)
     kernel = np.asarray(params["critic"]["Dense_0"]["kernel"])
-    np.testing.assert_allclose(kernel[:, 0], 2 * SHARP * BEST, rtol=2e-2)
-    np.testing.assert_allclose(kernel[:, 1], -SHARP, rtol=2e-2)
+    np.testing.assert_allclose(kernel[:, 0], 2 * SHARP * BEST, rtol=3e-2)
+    np.testing.assert_allclose(kernel[:, 1], -SHARP, rtol=3e-2)
     np.testing.assert_allclose(middle, BEST, atol=0.01)
     np.testing.assert_allclose(spread, np.sqrt(heat / (2 * SHARP)), rtol=0.05)
 
@@ -265,7 +265,7 @@ def it_finds_the_soft_optimal_policy():
 def it_finds_the_temperature_of_an_entropy():
     """An entropy has one variance, and that has one temperature."""
     entropy = -0.8
-    params, middle, spread = learned(3, 1500, target_entropy=entropy)
+    params, middle, spread = learned(3, 2000, target_entropy=entropy)
     deviation = np.exp(entropy) / np.sqrt(2 * np.pi * np.e)
     np.testing.assert_allclose(middle, BEST, atol=0.015)
     np.testing.assert_allclose(spread, deviation, rtol=0.06)
@@ -403,7 +403,8 @@ def test_it_swings_the_pendulum_up_with_every_seed(capsys):
     world, steps = environments.pendulum(), 10_000
 
     def make():
-        return sac.task(world, sac.networks()), optim.optimizer("adam", 1e-3)
+        task = sac.task(world, sac.networks(), discount=0.95, pace=0.01)
+        return task, optim.optimizer("adam", 1e-3)
 
     rows = {"x": np.asarray(environments.starts(world, 100))}
     options = {"seeds": 8, "evaluation": rows, "mapping": "vmap", "progress": False}

@@ -137,8 +137,8 @@ def soft_actor_critic(
     memory: int = 20_000,
     batch_size: int = 128,
     widths: tuple[int, ...] = (64, 64),
-    discount: Number = 0.99,
-    pace: Number = 0.005,
+    discount: Number = 0.95,
+    pace: Number = 0.01,
     target_entropy: Number = -1.0,
     warmup: int = 500,
 ) -> Built:
@@ -217,7 +217,7 @@ RECIPES = {
         Goal("return", -200.0),
         "Real actions at an entropy that is asked for, learned from a memory: the mean "
         "return of 100 episodes.",
-        "a minute",
+        "half a minute",
         'Haarnoja et al., "Soft actor-critic algorithms and applications", 2018',
     ),
 }
