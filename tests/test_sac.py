@@ -411,4 +411,4 @@ def test_it_swings_the_pendulum_up_with_every_seed(capsys):
     found = many.sweep(make, sources.nothing(1), steps, **options)
     with capsys.disabled():
         print(f"\nSAC: returns {found.scores['return']}")
-    assert found.scores["return"].min() >= -200
+    assert found.scores["return"].min() >= -150

@@ -214,7 +214,7 @@ RECIPES = {
         episodes,
         "pendulum",
         Training(10_000, 128, "adam", 1e-3),
-        Goal("return", -200.0),
+        Goal("return", -150.0),
         "Real actions at an entropy that is asked for, learned from a memory: the mean "
         "return of 100 episodes.",
         "half a minute",
