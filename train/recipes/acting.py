@@ -14,8 +14,7 @@ from train.recipes.base import Built, Goal, Recipe, Training
 from train.report import Measured, Report
 from train.report.measure import tested
 from train.step import Trained
-from zoo import actors, dqn, driving, rl, rollouts, tables
-from zoo import actors, dqn, rl, rollouts, sac, tables
+from zoo import actors, dqn, driving, rl, rollouts, sac, tables
 from zoo import environments as worlds
 from zoo.base import Number, UsageError, nearest
 
