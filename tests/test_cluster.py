@@ -70,6 +70,7 @@ def test_seeds_are_drawn_by_squared_distance():
     assert (np.abs(share - plain) > 4 * deviation).any()
 
 
+@pytest.mark.contract
 def test_seeds_leave_out_what_weighs_nothing():
     x = jnp.arange(12.0).reshape(6, 2)
     weight = jnp.array([0, 1, 0, 1, 1, 0])
@@ -108,6 +109,7 @@ def test_a_step_is_one_of_mini_batch_k_means(digits):
     assert np.abs(other[0] - found[0]).max() > 2e-4
 
 
+@pytest.mark.contract
 def test_all_rows_and_nothing_kept_is_lloyd(digits):
     x = jnp.asarray(digits[:300])
     begin, found, _ = steps(cluster.task(5, keep=0.0), [{"x": x}] * 4)
@@ -116,6 +118,7 @@ def test_all_rows_and_nothing_kept_is_lloyd(digits):
         np.testing.assert_allclose(centres, exact.centres, atol=2e-5)
 
 
+@pytest.mark.contract
 def test_a_mask_leaves_rows_out(digits):
     x = digits[:40]
     junk = np.concatenate([x, np.full_like(x, np.nan)])
@@ -127,6 +130,7 @@ def test_a_mask_leaves_rows_out(digits):
     np.testing.assert_allclose(found[-1], exact.centres, atol=2e-5)
 
 
+@pytest.mark.contract
 def test_a_task_reaches_what_the_function_does(digits):
     optimizer = optim.optimizer("sgd", 1.0)
     rows = full({"x": digits})

@@ -44,6 +44,7 @@ def test_incremental_pca_equals_scikit_learn():
     assert 1e-3 < np.abs(whole.variance - found.variance).max() < 0.1
 
 
+@pytest.mark.contract
 def test_a_scan_over_parts_with_all_components_forgets_nothing():
     rows = jnp.asarray(IRIS.reshape(5, 30, 4))
     begin = parts.nothing(4, 4)
@@ -69,6 +70,7 @@ def test_gradients_find_the_components_in_their_order():
     assert fit.records[-1]["loss"] == pytest.approx(left.mean(), rel=1e-4)
 
 
+@pytest.mark.contract
 def test_the_objective_is_the_mean_over_counts_of_components():
     rng = np.random.default_rng(0)
     x, axes, mean = (rng.normal(size=s).astype(np.float32) for s in ((5, 4), (3, 4), 4))

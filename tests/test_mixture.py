@@ -7,6 +7,7 @@ import pytest
 from sklearn.datasets import load_iris
 from sklearn.mixture import GaussianMixture
 
+from tests.conftest import quick
 from train import loop, optim
 from train.source import full
 from zoo import mixture
@@ -65,6 +66,7 @@ def test_em_equals_scikit_learn_from_the_same_start(iris, diagonal):
     assert np.abs(less.mixture.means - exact.means_).max() > 1e-4
 
 
+@pytest.mark.contract
 def test_em_never_loses_likelihood(iris):
     begin = start(iris, False)
     run = jax.jit(mixture.em, static_argnames="most")
@@ -72,6 +74,7 @@ def test_em_never_loses_likelihood(iris):
     assert (np.diff(found) > -1e-5).all() and found[-1] > found[0] + 0.01
 
 
+@pytest.mark.contract
 def test_restarts_in_one_vmap_are_as_good_as_scikit_learns(iris):
     exact = GaussianMixture(3, n_init=10, random_state=0).fit(iris.astype(float))
     run = jax.jit(mixture.gaussian_mixture, static_argnames=("components", "restarts"))
@@ -83,7 +86,7 @@ def test_restarts_in_one_vmap_are_as_good_as_scikit_learns(iris):
     np.testing.assert_allclose(one.mixture.covariances[0], exact, atol=1e-4)
 
 
-@pytest.mark.parametrize("diagonal", [False, True])
+@pytest.mark.parametrize("diagonal", quick([False, True], True))
 def test_gradients_find_what_em_does(iris, diagonal):
     begin = start(iris, diagonal)
     exact = reference(iris, begin, diagonal, tol=1e-9, max_iter=5000)
