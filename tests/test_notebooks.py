@@ -48,6 +48,6 @@ def test_notebook(path, tmp_path, monkeypatch):
 
 
 def test_there_are_notebooks():
-    names = ["attention", "generative", "graphs", "many_runs"]
+    names = ["attention", "games", "generative", "graphs", "many_runs"]
     names += ["quickstart", "sequences"]
     assert [path.stem for path in NOTEBOOKS] == names
