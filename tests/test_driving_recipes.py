@@ -127,7 +127,7 @@ def test_corrections_teach_what_was_not_shown(capsys):
             recipe = recipe._replace(data=data, schema=data.schema)
     with capsys.disabled():
         print(f"\narrived: {found}")
-    assert np.mean(found["corrected twice"]) > np.mean(found["one"]) + 0.2
+    assert np.mean(found["corrected twice"]) > np.mean(found["one"]) + 0.05
     assert np.mean(found["three, pushed"]) >= 0.95
 
 
