@@ -155,9 +155,9 @@ def words(points: Any, names: Sequence[str], most: int = 250) -> Figure:
     unit = points[some] / np.maximum(
         np.linalg.norm(points[some], axis=1, keepdims=True), 1e-9
     )
-    flat = TSNE(
-        perplexity=min(15, (len(some) - 1) / 3), init="pca", random_state=0
-    ).fit_transform(unit)
+    begin = "pca" if min(unit.shape) > 1 else "random"
+    close = min(15, (len(some) - 1) / 3)
+    flat = TSNE(perplexity=close, init=begin, random_state=0).fit_transform(unit)
     figure = Picture(figsize=(9.6, 8.0), layout="constrained")
     axes = figure.subplots()
     for k, name in enumerate(KINDS):

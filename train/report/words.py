@@ -74,15 +74,21 @@ def scores(
     """
     found, which = {}, judged(names, choosing)
     unit = table / np.maximum(np.linalg.norm(table, axis=1, keepdims=True), 1e-9)
-    alike = unit @ unit.T
-    np.fill_diagonal(alike, -np.inf)
-    name = which.some & (which.kinds == 0)
-    if name.any() and len(names) > NEAR:
-        near = np.argpartition(-alike[name], NEAR, 1)[:, :NEAR]
+
+    def alike(some):
+        """The cosines of some words with each; of a word with itself, none."""
+        cosines = unit[some] @ unit.T
+        cosines[np.arange(len(some)), some] = -np.inf
+        return cosines
+
+    name = np.flatnonzero(which.some & (which.kinds == 0))
+    if len(name) and len(names) > NEAR:
+        near = np.argpartition(-alike(name), NEAR, 1)[:, :NEAR]
         found["names"] = float((which.kinds[near] == 0).mean())
     if len(which.pairs):
         a, b = np.concatenate([which.pairs, which.pairs[:, ::-1]]).T
-        before = (alike[a] > alike[a, b][:, None]).sum(1)
+        cosines = alike(a)
+        before = (cosines > cosines[np.arange(len(a)), b][:, None]).sum(1)
         found["forms"] = float((before < NEAR).mean())
     y = which.kinds[which.some]
     if len(y) and np.bincount(y)[np.unique(y)].min() >= FOLDS and len(set(y)) > 1:
