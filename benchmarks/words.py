@@ -3,11 +3,11 @@
     pip install gensim
     python -m benchmarks.words [--seeds 3] [--out benchmarks/WORDS.md]
 
-All read the same words of Pride and Prejudice, its first nine tenths (GloVe all), in
-windows of two to either side, 64 numbers a word; gensim's negatives and number of
-passes are those of the recipe. Scores are of `train.report.words`. A word
-read is one of the text, before subsampling; of ours without compilation, of gensim's
-without counting the words. One after the other, on two threads.
+All read the same words of Pride and Prejudice, its first nine tenths, in windows of two
+to either side (GloVe all of it, in windows of ten), 64 numbers a word; gensim's
+negatives and number of passes are those of the recipe. Scores are of
+`train.report.words`. A word read is one of the text; of ours without compilation, of
+gensim's without counting the words. One after the other, on two threads.
 """
 
 import argparse
