@@ -93,6 +93,10 @@ SMALL = {
     "rbm": {"data": "digits", "latent": 32, "chains": 32},
     "conv_vae": {"data": "digits", "latent": 4, "channels": (4, 8)},
     "recurrent_vae": {"length": 12, "latent": 4, "features": 16, "anneal": 4},
+    "keyword": {"data": "tones", "channels": (4, 8), "width": 16, "dropout": 0.0}
+    | {"augment": False},
+    "ctc": {"data": "tones", "features": 16, "layers": 1, "stack": 4, "dropout": 0.0}
+    | {"augment": False},
     **dict.fromkeys(("karate", "gcn"), {"features": 32, "dropout": 0.0}),
     "gat": {"features": 16, "heads": 2, "dropout": 0.0},
     "gan": {"data": "digits", "latent": 4},
@@ -183,7 +187,7 @@ ALIKE = (
     *("seq2seq_lstm", "seq2seq_transformer", "copy"),
     *("autoencoder", "bernoulli_mixture", "vae"),
     *("conv_vae", "recurrent_vae", "gan", "dcgan", "wgan_gp", "conditional_gan"),
-    *("semi_supervised_gan", "few_labels", "gcn", "gat"),
+    *("semi_supervised_gan", "few_labels", "gcn", "gat", "keyword", "ctc"),
     *("matrix_factorization", "factorization_machine", "neumf", "bpr"),
     *("knowledge_graph", "rbm", "drive_cnn", "drive_lstm"),
     *("word2vec", "fasttext", "glove"),

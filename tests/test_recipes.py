@@ -157,7 +157,7 @@ LONG = [pytest.param(name, marks=pytest.mark.long) for name in MINUTES]
 def test_a_recipe_reaches_its_goal(name, tmp_path, capsys):
     from train.cli.main import main
 
-    if RECIPES[name].data in ("umls", "movielens_small"):
+    if RECIPES[name].data in ("umls", "movielens_small", "fsdd"):
         try:
             prepare(RECIPES[name])
         except UsageError as error:

@@ -14,7 +14,13 @@ from train.loop import fit
 from train.recipes import RECIPES, prepare
 
 ROOT = Path(__file__).parent.parent
-AWAY = ("cifar10", "cora", "umls", "movielens_small")  # data that may not be at hand
+AWAY = (
+    "cifar10",
+    "cora",
+    "umls",
+    "movielens_small",
+    "fsdd",
+)  # data that may not be at hand
 RESULTS = ROOT / "benchmarks" / "results"
 PAGE = f"# Page\n\nbefore\n\n{results.BEGIN}\nold\n{results.END}\n\nafter\n"
 

@@ -11,6 +11,7 @@ from zoo import checks as checks
 from zoo import cluster as cluster
 from zoo import cnn as cnn
 from zoo import convolution as convolution
+from zoo import ctc as ctc
 from zoo import decomposition as decomposition
 from zoo import dqn as dqn
 from zoo import driving as driving
@@ -35,6 +36,7 @@ from zoo import rnn as rnn
 from zoo import rollouts as rollouts
 from zoo import sac as sac
 from zoo import seq2seq as seq2seq
+from zoo import speech as speech
 from zoo import supervised as supervised
 from zoo import tables as tables
 from zoo import transformer as transformer

@@ -86,7 +86,7 @@ def predict(argv: list[str]) -> int:
 
     directory, inputs = parse(flags, argv, "zoo predict")
     if not inputs:
-        raise UsageError("expected an INPUT: a .npz, .csv, .png or .jpg file")
+        raise UsageError("expected an INPUT: a .npz, .csv, .png, .jpg or .wav file")
 
     from train import data as sets
     from train.recipes import saved
@@ -95,7 +95,8 @@ def predict(argv: list[str]) -> int:
     schema = found.schema
     if schema.tokens or found.predict is None:
         raise UsageError(
-            f"{found.recipe} predicts nothing: see `zoo sample` and `zoo translate`"
+            f"{found.recipe} predicts nothing: see `zoo sample`, `zoo translate` and "
+            "`zoo transcribe`"
         )
     predictions = found.predict(inputs)
     if schema.edges:  # a line for each node
@@ -218,6 +219,42 @@ def translate(argv: list[str]) -> int:
     return 0
 
 
+def transcribe(argv: list[str]) -> int:
+    """`zoo transcribe DIR FILE ...`: the words of each, with their log-probability."""
+
+    def flags(
+        directory: Directory,
+        files: tyro.conf.Positional[tuple[Path, ...]],
+        beams: int = 8,
+    ) -> tuple[Path, tuple[Path, ...], int]:
+        """What is said in files of sound; pictures of when go to DIR.
+
+        Args:
+            directory: the run's directory
+            files: .wav, 8,000 samples a second, one channel, 16 bits
+            beams: beginnings that the search keeps; 1 is the likeliest path
+        """
+        return directory, files, beams
+
+    directory, files, beams = parse(flags, argv, "zoo transcribe")
+    if not files:
+        raise UsageError("expected a .wav file to transcribe, found none")
+    from train.recipes import saved
+    from train.report import plot
+
+    found = saved.load(directory)
+    if found.transcribe is None:
+        raise UsageError(f"expected a model that hears strings, found {found.recipe}")
+    for file, one in zip(
+        files, found.transcribe(list(files), beams=beams), strict=True
+    ):
+        print(f"{file}\t{one.text}\t{one.log_probability:.2f} nats")
+        path = directory / f"alignment-{file.stem}.png"
+        plot.save(one.picture(), path)
+        print(path, file=sys.stderr)
+    return 0
+
+
 def export(argv: list[str]) -> int:
     """`zoo export DIR`: a program or weights for elsewhere."""
 
@@ -301,5 +338,6 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "predict": predict,
     "sample": sample,
     "translate": translate,
+    "transcribe": transcribe,
     "export": export,
 }

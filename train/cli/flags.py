@@ -21,6 +21,7 @@ HELP = {
     "data": "a data set's name, or the path of a file of your own (.npz, .csv; a text, "
     ".txt; pairs, .tsv)",
     "target": "the column of a .csv to predict",
+    "speaker": "the number of one whose recordings are all for testing",
     "holdout": "share of the data kept for testing, where the set has no test part",
     "steps": "updates in all",
     "batch_size": "examples of a batch; None is all of them",
@@ -38,7 +39,7 @@ HELP = {
     "penalty": "its strength: scikit-learn's 1 / C, that of the critic's gradient, or "
     "of a graph's network, half of it times the squares of the weights",
     "network": "which of the networks",
-    "augment": "change the training images at random",
+    "augment": "change the training images, or sounds, at random",
     "activation": "of the hidden layers",
     "batch_norm": "between each layer and its activation",
     "dropout": "share of hidden units dropped in training",
@@ -46,12 +47,13 @@ HELP = {
     "depth": "layers: 6n + 2",
     "widths": "units of each hidden layer",
     "channels": "of each convolution",
-    "width": "of embeddings, or of a Transformer",
+    "width": "of embeddings, of a Transformer, or of the dense layer",
     "features": "units of each recurrent layer, in each direction; of a graph's hidden "
     "layers, of all heads",
     "layers": "one on the other",
     "heads": "of attention, in each layer",
     "kv_heads": "of keys and values; fewer than heads share them; None for as many",
+    "stack": "frames of sound, side by side, that are one step",
     "bidirectional": "read sequences in both directions",
     "length": "characters of a training window",
     "positions": "how a Transformer knows them",

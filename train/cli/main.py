@@ -23,6 +23,7 @@ usage: zoo COMMAND [...]
   zoo predict DIR INPUT [...]  predictions for .npz, .csv or image files, as CSV
   zoo sample DIR [flags]       images or text that a model makes; --help for flags
   zoo translate DIR WORD [...] what a sequence becomes, and what was attended to
+  zoo transcribe DIR WAV [...] the words that are said in files of sound
   zoo export DIR [flags]       a program or weights for elsewhere; --help for flags
 """
 

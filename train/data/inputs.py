@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from train.data import text
+from train.data import speech, text
 from train.data.formats import numbers, open_npz, read_image
 from train.data.graphs import graph_examples
 from train.data.schema import Arrays, Schema, standardize, within
@@ -28,11 +28,14 @@ def examples(schema: Schema, given: Any) -> Arrays:
     their channel too; a dict {"x": ..., "length": [N]} of sequences; a dict of columns
     by name, for a model of a .csv; texts of one length, for a model of text; ids
     [N, F], or names, for a model of ids; a graph, as
-    `train.data.graphs.graph_examples` has it; or paths of files, as `read_examples`
+    `train.data.graphs.graph_examples` has it; .wav files, for a model of sound, whose
+    arrays are log-mels [N, T, M]; or paths of files, as `read_examples`
     has them. Raises UsageError.
     """
     if schema.edges:
         return graph_examples(schema, given)
+    if schema.rate and _paths(given):
+        return _sounds(schema, given)
     if schema.tokens:
         return {"x": _tokens(schema, [given] if isinstance(given, str) else given)}
     if schema.ids:
@@ -70,6 +73,19 @@ def _tokens(schema, texts):
             f"expected texts of one length, found {sorted({len(r) for r in rows})}"
         )
     return np.stack(rows)
+
+
+def _paths(given):
+    """Whether they are paths of files, one or more."""
+    one = isinstance(given, str | os.PathLike)
+    more = isinstance(given, list | tuple) and len(given)
+    return one or (more and isinstance(given[0], str | os.PathLike))
+
+
+def _sounds(schema, paths):
+    paths = [paths] if isinstance(paths, str | os.PathLike) else paths
+    rows = [speech.heard(schema, path) for path in paths]
+    return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
 
 
 def _ids(schema, given):

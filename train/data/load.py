@@ -26,6 +26,7 @@ from train.data.schema import (
     standardize,
     within,
 )
+from train.data.speech import SPEECH
 from train.data.tables import Kind, Rows, read_csv, read_npz
 from train.data.text import TEXTS
 from train.data.triples import TRIPLES
@@ -112,7 +113,7 @@ def _parted(name, rows, wanted, holdout):
 
 def absolute(source: str) -> str:
     """A source, whose path, where it is a user's file, does not depend on the cwd."""
-    made = (*NAMES, *TEXTS, *PAIRS, *GRAPHS, *TRIPLES, *RATINGS)
+    made = (*NAMES, *TEXTS, *PAIRS, *GRAPHS, *TRIPLES, *RATINGS, *SPEECH)
     own = source not in made and Path(source).is_file()
     return str(Path(source).resolve()) if own else source
 

@@ -39,6 +39,7 @@ class Schema(NamedTuple):
     ids: tuple[tuple[str, ...], ...] = ()  # the names that each column of x numbers
     edges: int = 0  # of a graph, whose nodes are the L of its shape; 0 for no graph
     counts: tuple[int, ...] = ()  # how often each word stands in a text of them
+    rate: int = 0  # of sound, samples a second; 0 for no sound
 
     @property
     def regression(self) -> bool:

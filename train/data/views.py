@@ -12,6 +12,7 @@ from train.data.load import load
 from train.data.pairs import load_pairs
 from train.data.ratings import load_ratings
 from train.data.schema import Data, Split, as_sequence, between, change
+from train.data.speech import load_recordings, load_strings
 from train.data.text import load_text
 from train.data.triples import load_triples
 from train.data.words import load_cells, load_words
@@ -155,3 +156,13 @@ def words(
 def cells(request: Split, *, window: int = 10, min_count: int = 5) -> Data:
     """Which words of a text stand together, and how often."""
     return load_cells(request, window=window, min_count=min_count)
+
+
+def recordings(request: Split, *, speaker: int | None = None) -> Data:
+    """Spoken digits, one at a time."""
+    return load_recordings(request, speaker=speaker)
+
+
+def spoken(request: Split, *, speaker: int | None = None) -> Data:
+    """Spoken digits to train on, strings of them to test on."""
+    return load_strings(request, speaker=speaker)

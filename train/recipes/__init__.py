@@ -17,6 +17,7 @@ from train.recipes import (
     ratings,
     relations,
     sequences,
+    speech,
     text,
     words,
 )
@@ -34,6 +35,7 @@ RECIPES: dict[str, Recipe] = {
     **clusters.RECIPES,
     **images.RECIPES,
     **sequences.RECIPES,
+    **speech.RECIPES,
     **graphs.RECIPES,
     **text.RECIPES,
     **autoencoders.RECIPES,

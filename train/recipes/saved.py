@@ -48,6 +48,7 @@ class Loaded(NamedTuple):
     sample(n, *, seed=0, label=None) -> images [n, H, W, C] in [0, 1], or n texts.
     write(prompt, length, *, seed=0, temperature=1.0, top_k=None, top_p=None) -> text.
     translate(sources, *, beams=4) -> one `train.report.samples.Translation` for each.
+    transcribe(paths, *, beams=8) -> one `train.report.hearing.Transcript` for each.
     """
 
     recipe: str
@@ -61,6 +62,7 @@ class Loaded(NamedTuple):
     sample: Callable[..., np.ndarray | list[str]] | None
     write: Callable[..., str] | None
     translate: Callable[..., Sequence[Any]] | None
+    transcribe: Callable[..., Sequence[Any]] | None
     columns: int  # of a picture of samples
 
 
@@ -86,8 +88,9 @@ def load(path: str | os.PathLike[str]) -> Loaded:
         rows = with_rows(config, path).data if report.of_rows else None
         return report.sample(trained, rows, seed, n, sets.label_of(schema, label))
 
-    # what it says is text, which `translate` has
-    predicts = experiment.task.predict is not None and report.translate is None
+    # what it says is text, which `translate` or `transcribe` has
+    says = report.translate is not None or report.transcribe is not None
+    predicts = experiment.task.predict is not None and not says
 
     def bound(function):
         return function and (lambda *args, **more: function(trained, *args, **more))
@@ -104,6 +107,7 @@ def load(path: str | os.PathLike[str]) -> Loaded:
         sample if report.sample is not None else None,
         bound(report.write),
         bound(report.translate),
+        bound(report.transcribe),
         report.columns,
     )
 

@@ -25,6 +25,7 @@ class Report(NamedTuple):
     sample(trained, data, seed, n, label) -> images [n, H, W, C] in [0, 1], or n texts.
     write(trained, prompt, length, *, seed, temperature, top_k, top_p) -> text.
     translate(trained, sources, *, beams) -> one Translation for each.
+    transcribe(trained, paths, *, beams) -> one Transcript for each.
     """
 
     measure: Callable[[Trained, Data], Measured]
@@ -33,3 +34,4 @@ class Report(NamedTuple):
     columns: int = 8  # of a picture of samples: each label has its own
     write: Callable[..., str] | None = None
     translate: Callable[..., Sequence[Any]] | None = None
+    transcribe: Callable[..., Sequence[Any]] | None = None

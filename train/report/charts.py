@@ -1,4 +1,5 @@
-"""Pictures of many runs: bands over seeds, a map of two settings, reliability."""
+"""Pictures of many runs: bands over seeds, a map of two settings, reliability; of an
+episode, of sound."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -242,3 +243,36 @@ def _column(table, name):
     if name not in table:
         raise UsageError(f"expected one of {', '.join(table)} to draw, found {name}")
     return np.asarray(table[name], np.float64)
+
+
+def alignment(
+    spectrogram: Any, p: Any, path: Any, names: Sequence[str], seconds: float
+) -> Figure:
+    """Log-mels [T, M] of frames so many seconds apart; below, when what was said.
+
+    p [N, K] are the probabilities of the tokens at each step, path [N] the token that
+    is said there, 0 for none. Raises UsageError where they do not fit.
+    """
+    spectrogram, p, path = (np.asarray(a) for a in (spectrogram, p, path))
+    if p.shape != (len(path), len(names)) or spectrogram.ndim != 2:
+        raise UsageError(
+            f"expected probabilities [{len(path)}, {len(names)}], found {p.shape}"
+        )
+    end = len(spectrogram) * seconds
+    step = end / len(p)
+    figure = Picture(figsize=(max(4.5, 2.6 * end), 4.4), layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+    box = (0, end, 0, spectrogram.shape[1])
+    above.imshow(spectrogram.T, origin="lower", aspect="auto", extent=box, cmap="magma")
+    above.set_ylabel("mel")
+    at = (np.arange(len(p)) + 0.5) * step
+    below.plot(at, p[:, 0], color="#bbbbbb", lw=1)
+    for token in np.unique(path[path != 0]):
+        below.plot(at, p[:, token], color=EVALUATION, lw=1.2)
+    begins = np.flatnonzero((path != 0) & (path != np.pad(path, (1, 0))[:-1]))
+    for i in begins:
+        above.axvline(i * step, color="white", lw=0.8, ls=":")
+        below.annotate(names[path[i]], (at[i], 1.04), ha="center", color=INK)
+    below.set_ylim(0, 1.2)
+    dress(below, None, "seconds", "probability")
+    return figure
