@@ -14,6 +14,7 @@ from train.data.graphs import GRAPHS
 from train.data.pairs import PAIRS
 from train.data.parts import split
 from train.data.ratings import RATINGS
+from train.data.scenes import SCENES
 from train.data.schema import (
     Arrays,
     Data,
@@ -114,6 +115,7 @@ def _parted(name, rows, wanted, holdout):
 def absolute(source: str) -> str:
     """A source, whose path, where it is a user's file, does not depend on the cwd."""
     made = (*NAMES, *TEXTS, *PAIRS, *GRAPHS, *TRIPLES, *RATINGS, *SPEECH)
+    made = (*NAMES, *TEXTS, *PAIRS, *GRAPHS, *TRIPLES, *RATINGS, *SCENES)
     own = source not in made and Path(source).is_file()
     return str(Path(source).resolve()) if own else source
 

@@ -11,6 +11,7 @@ from train.data.graphs import load_graph
 from train.data.load import load
 from train.data.pairs import load_pairs
 from train.data.ratings import load_ratings
+from train.data.scenes import load_scenes
 from train.data.schema import Data, Split, as_sequence, between, change
 from train.data.speech import load_recordings, load_strings
 from train.data.text import load_text
@@ -166,3 +167,9 @@ def recordings(request: Split, *, speaker: int | None = None) -> Data:
 def spoken(request: Split, *, speaker: int | None = None) -> Data:
     """Spoken digits to train on, strings of them to test on."""
     return load_strings(request, speaker=speaker)
+def masks(request: Split, *, holdout: float | None = None) -> Data:
+    """Images, and the class of each of their pixels."""
+    return load_scenes(request, holdout=holdout)
+def boxes(request: Split, *, holdout: float | None = None) -> Data:
+    """Images, and boxes around what is in them."""
+    return load_scenes(request, boxes=True, holdout=holdout)
