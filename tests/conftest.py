@@ -123,6 +123,9 @@ SMALL = {
     "bpr": {"data": "tastes", "width": 4, "negatives": 1, "l2": 0.0, "bias_l2": 0.0},
     "neumf": {"data": "tastes", "width": 4, "widths": (8,), "dropout": 0.0}
     | {"l2": 0.0, "bias_l2": 0.0},
+    **dict.fromkeys(
+        ("unet", "centernet"), {"data": "shape_scenes", "channels": (4, 8, 8)}
+    ),
     "knowledge_graph": {"data": "clock", "width": 16, "dropout": 0.0},
     "word2vec": {"width": 8, "min_count": 100},
     "fasttext": {"width": 8, "min_count": 100, "buckets": 50},
@@ -191,6 +194,7 @@ ALIKE = (
     *("matrix_factorization", "factorization_machine", "neumf", "bpr"),
     *("knowledge_graph", "rbm", "drive_cnn", "drive_lstm"),
     *("word2vec", "fasttext", "glove"),
+    *("unet", "centernet"),
 )
 MARKS = dict.fromkeys(ALIKE, [pytest.mark.contract])
 EVERY = [pytest.param(name, marks=MARKS.get(name, ())) for name in OF_ROWS]

@@ -146,7 +146,7 @@ MINUTES = (
     *("resnet20", "char_lstm", "char_transformer"),
     *("seq2seq_lstm", "seq2seq_transformer", "copy"),
     *("conv_vae", "recurrent_vae", "gan", "dcgan", "wgan_gp"),
-    *("conditional_gan", "semi_supervised_gan"),
+    *("conditional_gan", "semi_supervised_gan", "unet", "centernet"),
 )
 GOALS = [n for n, row in RECIPES.items() if row.goal and n not in MINUTES]
 LONG = [pytest.param(name, marks=pytest.mark.long) for name in MINUTES]

@@ -13,6 +13,7 @@ from zoo import cnn as cnn
 from zoo import convolution as convolution
 from zoo import ctc as ctc
 from zoo import decomposition as decomposition
+from zoo import detect as detect
 from zoo import dqn as dqn
 from zoo import driving as driving
 from zoo import edges as edges
@@ -42,6 +43,7 @@ from zoo import tables as tables
 from zoo import transformer as transformer
 from zoo import tsne as tsne
 from zoo import types as types
+from zoo import unet as unet
 from zoo import vae as vae
 from zoo import vocabulary as vocabulary
 from zoo import weights as weights

@@ -99,9 +99,12 @@ def predict(argv: list[str]) -> int:
             "`zoo transcribe`"
         )
     predictions = found.predict(inputs)
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    if found.lines is not None:
+        writer.writerows(found.lines(predictions))
+        return 0
     if schema.edges:  # a line for each node
         predictions = predictions.reshape(-1, predictions.shape[-1])
-    writer = csv.writer(sys.stdout, lineterminator="\n")
     if schema.regression:
         writer.writerow([schema.target_name])
         writer.writerows([f"{value:.7g}"] for value in predictions)

@@ -48,6 +48,8 @@ HELP = {
     "widths": "units of each hidden layer",
     "channels": "of each convolution",
     "width": "of embeddings, of a Transformer, or of the dense layer",
+    "channels": "of each convolution, or of each level of a U-Net",
+    "width": "of embeddings, or of a Transformer",
     "features": "units of each recurrent layer, in each direction; of a graph's hidden "
     "layers, of all heads",
     "layers": "one on the other",
@@ -86,6 +88,8 @@ HELP = {
     "subsample": "share of a word above which it is left out at times; 0 for never",
     "buckets": "for runs of letters, which are hashed",
     "most": "count from which on cells weigh the same",
+    "dice_weight": "of the soft Dice loss, beside the cross entropy of pixels",
+    "size_weight": "of the error of a box's height and width, in pixels",
     "n3": "weight of the sum of cubes of a triple's embeddings",
     "labels": "how many images have theirs, of each class as many",
     "environments": "played side by side",

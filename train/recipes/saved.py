@@ -64,6 +64,7 @@ class Loaded(NamedTuple):
     translate: Callable[..., Sequence[Any]] | None
     transcribe: Callable[..., Sequence[Any]] | None
     columns: int  # of a picture of samples
+    lines: Callable[[np.ndarray], list[list[str]]] | None  # as `Report` has it
 
 
 def load(path: str | os.PathLike[str]) -> Loaded:
@@ -109,6 +110,7 @@ def load(path: str | os.PathLike[str]) -> Loaded:
         bound(report.translate),
         bound(report.transcribe),
         report.columns,
+        report.lines,
     )
 
 

@@ -26,6 +26,8 @@ class Report(NamedTuple):
     write(trained, prompt, length, *, seed, temperature, top_k, top_p) -> text.
     translate(trained, sources, *, beams) -> one Translation for each.
     transcribe(trained, paths, *, beams) -> one Transcript for each.
+    lines(predictions) -> rows of a table, heads first, of what is neither a class nor a
+    quantity.
     """
 
     measure: Callable[[Trained, Data], Measured]
@@ -35,3 +37,4 @@ class Report(NamedTuple):
     write: Callable[..., str] | None = None
     translate: Callable[..., Sequence[Any]] | None = None
     transcribe: Callable[..., Sequence[Any]] | None = None
+    lines: Callable[[np.ndarray], list[list[str]]] | None = None
