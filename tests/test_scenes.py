@@ -137,9 +137,9 @@ def test_a_file_that_cannot_be_right_is_refused(tmp_path, arrays, kind, said):
 
 
 def test_pictures_want_images():
-    from train.report import charts
+    from train.report import overlays
 
-    for draw in (charts.masks, charts.boxes):
+    for draw in (overlays.masks, overlays.boxes):
         with pytest.raises(UsageError, match="expected images"):
             draw(np.zeros((2, 8, 8)), [], [], ("a",))
 

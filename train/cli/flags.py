@@ -46,10 +46,8 @@ HELP = {
     "smoothing": "share of each label that is spread over all classes",
     "depth": "layers: 6n + 2",
     "widths": "units of each hidden layer",
-    "channels": "of each convolution",
     "width": "of embeddings, of a Transformer, or of the dense layer",
     "channels": "of each convolution, or of each level of a U-Net",
-    "width": "of embeddings, or of a Transformer",
     "features": "units of each recurrent layer, in each direction; of a graph's hidden "
     "layers, of all heads",
     "layers": "one on the other",

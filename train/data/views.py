@@ -167,9 +167,13 @@ def recordings(request: Split, *, speaker: int | None = None) -> Data:
 def spoken(request: Split, *, speaker: int | None = None) -> Data:
     """Spoken digits to train on, strings of them to test on."""
     return load_strings(request, speaker=speaker)
+
+
 def masks(request: Split, *, holdout: float | None = None) -> Data:
     """Images, and the class of each of their pixels."""
     return load_scenes(request, holdout=holdout)
+
+
 def boxes(request: Split, *, holdout: float | None = None) -> Data:
     """Images, and boxes around what is in them."""
     return load_scenes(request, boxes=True, holdout=holdout)

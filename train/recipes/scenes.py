@@ -73,10 +73,10 @@ def _segmented(task, schema, trained: Trained, data: Data) -> Measured:
     scores = scenes.segmentation(found, rows["y"], schema.classes)
 
     def picture():
-        from train.report import charts
+        from train.report import overlays
 
         x, y, some = (part[:SHOWN] for part in (rows["x"], rows["y"], found))
-        return charts.masks(x, y, some, schema.classes)
+        return overlays.masks(x, y, some, schema.classes)
 
     return Measured(scores, files={"scenes.png": picture})
 
@@ -88,10 +88,10 @@ def _detected(task, schema, trained: Trained, data: Data) -> Measured:
     scores = scenes.detection(found, rows["y"], schema.classes)
 
     def picture():
-        from train.report import charts
+        from train.report import overlays
 
         x, y, some = (part[:SHOWN] for part in (rows["x"], rows["y"], found))
-        return charts.boxes(x, y, some, schema.classes, SCORES)
+        return overlays.boxes(x, y, some, schema.classes, SCORES)
 
     return Measured(scores, files={"scenes.png": picture})
 
