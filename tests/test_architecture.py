@@ -67,7 +67,7 @@ def test_imports_run_one_way(path):
     libraries = {
         "optax": "optim step base",
         "orbax": "checkpoint",
-        "matplotlib": "plot charts",
+        "matplotlib": "plot charts overlays",
     }
     module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
     own = floor(module.removesuffix(".__init__"))
