@@ -89,6 +89,7 @@ def test_pretraining_is_one_training_after_the_other():
         x = np.asarray(belief.features(model, {"params": found[i]}, x))
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_pretraining_helps_where_labels_are_few(capsys):
     """100 labels of mnist5k, the others' images without: means of three seeds."""

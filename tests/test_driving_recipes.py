@@ -100,6 +100,7 @@ def test_a_correction_adds_what_the_learner_meets():
     assert np.abs(more.train["y"][n:]).max() > 0.5  # it is soon far off the middle
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_corrections_teach_what_was_not_shown(capsys):
     """A learner of one drive, corrected in two of its own; and three that are shown."""
