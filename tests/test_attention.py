@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.conftest import quick
 from zoo import attention, transformer
 from zoo.attention import Attention, MultiHead
 from zoo.base import UsageError, count_parameters
@@ -293,7 +292,11 @@ def test_no_logit_depends_on_a_later_token(positions):
 
 @pytest.mark.parametrize(
     "positions, kv_heads",
-    quick([("rotary", None), ("rotary", 2), ("learned", 1)], ("rotary", 2)),
+    [
+        ("rotary", 2),
+        pytest.param("rotary", None, marks=pytest.mark.contract),
+        pytest.param("learned", 1, marks=pytest.mark.contract),
+    ],
 )
 def test_pieces_through_a_cache_equal_the_whole(positions, kv_heads):
     model, variables = language_model(positions=positions, kv_heads=kv_heads)

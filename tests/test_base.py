@@ -115,6 +115,7 @@ def test_masked_leaves_entries_that_a_mask_of_targets_drops_in_x():
 
 
 SHRINK = {"kernel", "embedding", "recurrent", "query", "key", "vector", "mu"}
+SHRINK |= {"axes", "moved"}  # components; the way of a centre from where it began
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -128,7 +129,7 @@ def test_decay_shrinks_kernels_and_embeddings_alone(name):
     stays = {str(path[-1].key) for path, weighs in leaves if not weighs}
     assert shrinks and shrinks <= SHRINK
     names = {"bias", "scale", "recurrent_bias", "peephole", "pi", "log_scale"}
-    assert stays <= names | {"visible_bias", "hidden_bias"}
+    assert stays <= names | {"visible_bias", "hidden_bias", "log_temperature"}
 
 
 def test_a_wrong_shape_is_caught_where_it_arises():
