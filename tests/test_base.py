@@ -129,7 +129,7 @@ def test_decay_shrinks_kernels_and_embeddings_alone(name):
     stays = {str(path[-1].key) for path, weighs in leaves if not weighs}
     assert shrinks and shrinks <= SHRINK
     names = {"bias", "scale", "recurrent_bias", "peephole", "pi", "log_scale"}
-    assert stays <= names | {"visible_bias", "hidden_bias", "log_temperature"}
+    assert stays <= names | {"visible_bias", "hidden_bias", "log_temperature", "mean"}
 
 
 def test_a_wrong_shape_is_caught_where_it_arises():
