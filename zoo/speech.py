@@ -196,10 +196,11 @@ class Transcriber(nn.Module):
         Raises UsageError for another shape or dtype.
         """
         x, length = _heard(x, length)
-        size = -(-x.shape[1] // self.stack)
+        # rounded up in this way, a symbolic time is seen to be that of the slices
+        size = (x.shape[1] + self.stack - 1) // self.stack
         x = jnp.pad(x, ((0, 0), (0, self.stack - 1), (0, 0)))
-        parts = [x[:, i :: self.stack][:, :size] for i in range(self.stack)]
-        x, length = jnp.concatenate(parts, -1), -(-length // self.stack)
+        x = x[:, : size * self.stack].reshape(x.shape[0], size, -1)
+        length = -(-length // self.stack)
         _, h = self.rnn(x, length, train=train)
         h = Dropout(self.dropout)(h, train=train)
         return float32(nn.Dense(self.outputs)(h)), length
