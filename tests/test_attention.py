@@ -312,6 +312,7 @@ def test_pieces_through_a_cache_equal_the_whole(positions, kv_heads):
     assert cache.position == 8
 
 
+@pytest.mark.contract
 def test_tokens_one_by_one_inside_a_scan_with_rows_reordered():
     model, variables = language_model()
     x, order = tokens(1, 3, 8), jnp.array([2, 0, 0])

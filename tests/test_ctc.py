@@ -71,6 +71,7 @@ def test_a_text_that_is_too_long_has_no_path_and_a_finite_gradient():
     assert np.isfinite(gradient).all()
 
 
+@pytest.mark.contract
 def test_steps_past_the_end_change_no_probability():
     raw, y = logits(2, 2, 7, K), np.array([[1, 2, 0], [2, 0, 0]], np.int32)
     length = np.array([4, 6], np.int32)

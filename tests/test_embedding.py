@@ -227,6 +227,7 @@ def test_a_word_is_the_mean_of_itself_and_its_subwords():
 # GloVe --------------------------------------------------------------------------------
 
 
+@pytest.mark.contract
 def test_glove_finds_a_table_of_low_rank():
     left, right, bias = random((V, 2), 1), random((V, 2), 2), random((2, V), 3)
     logs = left @ right.T + bias[0][:, None] + bias[1]

@@ -114,6 +114,7 @@ def test_a_standard_error_chooses_the_simpler():
     np.testing.assert_allclose(scaled, x, atol=1e-4)
 
 
+@pytest.mark.contract
 def test_a_fold_is_the_training_on_its_rows():
     rows = {name: array[:60] for name, array in CANCER.items()}
 

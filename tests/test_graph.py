@@ -338,6 +338,7 @@ def test_gin_tells_no_more_than_weisfeiler_and_lehman():
 # Learning -----------------------------------------------------------------------------
 
 
+@pytest.mark.contract
 def test_labels_that_a_mask_drops_teach_nothing_but_their_nodes_do():
     x, edges = example()
     task = supervised.task(
@@ -371,6 +372,7 @@ def community(nodes=20):
     return lists.undirected(np.argwhere(there)).astype(np.int32), y.astype(np.int32)
 
 
+@pytest.mark.contract
 def test_graphs_are_classified():
     """A ring or a star, of any size."""
     rng = np.random.default_rng(0)
@@ -406,6 +408,7 @@ def pairs_of(edges, nodes):
     return np.concatenate([there, others]).astype(np.int32), y
 
 
+@pytest.mark.contract
 def test_links_are_told():
     edges, _ = community()
     pairs, y = pairs_of(edges, 20)

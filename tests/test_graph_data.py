@@ -113,6 +113,7 @@ def own(tmp_path, **other):
     return path
 
 
+@pytest.mark.contract
 def test_a_graph_of_ones_own_is_learned(zoo, tmp_path):
     command = f"train gcn --data {own(tmp_path)} --steps 200 --patience 5 --out run"
     assert zoo(command)[0] == 0

@@ -107,6 +107,7 @@ def test_halving_finds_what_the_grid_finds_of_a_cnn_too():
     assert found.steps <= 0.5 * 160 * 30
 
 
+@pytest.mark.contract
 def test_what_diverged_is_the_worst_by_any_metric():
     """Of NaN the greatest is class 0: it would be right as often as that is."""
     zeros = {name: rows[TEST["y"] == 0] for name, rows in TEST.items()}
@@ -119,6 +120,7 @@ def test_what_diverged_is_the_worst_by_any_metric():
     assert found.setting() == {"learning_rate": 1e-6}
 
 
+@pytest.mark.contract
 def test_whole_numbers_evolve_too_and_what_is_refused_does_not():
     def dropping(dropout, width):
         model = mlp.MLP(10, (16,), dropout=dropout)

@@ -234,6 +234,7 @@ def assert_close(predicted, true, within):
     assert r > 0.98 and error < within, said
 
 
+@pytest.mark.contract
 def test_it_is_what_training_without_a_row_does(retrained, monkeypatch):
     task, trained, functional, true = retrained
 

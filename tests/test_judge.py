@@ -34,6 +34,7 @@ def assert_equal(one, two):
     assert one.accuracy == two.accuracy
 
 
+@pytest.mark.contract
 def test_a_kept_judge_is_the_trained_one(few, folder, trainings):
     made = judge.train(few)
     for _ in range(3):

@@ -112,6 +112,7 @@ def gradient(task):
     return jax.jit(jax.grad(loss, has_aux=True))
 
 
+@pytest.mark.contract
 def test_one_part_read_once_is_the_plain_policy_gradient():
     """Of A2C: the clipped ratio is 1, and its gradient that of the log-probability."""
     world = environments.cart_pole()

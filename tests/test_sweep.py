@@ -160,6 +160,7 @@ def test_a_sweep_goes_on_with_other_devices_but_no_other_steps(tmp_path):
         sweep(make, ROWS, 20, resume=True, log_every=11, **options)
 
 
+@pytest.mark.contract
 def test_an_average_is_what_is_judged_and_predicted_with():
     def averaged(ema):
         return *make(), ema

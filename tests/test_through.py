@@ -95,6 +95,7 @@ def programs():
     return jax.jit(loss), jax.jit(jax.value_and_grad(loss))
 
 
+@pytest.mark.contract
 @exact
 @pytest.mark.parametrize("name", quick(hypers(), "rates", "weights"))
 def test_gradient_is_that_of_central_differences(name):

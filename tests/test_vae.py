@@ -181,6 +181,7 @@ def test_noise_is_drawn_from_the_key(train):
     assert loss(0) == loss(0) != loss(1)
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize("anneal", [0, 10])
 def test_any_halves_with_dropout_and_batch_norm_are_trained(anneal):
     fields = {"dropout": 0.5, "batch_norm": True}
