@@ -42,7 +42,7 @@ def pytest_configure(config):
     os.environ.setdefault("GLIBC_TUNABLES", f"{HUGE}=1")
     os.environ.setdefault("XDG_CACHE_HOME", str(CACHE))  # not the user's
     marks = config.option.markexpr
-    if "not slow" in marks or marks == "contract":
+    if "not slow" in marks or marks.startswith("contract"):
         flags = ["backend_optimization_level=0", "llvm_disable_expensive_passes=true"]
         if jax.__version_info__ < (0, 12):  # where the flag is known
             flags.append("cpu_use_fusion_emitters=false")
@@ -197,6 +197,14 @@ ALIKE = (
     *("unet", "centernet"),
 )
 MARKS = dict.fromkeys(ALIKE, [pytest.mark.contract])
+# of programs that differ from another recipe's by a loss or a size, a release alone
+# asks everything
+TWINS = (
+    *("ridge", "lasso", "neuron", "denoising_autoencoder", "cnn_cifar10", "gru"),
+    *("peephole_lstm", "conditional_vae", "dcgan", "conditional_gan", "few_labels"),
+    *("gcn", "factorization_machine", "bpr", "drive_cnn", "fasttext", "char_lstm"),
+    *("seq2seq_transformer", "copy", "wgan_gp", "recurrent_vae", "sac"),
+)
 EVERY = [pytest.param(name, marks=MARKS.get(name, ())) for name in OF_ROWS]
 
 
@@ -204,6 +212,13 @@ def quick(values, *some):
     """Parameters of a test: the others than some wait for the contracts."""
     later = [pytest.mark.contract]
     return [pytest.param(v, marks=[] if v in some else later) for v in values]
+
+
+def each(*some):
+    """Every recipe's name: the others than some wait, the twins for a release."""
+    long = [pytest.mark.contract, pytest.mark.long]
+    late = {name: long if name in TWINS else long[:1] for name in RECIPES}
+    return [pytest.param(n, marks=[] if n in some else late[n]) for n in RECIPES]
 
 
 @pytest.fixture(params=EVERY, scope="module")

@@ -359,6 +359,7 @@ def test_padding_of_source_and_target_changes_nothing():
     np.testing.assert_allclose(found, plain, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.contract
 def test_padding_of_a_sequence_changes_nothing():
     model, variables = classifier()
     x = normal(1, 2, 4, 5)

@@ -144,6 +144,7 @@ def test_what_cannot_be_right_is_refused(name, options, message):
         dqn.task(world, dqn.QNetwork(2), **options)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_it_balances_the_pole_with_every_seed(capsys):
     world, steps = environments.cart_pole(), 40_000  # 400,000 steps of environments

@@ -193,6 +193,7 @@ def driven(world, teacher, n=N):
     return drive(jax.random.split(jax.random.key(1), n))
 
 
+@pytest.mark.contract
 def test_who_knows_the_road_drives_all_of_them():
     world = driving.driving()
     over, total, most = driven(world, driving.pursue)

@@ -132,6 +132,7 @@ def test_corrections_teach_what_was_not_shown(capsys):
     assert np.mean(found["three, pushed"]) >= 0.95
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_ppo_drives_by_rays(capsys):
     recipe = prepare(RECIPES["ppo"], "driving", steps=3904)

@@ -470,6 +470,7 @@ def test_a_report_says_which_words_are_near(name):
     assert measured.files["words.png"]().axes
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("flags", [{"cbow": True}, {"output": "hierarchical"}])
 def test_the_other_ways_to_predict_learn_too(flags):

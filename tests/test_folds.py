@@ -244,6 +244,7 @@ def test_more_partings_do_not_shrink_the_error():
     assert found.error[0] == pytest.approx(each.mean())
 
 
+@pytest.mark.contract
 def test_nothing_judges_the_training_on_all_rows(monkeypatch):
     names, plain = [], mesh.compiled
 

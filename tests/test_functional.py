@@ -182,6 +182,7 @@ def test_a_traced_dropout_keeps_the_type_and_all_or_nothing_have_gradients():
     np.testing.assert_array_equal(nothing, jnp.zeros_like(nothing))
 
 
+@pytest.mark.contract
 def test_a_plain_zero_draws_nothing():
     """No key is asked for, and no program is larger."""
     model = mlp.MLP(K, (6,))
@@ -260,6 +261,7 @@ def test_annealing_may_be_traced(steps):
     assert losses[0] == losses[2] if steps > 10 else losses[0] != losses[2]
 
 
+@pytest.mark.contract
 def test_hidden_words_may_be_traced_where_a_text_is_drawn():
     model = RecurrentVAE(V, 2, 4, 3)
     noise = jnp.zeros((B, 2))

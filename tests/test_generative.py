@@ -351,6 +351,7 @@ def test_an_autoencoder_draws_no_label():
         recipe.report.sample(None, recipe.data, 0, 16, 3)
 
 
+@pytest.mark.contract
 def test_few_labels_are_balanced_and_true():
     recipe = prepare(RECIPES["semi_supervised_gan"], data="digits", labels=20)
     train, whole = recipe.parts.train, sets.between(sets.load("digits"), -1, 1).train

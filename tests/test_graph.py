@@ -427,6 +427,7 @@ def test_links_are_told():
     )
 
 
+@pytest.mark.contract
 def test_the_loss_of_links_in_numbers():
     edges, _ = community()
     pairs, y = pairs_of(edges, 20)

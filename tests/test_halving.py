@@ -91,6 +91,7 @@ def test_a_member_that_is_never_copied_is_the_training_alone():
         many.evolve(make, ROWS, 4, axes=axes, every=2, change=1.0, **QUIET)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_halving_finds_what_the_grid_finds_of_a_cnn_too():
     def convolutional(learning_rate):

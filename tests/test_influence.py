@@ -175,6 +175,7 @@ def test_of_least_squares_it_is_exact(alpha, dense):
     assert np.abs(found.plain - wanted).max() > 0.02 * scale
 
 
+@pytest.mark.contract
 def test_of_one_logit_it_is_the_plain_step_by_leverage():
     n, random = 50, np.random.default_rng(0)
     x = random.normal(size=(n, 3)).astype(np.float32)

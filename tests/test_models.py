@@ -145,6 +145,7 @@ def test_impossible_depths_are_refused():
             make()
 
 
+@pytest.mark.contract
 def test_bridges_to_nnx():
     x = jax.random.normal(jax.random.key(0), (2, 28, 28, 1))
     model = cnn.two_conv()
@@ -154,6 +155,7 @@ def test_bridges_to_nnx():
     np.testing.assert_allclose(module(x), model.apply(params, x), atol=1e-6)
 
 
+@pytest.mark.contract
 def test_bfloat16_models_keep_float32_parameters_and_outputs():
     x = jax.random.normal(jax.random.key(0), (2, 12, 12, 1))
     for model in (

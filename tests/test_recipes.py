@@ -147,6 +147,7 @@ MINUTES = (
     *("seq2seq_lstm", "seq2seq_transformer", "copy"),
     *("conv_vae", "recurrent_vae", "gan", "dcgan", "wgan_gp"),
     *("conditional_gan", "semi_supervised_gan", "unet", "centernet"),
+    *("drive_cnn", "drive_lstm", "rbm", "fasttext"),
 )
 GOALS = [n for n, row in RECIPES.items() if row.goal and n not in MINUTES]
 LONG = [pytest.param(name, marks=pytest.mark.long) for name in MINUTES]

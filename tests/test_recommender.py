@@ -63,6 +63,7 @@ def test_a_machine_of_two_columns_is_a_factorization():
     )
 
 
+@pytest.mark.contract
 def test_svd_plus_plus_adds_what_was_rated():
     model = recommender.Factorization((3, 4), 2, implicit=True)
     x = jnp.array([[0, 1], [0, 3], [2, 1], [1, 0]])
@@ -185,6 +186,7 @@ def test_bpr_puts_what_was_chosen_first():
     )
 
 
+@pytest.mark.contract
 def test_of_one_negative_the_objective_is_bprs():
     model = recommender.Factorization((40, 30), 4, ranks=True)
     batch = {"x": jnp.array([[0, 7], [39, 2]])}
@@ -280,6 +282,7 @@ def test_what_cannot_be_right_is_refused(flags):
         prepare(RECIPES["bpr"], **{"data": "tastes"} | flags)
 
 
+@pytest.mark.contract
 def test_a_report_says_what_else_was_liked():
     flags = {"data": "tastes", "width": 2, "steps": 20, "batch_size": 100}
     recipe = prepare(RECIPES["bpr"], **flags)

@@ -163,6 +163,7 @@ def test_the_code_depends_on_every_token():
         assert (abs(values[:-1] - values[-1:]).max(-1) > 1e-4).all()
 
 
+@pytest.mark.contract
 def test_without_a_code_it_is_a_language_model():
     model = RecurrentVAE(VOCABULARY, 0, features=6, width=3, word_dropout=0.0)
     task, x = vae.task(model), every(TIME)

@@ -251,6 +251,7 @@ def test_pictures_that_cannot_be_written_do_not_end_a_run(tmp_path, monkeypatch)
     assert len(list((out / "samples").glob("*.npy"))) == 3
 
 
+@pytest.mark.contract
 def test_reading_beside_a_run_that_trains(tmp_path, monkeypatch):
     out, fit, seen = tmp_path / "run", loop.fit, []
 

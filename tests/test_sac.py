@@ -398,6 +398,7 @@ def test_what_cannot_be_right_is_refused(name, options, message):
         sac.task(world, sac.networks(), **options)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_it_swings_the_pendulum_up_with_every_seed(capsys):
     world, steps = environments.pendulum(), 10_000

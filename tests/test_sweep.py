@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests.conftest import SMALL, quick, small
+from tests.conftest import SMALL, each, quick, small
 from train import data as sets
 from train import loop, many, mesh, optim, source
 from train.recipes import RECIPES
@@ -129,6 +129,7 @@ def test_a_sweep_is_resumed_to_the_bit(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, again.state, whole.state)
 
 
+@pytest.mark.contract
 def test_what_diverged_is_known_of_a_sweep_that_is_read(tmp_path):
     options = {"axes": {"learning_rate": [1e-2, 1e30]}, "checkpoints": tmp_path}
     found = sweep(make, ROWS, 12, **options)
@@ -281,7 +282,7 @@ def test_what_shapes_the_program_is_named():
 # Every recipe -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", quick(RECIPES, "mlp"))
+@pytest.mark.parametrize("name", each("mlp"))
 def test_every_recipe_is_swept(name):
     """Two seeds, two rates: losses are those of the trainings alone."""
     recipe = small(name)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.conftest import SMALL, batch_of, small
+from tests.conftest import SMALL, batch_of, each, small
 from train import optim
 from train import step as one
 from train.recipes import RECIPES, build, parameters
@@ -31,14 +31,7 @@ def numbers(name):
     return found
 
 
-QUICK = ("linear", "mlp")
-CASES = [
-    pytest.param(name, marks=[] if name in QUICK else [pytest.mark.contract])
-    for name in RECIPES
-]
-
-
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", each("linear", "mlp"))
 def test_every_number_may_be_traced(name):
     given = numbers(name)
     assert all(isinstance(value, float) for value in given.values()), given
