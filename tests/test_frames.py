@@ -1,0 +1,152 @@
+"""Files of tables as they come: separators, encodings, indices, what is too large."""
+
+import gzip
+import io
+import sys
+
+import numpy as np
+import pandas
+import pytest
+
+from train.data import frames
+from train.data.frames import read_frame
+from zoo.base import UsageError
+
+PLAIN = "size,town,price\n1.5,Zürich,10\n,?,20\n3,Bern,NA\n"
+
+
+@pytest.fixture
+def file(tmp_path):
+    """file(content, name) writes a file -> its path."""
+
+    def write(content, name="rows.csv"):
+        path = tmp_path / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    return write
+
+
+def same(frame, index=(2, 3, 4)):
+    """Whether a frame is PLAIN's."""
+    assert list(frame.columns) == ["size", "town", "price"]
+    assert frame["size"].tolist()[::2] == [1.5, 3]
+    assert np.isnan(frame["size"][index[1]]) and np.isnan(frame["price"][index[2]])
+    assert frame["town"].tolist()[::2] == ["Zürich", "Bern"]
+    assert frame["town"].isna().tolist() == [False, True, False]
+    assert [kind.kind for kind in frame.dtypes] == ["f", "O", "f"]
+    assert tuple(frame.index) == tuple(index)
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|", " "])
+def test_separators_are_found(file, separator):
+    same(read_frame(file(PLAIN.replace(",", separator), "rows.txt")))
+    same(read_frame(file(PLAIN.replace(",", "#")), separator="#"))
+
+
+def test_encodings_are_found_or_given(file):
+    for code in "utf-8", "utf-8-sig", "utf-16":
+        frame = read_frame(file(PLAIN.encode(code)))
+        same(frame)
+        assert not frame.attrs["notes"]
+    frame = read_frame(file(PLAIN.encode("cp1252")))
+    same(frame)
+    assert frame.attrs["notes"] == ["read as cp1252, as it is no UTF-8"]
+    same(read_frame(file(PLAIN.encode("mac_roman")), encoding="mac_roman"))
+    assert read_frame(file(PLAIN.encode("mac_roman")))["town"][2] != "Zürich"
+
+
+def test_what_is_packed_or_piped_is_unpacked(file, monkeypatch):
+    packed = gzip.compress(PLAIN.encode())
+    for path in file(packed, "rows.csv.gz"), file(packed):
+        same(read_frame(path))
+    for raw in PLAIN.encode(), packed:
+        piped = io.TextIOWrapper(io.BufferedReader(io.BytesIO(raw)))
+        monkeypatch.setattr(sys, "stdin", piped)
+        frame = read_frame("-")
+        same(frame)
+        assert frame.attrs["path"] == "standard input"
+
+
+@pytest.mark.parametrize("engine", ["file", "nullable"])
+def test_parquet_is_the_same_table(file, tmp_path, engine):
+    pytest.importorskip("pyarrow")
+    frame = read_frame(file(PLAIN))
+    if engine == "nullable":
+        frame = frame.convert_dtypes()
+    frame.attrs = {}
+    frame.to_parquet(tmp_path / "rows.parquet")
+    same(read_frame(tmp_path / "rows.parquet"), (1, 2, 3))
+    with pytest.raises(UsageError, match="expected a .parquet file"):
+        read_frame(file(PLAIN, "wrong.parquet"))
+
+
+def test_an_index_without_a_name_is_left_out_and_said(file):
+    for header in ",size,town,price\n", "Unnamed: 0,size,town,price\n":
+        rows = [f"{i},{row}" for i, row in enumerate(PLAIN.splitlines()[1:])]
+        frame = read_frame(file(header + "\n".join(rows)))
+        same(frame)
+        assert "an index without a name" in frame.attrs["notes"][0]
+    r = '"size" "town"\n"1" 2 "New York"\n"2" 3 "Rome"\n'  # as write.table does
+    frame = read_frame(file(r, "rows.txt"))
+    assert frame.to_dict("list") == {"size": [2, 3], "town": ["New York", "Rome"]}
+
+
+def test_cells_are_numbers_where_all_are(file):
+    text = "a;b;c;d\n1,5;01; N/a ;TRUE\n-2,25;7;3;false\n\n7,0;1;4;\n"
+    frame = read_frame(file(text), texts=["b"])
+    assert frame["a"].tolist() == [1.5, -2.25, 7]
+    assert frame["b"].tolist() == ["01", "7", "1"]
+    assert frame["c"].tolist()[1:] == [3, 4] and frame["c"].dtype == float
+    assert frame["d"].tolist()[:2] == ["TRUE", "false"]
+    assert frame.index.tolist() == [2, 3, 5]
+    assert read_frame(file("a;b\n1.5;1,5\n"))["a"].tolist() == [1.5]
+    exact = read_frame(file("a,b\n0.1234567890123456789,9007199254740993\n"))
+    assert exact["a"].item() == pytest.approx(0.1234567890123456789, rel=1e-15)
+    assert exact["b"].item() == 9007199254740993
+    lines = read_frame(file('a,b\n1,"two\nlines"\n2, "three, four"\n'))
+    assert lines["b"].tolist() == ["two\nlines", "three, four"]
+    assert lines.index.tolist() == [3, 4]
+
+
+@pytest.mark.parametrize(
+    "message, content, options",
+    [
+        ("MiB in .*, found a longer one", b"a,b\n1," + b"x" * (frames.LINE + 9), {}),
+        (
+            "a line of at most 16 MiB",
+            gzip.compress(b"a,b\n" + bytes(2**28), 1),
+            {},
+        ),
+        (
+            "at most 50,000 columns in .*, found 300,000",
+            ",".join(f"c{i}" for i in range(300_000)) + "\n",
+            {},
+        ),
+        ("one character between columns, or tab, found", PLAIN, {"separator": "::"}),
+        ('name of an encoding, found "utf9"', PLAIN, {"encoding": "utf9"}),
+        ("in ascii, found other bytes", PLAIN, {"encoding": "ascii"}),
+        ("unless it is no text", b"a,b\n\x00\x01,2\n", {}),
+        ("expected a table, found .*ended before", gzip.compress(b"a" * 99)[:-9], {}),
+        ("2 values in line 3 of .*, found 3", "a,b\n1,2\n1,2,3\n", {}),
+        ("2 values in line 2 of .*, found 3", "a,b\n1,2,\n1,2,\n", {}),
+    ],
+)
+def test_what_is_no_table_is_one_sentence(file, message, content, options):
+    with pytest.raises(UsageError, match=message) as error:
+        read_frame(file(content), **options)
+    assert "\n" not in str(error.value)
+
+
+def test_a_table_of_many_columns_is_read_in_time_that_grows_with_them(file):
+    count = 3000
+    header = ",".join(f"c{i}" for i in range(count))
+    frame = read_frame(file(f"{header}\n" + ",".join(["1"] * count)))
+    assert frame.shape == (1, count) and isinstance(frame, pandas.DataFrame)
+
+
+def test_a_file_larger_than_memory_is_refused_before_it_is_read(file, monkeypatch):
+    monkeypatch.setattr(frames, "BYTES", 10**6)
+    packed = gzip.compress(b"a,b\n" + b"1,2\n" * 10**7, 1)
+    with pytest.raises(UsageError, match="a table of at most 1 MiB"):
+        read_frame(file(packed))
