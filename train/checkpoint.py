@@ -312,7 +312,7 @@ def read_json(path: Path) -> Any:
     """A JSON file's content, lists as tuples. Raises UsageError if it is damaged."""
     try:
         return from_json(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:  # nested too deeply
         raise UsageError(f"{path} cannot be read as JSON: {error}") from error
 
 

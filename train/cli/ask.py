@@ -268,8 +268,7 @@ def export(argv: list[str]) -> int:
 
         Args:
             directory: the run's directory
-            stablehlo: a file for a program that needs only JAX: raw inputs of any batch
-                size to predictions, on CPU, GPU or TPU
+            stablehlo: a file for a program of raw inputs that needs JAX alone
             weights: a .safetensors file; `train.load` reads it
         """
         return directory, stablehlo, weights
@@ -302,7 +301,7 @@ def scores(metrics: dict[str, Any], title: str) -> None:
     """Tables of the metrics: single numbers, then one row for each class."""
     numbers = {k: v for k, v in metrics.items() if isinstance(v, float | int)}
     print(f"\n{title}:")
-    table(tuple(numbers), [tuple(f"{v:.4f}" for v in numbers.values())])
+    table(tuple(numbers), [tuple(map(number, numbers.values()))])
     classes = metrics.get("per_class", {})
     if 0 < len(classes) <= 20:
         heads = ("class", "precision", "recall", "f1", "support")
@@ -311,6 +310,11 @@ def scores(metrics: dict[str, Any], title: str) -> None:
             for name, row in classes.items()
         ]
         table(heads, rows)
+
+
+def number(value: float) -> str:
+    """A score as it is shown."""
+    return f"{value:.4f}"
 
 
 def table(heads: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:

@@ -4,13 +4,13 @@ import inspect
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import tyro
 
 from train import many, optim
-from train.cli.flags import HELP, parse, typed
+from train.cli.flags import ASKED, HELP, Shown, parse, typed
 from train.data import Split
 from train.evaluate import check_numbers
 from train.recipes import RECIPES, Experiment, Recipe, parameters, prepare
@@ -47,6 +47,8 @@ def asked(
     command: str, argv: list[str], own: tuple[str, ...], watched: float = 0.1
 ) -> tuple[Asked, Experiment]:
     """The search, and the experiment with a part of its rows set aside."""
+    if argv is ASKED:  # those of all recipes would be a script of megabytes
+        raise Shown(_flags(RECIPES["linear"], own, command))
     if not argv or argv[0].startswith("-"):
         raise UsageError(f"expected zoo {command} RECIPE [flags], one of {_names()}")
     check_choice("recipe", argv[0], tuple(RECIPES))
@@ -82,8 +84,13 @@ def _names():
     return ", ".join(RECIPES)
 
 
-def _flags(recipe: Recipe, own: tuple[str, ...]) -> Callable[..., dict]:
-    """A function whose signature has the recipe's flags, numbers as texts, and ours."""
+def _flags(
+    recipe: Recipe, own: tuple[str, ...], command: str | None = None
+) -> Callable[..., dict]:
+    """A function whose signature has the recipe's flags, numbers as texts, and ours.
+
+    For a command itself, also which recipe.
+    """
     swept = numbers(recipe)
     rows = [
         (p.name, str | None, None, f"{HELP[p.name]}; as 0.1,0.3 or 1e-4..1e-1")
@@ -92,6 +99,10 @@ def _flags(recipe: Recipe, own: tuple[str, ...]) -> Callable[..., dict]:
         for p in parameters(recipe).values()
     ]
     rows += [(name, *OWN[name]) for name in own]
+    if command:
+        names: Any = Literal[tuple(RECIPES)]
+        kind: Any = tyro.conf.Positional[names]  # type: ignore[misc]
+        rows = [("recipe", kind, "linear", ""), *rows]
     found = [
         inspect.Parameter(
             name,

@@ -44,10 +44,7 @@ class Log:
         self._opened = False
 
     def _open(self, step):
-        if self.path.exists():
-            lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
-            found = [record for record in map(_record, lines) if record is not None]
-            self.records = [record for record in found if record["step"] <= step]
+        self.records = [r for r in read_log(self.path) if r["step"] <= step]
         self._before = self.records[-1]["seconds"] if self.records else 0.0
         self._opened = True
         with self._disk:
@@ -70,6 +67,14 @@ class Log:
     def _write(self) -> None:
         with whole(self.path) as part, part.open("w", encoding="utf-8") as file:
             file.writelines(json.dumps(record) + "\n" for record in self.records)
+
+
+def read_log(path: Path) -> list[dict[str, float]]:
+    """The whole lines of a metrics.jsonl; none where there is none."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    return [record for record in map(_record, lines) if record is not None]
 
 
 def _record(line):

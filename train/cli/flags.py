@@ -110,7 +110,8 @@ HELP = {
     "frames": "images that are seen at once, the newest and those before it",
     "pace": "share of the way to what is learned that a target goes at each update",
     "target_entropy": "of an action in (-1, 1), in nats, that the temperature keeps to",
-    "out": "the run's directory; runs/RECIPE for None",
+    "out": "the run's directory; runs/RECIPE, or RECIPE-2 and so on, for None",
+    "overwrite": "remove the run in the directory, and nothing else, before",
     "resume": "go on with the run in the directory",
     "longer": "go on with the run in the directory, finished or not, to so many steps "
     "in all; its schedule is then one over these",
@@ -133,6 +134,7 @@ def recipe_flags(recipe: Recipe, kept: dict[str, Any]) -> Callable[..., dict]:
     runs = [(name, hints[name], defaults[name]) for name in Options._fields]
     runs += [
         ("out", Path | None, None),
+        ("overwrite", bool, False),
         ("resume", bool, False),
         ("longer", int | None, None),
     ]
@@ -166,11 +168,20 @@ def typed(annotation: Any) -> Any:
     return float | None if type(None) in kinds else float
 
 
+class Shown(Exception):
+    """The function whose signature has a command's flags, in place of a call."""
+
+
+ASKED: list[str] = []  # given for flags: `parse` shows them
+
+
 def parse(function: Callable[..., Any], argv: list[str], program: str) -> Any:
     """Call a function with flags parsed from its signature.
 
     Raises UsageError with what the parser says, in a line.
     """
+    if argv is ASKED:
+        raise Shown(function)
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):

@@ -7,7 +7,7 @@ import os
 import re
 import sys
 import warnings
-from pathlib import Path
+from importlib import metadata
 
 USAGE = """\
 usage: zoo COMMAND [...]
@@ -18,6 +18,8 @@ usage: zoo COMMAND [...]
   zoo cross-validate RECIPE    every setting on every fold: --folds 5 --alpha 0.1,1
   zoo tune RECIPE --budget 10m search the numbers of a recipe, for who has no idea
   zoo results [RECIPE ...]     scores over five seeds, and the table of them
+  zoo runs [DIR]               the runs that are there, with their scores
+  zoo compare DIR DIR [...]    their flags and scores in a table, curves in a picture
   zoo info DIR                 what a run trained, on what, its scores and size
   zoo eval DIR                 measure a run's model again on its test data
   zoo predict DIR INPUT [...]  predictions for .npz, .csv or image files, as CSV
@@ -25,25 +27,37 @@ usage: zoo COMMAND [...]
   zoo translate DIR WORD [...] what a sequence becomes, and what was attended to
   zoo transcribe DIR WAV [...] the words that are said in files of sound
   zoo export DIR [flags]       a program or weights for elsewhere; --help for flags
+  zoo help RECIPE|COMMAND      what its flags are
+  zoo completion SHELL         a script for bash, zsh or fish: what can be typed next
+  zoo --version
 """
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command; 0, 1 for a failed training, 2 for a mistake, 130 after Ctrl-C."""
     argv = sys.argv[1:] if argv is None else argv
-    if not argv or argv[0] in ("-h", "--help"):
+    if argv[:1] == ["--version"]:
+        print(f"purezoo {metadata.version('purezoo')}")
+        return 0
+    if not argv or argv[0] in ("-h", "--help") or argv == ["help"]:
         print(USAGE, end="")
         return 0 if argv else 2
+    if argv[0] == "help":  # of a command or of a recipe
+        argv = [*argv[1:], "--help"]
     from zoo.base import UsageError, check_choice  # JAX: not to say how it is used
 
     try:
-        from train.cli import ask
+        from train.cli import ask, completion, runs
 
         searches = {
             name: lambda rest, name=name: _search(name, rest)
             for name in ("sweep", "cross-validate", "tune", "results")
         }
         commands = {"list": _list, "train": _train, **searches, **ask.COMMANDS}
+        commands |= {"runs": runs.runs, "compare": runs.compare}
+        commands |= {"completion": lambda rest: completion.completion(rest, commands)}
+        if argv[1:] == ["--help"] and argv[0] not in commands:
+            argv = ["train", *argv]  # `zoo help RECIPE`
         check_choice("command", argv[0], tuple(commands))
         _quiet()
         _cache()
@@ -83,7 +97,7 @@ def _list(argv: list[str]) -> int:
 
 
 def _train(argv: list[str]) -> int:
-    from train.cli import ask, run
+    from train.cli import ask, run, runs
     from train.cli.flags import parse, recipe_flags
     from train.recipes import RECIPES, parameters
     from zoo.base import UsageError, check_choice
@@ -95,8 +109,12 @@ def _train(argv: list[str]) -> int:
     check_choice("recipe", name, tuple(RECIPES))
     recipe, program = RECIPES[name], f"zoo train {name}"
     flags = parse(recipe_flags(recipe, {}), argv[1:], program)
-    out = flags["out"] or Path("runs") / name
     resume = flags["resume"] or flags["longer"] is not None
+    out = flags["out"] or runs.place(name, resume or flags["overwrite"])
+    if flags["overwrite"]:
+        if resume:
+            raise UsageError("expected --overwrite or --resume, found both")
+        runs.clear(out)
     if resume and (out / "config.json").exists():
         began, kept = run.resumed(out)
         if began != name:

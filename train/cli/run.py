@@ -173,6 +173,7 @@ def _result(experiment, fit, records, options, part, out):
     speeds = [record["examples_per_second"] for record in records]
     return {
         "failure": measured.failure,
+        "files": list(measured.files),
         "metrics": measured.scores,
         "measured_on": "training data" if data.test is None else "test data",
         "evaluated": part if part == "watched" or data.test else None,

@@ -114,6 +114,26 @@ def bands(
     return figure
 
 
+def compared(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
+    """The losses of runs by name, their log lines: in training and as evaluated."""
+    figure = Picture(figsize=(9.6, 3.8), layout="constrained")
+    colours = colormaps["tab10" if len(runs) <= SEVERAL else "viridis"]
+    ends = ("loss",), ("test_loss", "watched_loss")
+    panels = zip(figure.subplots(1, 2), ends, ("training", "evaluated"), strict=True)
+    for axes, names, title in panels:
+        for i, (run, records) in enumerate(runs.items()):
+            colour = colours(i if len(runs) <= SEVERAL else i / (len(runs) - 1))
+            at = [(r["step"], r[n]) for r in records for n in names if n in r]
+            steps, losses = zip(*at, strict=True) if at else ((), ())
+            axes.plot(steps, losses, color=colour, lw=1.4, label=run)
+        positive = [v for line in axes.lines for v in line.get_ydata() if v == v]
+        if positive and min(positive) > 0 and max(positive) > 20 * min(positive):
+            axes.set_yscale("log")
+        dress(axes, title, "step", "loss")
+    axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
 def film(name: str, observations: Any, frames: int = 10) -> Figure:
     """An episode [T, D] of an environment as a strip of pictures, by their steps.
 

@@ -1,0 +1,89 @@
+"""Where runs go, what is there, two side by side; what a shell completes."""
+
+import json
+import subprocess
+
+import pytest
+from PIL import Image
+
+from train.cli import runs
+
+
+def test_runs_number_themselves_and_are_listed_and_compared(zoo, tmp_path):
+    quick = "train linear --steps 20 --optimizer adam"
+    assert zoo(f"{quick} --learning-rate 0.1")[0] == 0
+    assert zoo(f"{quick} --learning-rate 0.3")[0] == 0
+    status, said, _ = zoo("runs")
+    assert status == 0 and "runs/linear " in said and "runs/linear-2 " in said
+    first = json.loads((tmp_path / "runs/linear/result.json").read_text())
+    assert f"{first['metrics']['r2']:.4f}" in said
+    status, said, _ = zoo("compare runs/linear runs/linear-2")
+    assert status == 0
+    told = {line.split()[1]: line.split() for line in said.splitlines() if "│" in line}
+    assert told["learning_rate"][3:6:2] == ["0.1", "0.3"] and "steps" not in told
+    with Image.open(tmp_path / "compare.png") as picture:
+        assert picture.size[0] > 1000
+    # a run that is there may be replaced, a file that is not the run's may not
+    (tmp_path / "runs/linear/notes.txt").write_text("what I saw")
+    status, _, error = zoo(f"{quick} --out runs/linear --overwrite")
+    assert status == 2 and "notes.txt" in error
+    assert (tmp_path / "runs/linear/result.json").exists()
+    (tmp_path / "runs/linear/notes.txt").unlink()
+    again = "--learning-rate 0.2 --out runs/linear --overwrite"
+    assert zoo(f"{quick} {again}")[0] == 0
+    config = json.loads((tmp_path / "runs/linear/config.json").read_text())
+    assert config["arguments"]["learning_rate"] == 0.2
+    # what was resumed is the newest
+    assert runs.place("linear", resume=True).name == "linear-2"
+    assert runs.place("linear", resume=False).name == "linear-3"
+
+
+def test_a_folder_of_others_is_no_run(zoo, tmp_path):
+    for text in ("{}", "[" * 5000, '{"format": 1}'):
+        (tmp_path / "runs/mine").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "runs/mine/config.json").write_text(text)
+        status, said, _ = zoo("runs")
+        assert status == 0 and "runs/mine" in said and "?" in said
+    for command, wrong in (
+        ("runs nowhere", "nowhere"),
+        ("compare runs/mine", "two runs"),
+        ("compare runs/mine runs/other", "runs/mine"),
+        ("train linear --overwrite --resume", "both"),
+        ("train linear --out runs --overwrite", "expected a run to overwrite"),
+    ):
+        status, _, error = zoo(command)
+        assert status == 2 and wrong in error, command
+
+
+def test_version_and_help(zoo):
+    status, said, _ = zoo("--version")
+    assert status == 0 and said.startswith("purezoo ")
+    with pytest.raises(SystemExit) as end:
+        zoo("help softmax")
+    assert not end.value.code
+    assert zoo("help")[0] == 0
+    status, _, error = zoo("help sofmax")
+    assert status == 2 and "softmax" in error
+
+
+def test_bash_completes_commands_recipes_and_flags(zoo, tmp_path):
+    status, script, _ = zoo("completion bash")
+    assert status == 0
+    (tmp_path / "zoo.bash").write_text(script)
+
+    def completed(*words):
+        typed = " ".join(f"'{word}'" for word in words)
+        told = subprocess.run(
+            ["bash", "-c", "source zoo.bash; "
+             f"COMP_WORDS=({typed}); COMP_CWORD={len(words) - 1}; "
+             "$(complete -p zoo | sed 's/.*-F \\([^ ]*\\) .*/\\1/'); "
+             'printf "%s\\n" "${COMPREPLY[@]}"'],
+            cwd=tmp_path, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        return told.stdout.split()
+
+    assert {"train", "sweep", "completion"} <= set(completed("zoo", ""))
+    assert completed("zoo", "trai") == ["train"]
+    assert "softmax" in completed("zoo", "train", "so")
+    assert "--learning-rate" in completed("zoo", "train", "mlp", "--learn")
+    assert zoo("completion tcsh")[0] == 2
