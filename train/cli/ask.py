@@ -89,6 +89,7 @@ def predict(argv: list[str]) -> int:
         raise UsageError("expected an INPUT: a .npz, .csv, .png, .jpg or .wav file")
 
     from train import data as sets
+    from train.data import long, series
     from train.recipes import saved
 
     found = saved.load(directory)
@@ -100,6 +101,9 @@ def predict(argv: list[str]) -> int:
         )
     predictions = found.predict(inputs)
     writer = csv.writer(sys.stdout, lineterminator="\n")
+    if schema.time and long.is_table(inputs):
+        writer.writerows(series.lines(schema, inputs, predictions))
+        return 0
     if found.lines is not None:
         writer.writerows(found.lines(predictions))
         return 0

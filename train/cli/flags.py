@@ -21,6 +21,10 @@ HELP = {
     "data": "a data set's name, or the path of a file of your own (.npz, .csv; a text, "
     ".txt; pairs, .tsv)",
     "target": "the column of a .csv to predict",
+    "group": "the column of a .csv that tells its sequences, or series, apart",
+    "time": "the column of a .csv that orders the steps of a sequence, or series",
+    "season": "steps after which a series repeats itself, for the forecast that it "
+    "does; looked for unless given",
     "speaker": "the number of one whose recordings are all for testing",
     "holdout": "share of the data kept for testing, where the set has no test part",
     "steps": "updates in all",
@@ -79,7 +83,8 @@ HELP = {
     "l2": "penalty on the embeddings, that of a ridge regression of all ratings",
     "bias_l2": "the same of the biases of users, items and what else is known",
     "negatives": "drawn beside each that was chosen, or that stands there",
-    "window": "how many words to either side a word stands beside, at most",
+    "window": "how many words to either side a word stands beside, at most; of a "
+    "series to forecast, the steps that are read",
     "cbow": "words around a word predict it, in place of each other way round",
     "output": "how a word is predicted: among some drawn, or on the path of a tree",
     "min_count": "how often a word must stand in the text to have a vector",
@@ -91,7 +96,8 @@ HELP = {
     "n3": "weight of the sum of cubes of a triple's embeddings",
     "labels": "how many images have theirs, of each class as many",
     "environments": "played side by side",
-    "horizon": "steps of each environment that are played, and then learned from",
+    "horizon": "steps of each environment that are played, and then learned from; of a "
+    "series, those that are predicted: 1 unless given",
     "epochs": "times that steps played are read",
     "parts": "that steps played are read in, each for one update",
     "discount": "of a reward, for each step until it comes",

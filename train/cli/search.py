@@ -65,6 +65,8 @@ def cross_validate(argv: list[str]) -> int:
     if experiment.batches is not sources.examples:
         raise UsageError("expected a recipe that learns from rows, each by itself")
     schema, rows = experiment.schema, experiment.parts.train
+    if schema.forecast:
+        raise UsageError("expected rows that share nothing, found windows of a series")
     metric, greatest = judged_in_batches(experiment, wanted.axes)
     flags, size = wanted.own, experiment.training.batch_size
     which = many.folds(

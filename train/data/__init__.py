@@ -9,6 +9,7 @@ from train.data.load import absolute as absolute
 from train.data.load import load as load
 from train.data.load import read_rows as read_rows
 from train.data.load import schema_of as schema_of
+from train.data.long import from_sequences as from_sequences
 from train.data.schema import Arrays as Arrays
 from train.data.schema import Data as Data
 from train.data.schema import Schema as Schema
@@ -25,3 +26,4 @@ from train.data.schema import request as request
 from train.data.schema import restore_target as restore_target
 from train.data.schema import standardize as standardize
 from train.data.schema import to_json as to_json
+from train.data.series import from_series as from_series

@@ -4,10 +4,12 @@ Some come with scikit-learn or with this package; the large ones are downloaded,
 nothing is ever made up. All keep their own units: pixels 0..255, digits 0..16.
 """
 
+import math
 import operator
 from collections.abc import Callable
 from functools import partial
 from importlib.resources import as_file, files
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -99,6 +101,48 @@ def check_published(
     return x, y
 
 
+class Series(NamedTuple):
+    """A table of a series in time, and how it is forecast unless told otherwise."""
+
+    read: Callable[[], Any]  # -> pandas.DataFrame
+    time: str
+    target: str
+    window: int
+    horizon: int
+
+
+def sunspots() -> Any:
+    """The yearly number of sunspots, 1700 to 2008: cycles of about eleven years."""
+    import pandas as pd
+
+    with as_file(files("train.data.files") / "sunspots.csv") as path:
+        return pd.read_csv(path)
+
+
+WAVES = (1.9 * math.cos(math.pi / 6), -(0.95**2))
+
+
+def waves(steps: int = 3000, seed: int = 0) -> Any:
+    """An autoregression: x_t = a x_{t-1} + b x_{t-2} + e_t, e ~ N(0, 1).
+
+    (a, b) is WAVES. Its waves of about twelve steps drift in phase and height, and the
+    best forecast is known: the mean of what follows two steps, whose squared error h
+    steps ahead is the sum of the squares of the first h impulse responses (Box &
+    Jenkins, "Time series analysis: forecasting and control", 1970).
+    """
+    import pandas as pd
+
+    noise = np.random.default_rng(seed).normal(size=steps + 200)
+    x = np.zeros(steps + 200)
+    for t in range(2, len(x)):
+        x[t] = WAVES[0] * x[t - 1] + WAVES[1] * x[t - 2] + noise[t]
+    return pd.DataFrame({"step": np.arange(steps), "height": x[200:]})
+
+
+SERIES: dict[str, Series] = {
+    "sunspots": Series(sunspots, "year", "sunspots", 22, 5),
+    "waves": Series(waves, "step", "height", 12, 6),
+}
 NAMES: dict[str, Callable[[], Rows]] = {
     "diabetes": partial(bundled, "diabetes"),
     "breast_cancer": partial(bundled, "breast_cancer"),

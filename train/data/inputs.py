@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from train.data import speech, text
+from train.data import long, series, speech, text
 from train.data.formats import numbers, open_npz, read_image
 from train.data.graphs import graph_examples
 from train.data.schema import Arrays, Schema, standardize, within
@@ -32,6 +32,10 @@ def examples(schema: Schema, given: Any) -> Arrays:
     arrays are log-mels [N, T, M]; or paths of files, as `read_examples`
     has them. Raises UsageError.
     """
+    if schema.forecast and long.is_table(given):
+        return series.examples(schema, given)
+    if schema.group and long.is_table(given) or long.is_ragged(schema, given):
+        return long.examples(schema, given)
     if schema.edges:
         return graph_examples(schema, given)
     if schema.rate and _paths(given):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from train.data.builtin import NAMES, PUBLISHED
+from train.data.builtin import NAMES, PUBLISHED, SERIES
 from train.data.graphs import GRAPHS
 from train.data.pairs import PAIRS
 from train.data.parts import split
@@ -65,9 +65,14 @@ def load(
     name = os.fspath(wanted.source)
     if kind not in (None, "classes", "regression"):
         raise UsageError(f'expected the kind "classes" or "regression", found "{kind}"')
+    return from_rows(read_rows(name, target, kind), wanted, holdout)
+
+
+def from_rows(rows: Rows, wanted: Split, holdout: float | None = None) -> Data:
+    """Rows parted, then standardised by those to train on. Raises UsageError."""
+    name = os.fspath(wanted.source)  # type: ignore[arg-type]
     if holdout is not None and not 0 <= holdout < 1:
         raise UsageError(f"expected a holdout of at least 0, below 1, found {holdout}")
-    rows = read_rows(name, target, kind)
     train, test, watched = _parted(name, rows, wanted, holdout)
     mean, scale = (tuple(v.tolist()) for v in moments(_real(train)))
     if rows.plain:
@@ -114,8 +119,8 @@ def _parted(name, rows, wanted, holdout):
 
 def absolute(source: str) -> str:
     """A source, whose path, where it is a user's file, does not depend on the cwd."""
-    made = (*NAMES, *TEXTS, *PAIRS, *GRAPHS, *TRIPLES, *RATINGS, *SPEECH)
-    made = (*NAMES, *TEXTS, *PAIRS, *GRAPHS, *TRIPLES, *RATINGS, *SCENES)
+    made = (*NAMES, *TEXTS, *PAIRS, *GRAPHS, *TRIPLES, *RATINGS, *SPEECH, *SCENES)
+    made = (*made, *SERIES)
     own = source not in made and Path(source).is_file()
     return str(Path(source).resolve()) if own else source
 

@@ -40,11 +40,20 @@ class Schema(NamedTuple):
     edges: int = 0  # of a graph, whose nodes are the L of its shape; 0 for no graph
     counts: tuple[int, ...] = ()  # how often each word stands in a text of them
     rate: int = 0  # of sound, samples a second; 0 for no sound
+    group: str = ""  # of a long table: the column that tells sequences apart
+    time: str = ""  # of a long table: the column that orders them
+    season: int = 0  # steps, of a series to forecast; 0 for another
+    clock: tuple[str, ...] = ()  # of a series: its first time, and the way to the next
 
     @property
     def regression(self) -> bool:
         """Whether y is a quantity rather than a class."""
         return not self.classes and not self.target_tokens
+
+    @property
+    def forecast(self) -> bool:
+        """Whether x is windows of a series, and y [N, H] what comes next."""
+        return self.season > 0
 
     @property
     def integer(self) -> bool:

@@ -7,12 +7,15 @@ no test part. All raise UsageError for data that cannot be right.
 
 import numpy as np
 
+from train.data.builtin import SERIES
 from train.data.graphs import load_graph
 from train.data.load import load
+from train.data.long import load_groups
 from train.data.pairs import load_pairs
 from train.data.ratings import load_ratings
 from train.data.scenes import load_scenes
 from train.data.schema import Data, Split, as_sequence, between, change
+from train.data.series import load_series
 from train.data.speech import load_recordings, load_strings
 from train.data.text import load_text
 from train.data.triples import load_triples
@@ -42,9 +45,42 @@ def classes(
 
 
 def sequences(
-    request: Split, *, target: str | None = None, holdout: float | None = None
+    request: Split,
+    *,
+    target: str | None = None,
+    holdout: float | None = None,
+    group: str | None = None,
+    time: str | None = None,
+    window: int | None = None,
+    horizon: int | None = None,
+    season: int | None = None,
 ) -> Data:
-    """Sequences [T, D]; grey images are read row by row."""
+    """Sequences [T, D]; grey images are read row by row.
+
+    With a group and a time those of a long table; with a window, or a horizon, what
+    comes next in a series.
+    """
+    ahead = any(given is not None for given in (window, horizon, season))
+    if isinstance(request.source, Data) or request.source in SERIES or ahead:
+        return load_series(
+            request,
+            target=target,
+            group=group,
+            time=time,
+            window=window,
+            horizon=horizon,
+            season=season,
+            holdout=holdout,
+        )
+    if group is not None and time is not None:
+        return load_groups(
+            request, target=target, holdout=holdout, group=group, time=time
+        )
+    if group is not None or time is not None:
+        raise UsageError(
+            "expected --group and --time of a long table together, or --time and a "
+            "--window of a series to forecast, found one of them alone"
+        )
     data = load(request, target=target, holdout=holdout)
     grey = data.schema.image and data.schema.shape[-1] == 1
     return as_sequence(data) if grey else data

@@ -45,7 +45,9 @@ def program(task: Task, trained: Trained, schema: Schema) -> Callable[..., jax.A
             real = jnp.arange(x.shape[1])[None] < batch["length"][:, None]
             batch["x"] = jnp.where(real[..., None], x, 0)
         found = predict(trained.params, trained.model, batch)
-        return found.reshape(-1) * unit + center if schema.regression else found
+        if not schema.regression:
+            return found
+        return found.reshape(-1, *schema.target_shape) * unit + center
 
     return call
 

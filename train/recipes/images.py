@@ -1,5 +1,6 @@
 """Perceptrons for any data, convolutional networks for images."""
 
+import math
 from typing import Literal
 
 from flax import linen as nn
@@ -79,8 +80,8 @@ CROPPED_AND_MIRRORED = augment.compose(augment.crop(4), augment.flip())
 
 
 def outputs(schema: Schema) -> int:
-    """A class for each output, or one output for a quantity."""
-    return 1 if schema.regression else len(schema.classes)
+    """A class for each output, or an output for each quantity."""
+    return math.prod(schema.target_shape) if schema.regression else len(schema.classes)
 
 
 def fitted(

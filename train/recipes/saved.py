@@ -80,7 +80,8 @@ def load(path: str | os.PathLike[str]) -> Loaded:
         found = evaluate.predict(experiment.task, trained, rows)
         if not schema.regression:
             return found
-        return sets.restore_target(schema, found).reshape(len(rows["x"]))
+        shape = (len(rows["x"]), *schema.target_shape)
+        return sets.restore_target(schema, found).reshape(shape)
 
     def sample(n: int, *, seed: int = 0, label: str | int | None = None) -> Any:
         check_int("n", n, 1, 10_000)

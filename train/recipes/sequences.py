@@ -5,6 +5,7 @@ from functools import partial
 from train.data import Schema, views
 from train.recipes.base import Built, Goal, Recipe, Training
 from train.recipes.images import fitted, outputs
+from train.report.forecasts import forecasts
 from zoo import rnn as rnns
 from zoo.base import Number, UsageError
 from zoo.transformer import Classifier
@@ -23,7 +24,7 @@ def recurrent(
     """A recurrent network of some cell reads a sequence and names its class."""
     _check_sequences(name, schema)
     rnn = rnns.RNN(cell, features, layers, bidirectional, dropout)
-    return fitted(rnns.Classifier(outputs(schema), rnn, dropout), schema)
+    return _reported(rnns.Classifier(outputs(schema), rnn, dropout), schema)
 
 
 def transformer_classifier(
@@ -39,7 +40,14 @@ def transformer_classifier(
     network = Classifier(
         outputs(schema), width=width, layers=layers, heads=heads, dropout=dropout
     )
-    return fitted(network, schema)
+    return _reported(network, schema)
+
+
+def _reported(network, schema):
+    built = fitted(network, schema)
+    if not schema.forecast:
+        return built
+    return built._replace(report=forecasts(built.task, schema))
 
 
 def _check_sequences(recipe, schema):

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from train.report.calibration import bins
 from train.report.plot import EVALUATION, INK, TRAINING, Picture, dress
@@ -295,4 +296,50 @@ def alignment(
         below.annotate(names[path[i]], (at[i], 1.04), ha="center", color=INK)
     below.set_ylim(0, 1.2)
     dress(below, None, "seconds", "probability")
+    return figure
+
+
+def forecasts(
+    times: Any,
+    values: Any,
+    found: Any,
+    ahead: Mapping[str, Any],
+    *,
+    across: str,
+    up: str,
+    most: int = 240,
+) -> Figure:
+    """A series [T] with forecasts [N, H] of its windows; the errors of each step ahead.
+
+    The first of window i is for step i, and T is N + H - 1; windows drawn have no step
+    in common, and the last `most` steps are shown. `ahead` has mean errors [H] by name.
+    Raises UsageError for other shapes.
+    """
+    times, values, found = np.asarray(times), np.asarray(values), np.asarray(found)
+    count, horizon = found.shape if found.ndim == 2 else (0, 0)
+    if times.shape != values.shape or values.shape != (count + horizon - 1,):
+        raise UsageError(
+            f"expected a series [T] with its times and forecasts [N, H] of it, found "
+            f"{values.shape}, {times.shape} and {found.shape}"
+        )
+    figure = Picture(figsize=(11, 3.8), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(2.4, 1))
+    shown = max(0, len(values) - most)
+    left.plot(times[shown:], values[shown:], color=INK, lw=1, label="measured")
+    for i in range(count - 1, shown - 1, -horizon):
+        at = slice(i, i + horizon)
+        last = i == count - 1
+        style = {"marker": "o", "ms": 2.5, "lw": 1.2, "color": EVALUATION}
+        label = f"forecast, {horizon} step{'s' * (horizon > 1)} each"
+        left.plot(times[at], found[i], label=label if last else None, **style)
+    dress(left, None, across, up)
+    left.legend(frameon=False)
+    steps = np.arange(1, horizon + 1)
+    colours = {"model": EVALUATION, "naive": TRAINING, "seasonal": INK}
+    for name, error in ahead.items():
+        right.plot(steps, error, marker="o", ms=3, color=colours[name], label=name)
+    dress(right, None, "steps ahead", f"mean absolute error of {up}")
+    right.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    right.set_ylim(bottom=0)
+    right.legend(frameon=False)
     return figure

@@ -1,0 +1,285 @@
+"""Series in time: windows of their steps, and the next values of one channel.
+
+A part of the data is a stretch of time. The windows of a later part may read on from
+the one before it, but no value that one part is to predict is predicted in another, and
+nothing is learned from later ones, neither scales nor the season.
+Shapes: T steps of a series, C channels, N windows, W steps read, H predicted.
+"""
+
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from train.data import long
+from train.data.builtin import SERIES
+from train.data.formats import numbers
+from train.data.load import load
+from train.data.long import encode, features, groups, sources, table
+from train.data.schema import Arrays, Data, Schema, Split, moments, standardize
+from train.data.tables import Columns
+from zoo.base import UsageError, check_int
+
+if TYPE_CHECKING:
+    from pandas import Series
+
+
+def load_series(
+    request: Split,
+    *,
+    target: str | None = None,
+    group: str | None = None,
+    time: str | None = None,
+    window: int | None = None,
+    horizon: int | None = None,
+    season: int | None = None,
+    holdout: float | None = None,
+) -> Data:
+    """The windows of a series by its name in SERIES, or of a .csv; a `Data` as it is.
+
+    `time` orders the lines, `target` is the column to predict, from itself and all
+    others; `group` tells several series apart. Uneven times are taken as steps, with a
+    warning. See `from_series` for the rest. Raises UsageError.
+    """
+    if isinstance(request.source, Data):
+        return _given(request.source, request)
+    name = str(request.source)
+    if name in SERIES:
+        known = SERIES[name]
+        frame, time, target = known.read(), time or known.time, target or known.target
+        window = known.window if window is None else window
+        horizon = known.horizon if horizon is None else horizon
+    else:
+        frame = table(name, group)
+    for flag, given in {"--target": target, "--time": time, "--window": window}.items():
+        if given is None:
+            raise UsageError(f"expected {flag} to forecast {name}, found none")
+    assert target is not None and time is not None and window is not None
+    others = [n for n in frame.columns if n not in (group, time, target)]
+    columns: Columns = ((target, ()),)
+    if target in frame.columns and others:
+        columns = (*features(frame, (group, time, target), name), *columns)
+    found = list(groups(frame, group or "", time, name))
+    paces = [pace(steps[time]) for _, steps in found]
+    if None in paces:
+        warnings.warn(
+            f'the times "{time}" of {name} are not evenly spaced: each line is a step',
+            stacklevel=2,
+        )
+    data = from_series(
+        [encode(steps, columns, name) for _, steps in found],
+        window=window,
+        horizon=1 if horizon is None else horizon,
+        season=season,
+        holdout=holdout,
+        watched=request.watched,
+        name=name,
+    )
+    clock = str(found[0][1][time].iloc[0]), str(paces[0] or "")
+    schema = data.schema._replace(
+        columns=columns, target_name=target, group=group or "", time=time, clock=clock
+    )
+    return data._replace(schema=schema)
+
+
+def from_series(
+    series: Sequence[Any],
+    *,
+    window: int,
+    horizon: int = 1,
+    season: int | None = None,
+    holdout: float | None = None,
+    watched: float = 0.0,
+    name: str = "series",
+) -> Data:
+    """Arrays [T, C] or [T] -> windows x [N, W, C], and y [N, H] of the last channel.
+
+    Of each series the last `holdout` (0.2 for None) is for testing, and of what is left
+    the last `watched` for watching. Rows have "seasonal" [N, H], what was there one
+    `season` of steps before (or two, ...), which is looked for where none is given; in
+    the target's units, "unit" [N], the mean change over a season in training;
+    "first" [N], the step of y's first value, and which "series" [N] it is of. Raises
+    UsageError.
+    """
+    check_int("window", window, 1)
+    check_int("horizon", horizon, 1)
+    share = 0.2 if holdout is None else holdout
+    if not 0 <= share < 1:
+        raise UsageError(f"expected a holdout of at least 0, below 1, found {share}")
+    arrays = [np.asarray(one) for one in series]
+    arrays = [numbers(a[:, None] if a.ndim == 1 else a, name) for a in arrays]
+    cuts = [_cuts(len(a), window, horizon, share, watched, name) for a in arrays]
+    past = [a[: cut[0]] for a, cut in zip(arrays, cuts, strict=True)]
+    if season is None:
+        season = find_season([a[:, -1] for a in past])
+    check_int("season", season, 1, min(map(len, past)) - 1)
+    mean, scale = (tuple(v.tolist()) for v in moments(np.concatenate(past)))
+    schema = Schema(
+        *(name, (window, len(mean)), (), mean, scale, (mean[-1], scale[-1])),
+        target_shape=(horizon,),
+        season=season,
+    )
+    parts: list[list[Arrays]] = [[], [], []]
+    for i, (array, cut) in enumerate(zip(arrays, cuts, strict=True)):
+        y = array[: cut[0], -1].astype(np.float64)
+        unit = np.abs(y[season:] - y[:-season]).mean()
+        scaled = standardize(schema._replace(shape=array.shape[1:]), array)
+        bounds = (window, *cut)
+        for part, low, high in zip(parts, bounds, cut, strict=False):
+            first = np.arange(low, high - horizon + 1, dtype=np.int32)
+            rows = _windows(scaled, first, window, horizon, season)
+            own = {"unit": np.full(len(first), unit, "f4"), "first": first}
+            part.append(rows | own | {"series": np.full_like(first, i)})
+    train, watch, test = (
+        {key: np.concatenate([rows[key] for rows in part]) for key in part[0]}
+        for part in parts
+    )
+    return Data(
+        schema._replace(rows=len(train["x"])),
+        train,
+        test if len(test["x"]) else None,
+        watch if watched else None,
+    )
+
+
+def _cuts(steps, window, horizon, share, watched, name):
+    """Where training ends, and what is watched, and the series. Raises UsageError."""
+    end = steps - round(share * steps)
+    start = end - (max(horizon, round(watched * end)) if watched else 0)
+    if start < window + horizon:
+        raise UsageError(
+            f"expected {window + horizon} steps or more to train on in each series of "
+            f"{name}, for a window of {window} and a horizon of {horizon}, found "
+            f"{start} of {steps}"
+        )
+    if 0 < steps - end < horizon or (share and steps == end):
+        raise UsageError(
+            f"expected {horizon} steps or more to test on in each series of {name}, as "
+            f"the horizon has, found {steps - end} of {steps}: name a larger --holdout"
+        )
+    return start, end, steps
+
+
+def _windows(scaled, first, window, horizon, season):
+    ahead = np.arange(horizon)
+    before = first[:, None] + ahead - season * (ahead // season + 1)
+    before = np.where(before < 0, first[:, None] - 1, before)  # none yet: the last
+    return {
+        "x": scaled[first[:, None] + np.arange(-window, 0)],
+        "y": scaled[first[:, None] + ahead, -1],
+        "seasonal": scaled[before, -1],
+    }
+
+
+def _given(data: Data, wanted: Split) -> Data:
+    """Windows at hand; watched are the last, and none trained on reaches into them."""
+    if not wanted.watched or data.watched is not None or not data.schema.forecast:
+        return load(Split(data, wanted.watched, wanted.seed))
+    rows, horizon = data.train, data.schema.target_shape[0]
+    first, late = rows["first"], np.zeros(len(rows["x"]), bool)
+    early = late.copy()
+    for i in np.unique(rows["series"]):
+        mine = rows["series"] == i
+        cut = np.quantile(first[mine], 1 - wanted.watched, method="lower")
+        late |= mine & (first >= cut)
+        early |= mine & (first + horizon <= cut)
+    if not early.any():
+        raise UsageError(
+            f"expected windows to train on before those watched, found {len(first)} in "
+            f"all with a horizon of {horizon}"
+        )
+    train, watch = ({k: v[at] for k, v in rows.items()} for at in (early, late))
+    schema = data.schema._replace(rows=len(train["x"]))
+    return data._replace(schema=schema, train=train, watched=watch)
+
+
+def find_season(series: Sequence[np.ndarray]) -> int:
+    """The lag at which series [T] are most like themselves; 1 where none stands out.
+
+    The highest peak of their mean autocorrelation, without their linear trends, at lags
+    up to a third of the shortest, that is above what noise has at its highest lag.
+    """
+    size = min(map(len, series))
+    lags = size // 3
+    if lags < 3:
+        return 1
+    found = np.zeros(lags + 1)
+    for values in series:
+        t = np.arange(len(values))
+        rest = values - np.polyval(np.polyfit(t, values, 1), t)
+        power = np.abs(np.fft.rfft(rest, 2 * len(rest))) ** 2
+        found += np.fft.irfft(power)[: lags + 1] / max(power.mean(), 1e-300)
+    found /= max(found[0], 1e-300)
+    inner = found[1:-1]
+    peak = (inner > found[:-2]) & (inner > found[2:])
+    noise = (1 + np.sqrt(2 * np.log(lags))) / np.sqrt(sum(map(len, series)))
+    high = np.where(peak & (inner > noise), inner, 0)
+    return int(high.argmax()) + 1 if high.any() else 1
+
+
+# Times --------------------------------------------------------------------------------
+
+
+def pace(times: "Series") -> str | float | None:
+    """From one time to the next: a number, or pandas' name; None where it varies."""
+    if times.dtype.kind in "iuf":
+        gaps = np.diff(times.to_numpy(np.float64))
+        even = np.allclose(gaps, gaps.mean(), rtol=1e-3, atol=0)
+        return float(gaps.mean()) if even else None
+    import pandas as pd
+
+    return pd.infer_freq(pd.DatetimeIndex(times)) if len(times) > 2 else None
+
+
+def after(times: "Series", count: int) -> list[str]:
+    """The next `count` times; "+1", "+2", ... where they are uneven."""
+    step, last = pace(times), times.iloc[-1]
+    if step is None:
+        return [f"+{i + 1}" for i in range(count)]
+    if isinstance(step, float):
+        return [f"{last + step * (i + 1):.10g}" for i in range(count)]
+    import pandas as pd
+
+    days = pd.date_range(last, periods=count + 1, freq=step)[1:]
+    whole = bool((days == days.normalize()).all())
+    return [str(day.date()) if whole else day.isoformat() for day in days]
+
+
+# To predict ---------------------------------------------------------------------------
+
+
+def examples(schema: Schema, given: Any) -> Arrays:
+    """The last window of each series of tables, in the order of their groups: {"x"}.
+
+    Raises UsageError for a series that is shorter than the window.
+    """
+    size, rows = schema.shape[0], []
+    for what, frame in sources(given, schema.group):
+        for name, steps in groups(frame, schema.group, schema.time, what):
+            if len(steps) < size:
+                at = f' where "{schema.group}" is {name}' if name else ""
+                raise UsageError(
+                    f"expected {size} steps or more in {what}, as the window has, "
+                    f"found {len(steps)}{at}"
+                )
+            rows.append(encode(steps[-size:], schema.columns, what))
+    return {"x": standardize(schema, np.stack(rows))}
+
+
+def lines(schema: Schema, given: Any, predictions: np.ndarray) -> list[list[str]]:
+    """Forecasts [N, H] of `examples` as a long table: group, time, target.
+
+    Of a model of groups, what it says of each.
+    """
+    if not schema.forecast:
+        return long.lines(schema, given, predictions)
+    heads = [schema.group] * bool(schema.group) + [schema.time, schema.target_name]
+    found, each = [heads], iter(predictions)
+    for what, frame in sources(given, schema.group):
+        for name, steps in groups(frame, schema.group, schema.time, what):
+            values = next(each)
+            times = after(steps[schema.time], len(values))
+            for time, value in zip(times, values, strict=True):
+                found.append([name] * bool(schema.group) + [time, f"{value:.7g}"])
+    return found
