@@ -6,7 +6,8 @@ Shapes: N sequences, L length, C channels.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,7 +67,7 @@ def read_groups(
     Columns beside `group`, `time` and `target` are features: numbers, or categories,
     one feature (0 or 1) for each value. Raises UsageError.
     """
-    _check_names(frame, {"--group": group, "--time": time, "target": target}, what)
+    check_names(frame, {"--group": group, "--time": time, "--target": target}, what)
     assert target is not None
     _complete(frame, [target], what)
     columns = features(frame, (group, time, target), what)
@@ -138,7 +139,7 @@ def groups(
     Times become numbers, or dates. Without a group the table is one, named "". Raises
     UsageError for times that are missing or twice in a group, or a group of one step.
     """
-    _check_names(frame, {"--time": time} | ({"--group": group} if group else {}), what)
+    check_names(frame, {"--time": time} | ({"--group": group} if group else {}), what)
     _complete(frame, [time, group] if group else [time], what)
     frame = frame.assign(**{time: times(frame[time], what)})
     parted = frame.groupby(group, sort=False) if group else [("", frame)]
@@ -164,12 +165,13 @@ def times(column: "Series", what: str) -> "Series":
     import pandas as pd
 
     try:
-        return pd.to_datetime(column)
-    except (ValueError, TypeError) as error:
-        said = str(error).split(",")[0].split(". ")[0]
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # what pandas would have to guess
+            return pd.to_datetime(column)
+    except (ValueError, TypeError, UserWarning):
         raise UsageError(
-            f'expected numbers or dates in "{column.name}" of {what}, found others '
-            f"({said})"
+            f'expected numbers, or dates as 2026-11-26, in "{column.name}" of {what}, '
+            f"found {quoted(column.iloc[:3].tolist())}"
         ) from None
 
 
@@ -177,7 +179,8 @@ def features(frame: "DataFrame", others: Sequence[str | None], what: str) -> Col
     """The columns beside some others, each with its categories, () for numbers."""
     columns = [name for name in frame.columns if name not in others]
     if not columns:
-        raise UsageError(f"expected features in {what}, found {quoted(others)} alone")
+        named = quoted([name for name in others if name])
+        raise UsageError(f"expected features in {what}, found {named} alone")
     _complete(frame, columns, what)
     found = []
     for name in columns:
@@ -196,7 +199,7 @@ def encode(frame: "DataFrame", columns: Columns, what: str) -> np.ndarray:
 
     Raises UsageError for a column that is absent, or a value of the wrong kind.
     """
-    _check_names(frame, {name: name for name, _ in columns}, what)
+    check_names(frame, {name: name for name, _ in columns}, what)
     _complete(frame, [name for name, _ in columns], what)
     parts = []
     for name, known in columns:
@@ -284,7 +287,10 @@ def lines(schema: Schema, given: Any, predictions: np.ndarray) -> list[list[str]
     return [[schema.group, *heads], *rows]
 
 
-def _check_names(frame, wanted, what):
+def check_names(
+    frame: "DataFrame", wanted: Mapping[str, str | None], what: str
+) -> None:
+    """Raise UsageError unless they are different columns; keys say what each is for."""
     known = list(map(str, frame.columns))
     for flag, name in wanted.items():
         if name not in known:

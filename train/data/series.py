@@ -16,7 +16,7 @@ from train.data import long
 from train.data.builtin import SERIES
 from train.data.formats import numbers
 from train.data.load import load
-from train.data.long import encode, features, groups, sources, table
+from train.data.long import check_names, encode, features, groups, sources, table
 from train.data.schema import Arrays, Data, Schema, Split, moments, standardize
 from train.data.tables import Columns
 from zoo.base import UsageError, check_int
@@ -56,9 +56,11 @@ def load_series(
         if given is None:
             raise UsageError(f"expected {flag} to forecast {name}, found none")
     assert target is not None and time is not None and window is not None
+    roles = {"--time": time, "--target": target} | ({"--group": group} if group else {})
+    check_names(frame, roles, name)
     others = [n for n in frame.columns if n not in (group, time, target)]
     columns: Columns = ((target, ()),)
-    if target in frame.columns and others:
+    if others:
         columns = (*features(frame, (group, time, target), name), *columns)
     found = list(groups(frame, group or "", time, name))
     paces = [pace(steps[time]) for _, steps in found]
@@ -197,8 +199,9 @@ def _given(data: Data, wanted: Split) -> Data:
 def find_season(series: Sequence[np.ndarray]) -> int:
     """The lag at which series [T] are most like themselves; 1 where none stands out.
 
-    The highest peak of their mean autocorrelation, without their linear trends, at lags
-    up to a third of the shortest, that is above what noise has at its highest lag.
+    The first peak of their mean autocorrelation, without their linear trends, that is
+    above what noise has at its highest lag, and 0.8 of the highest or more; at lags up
+    to a third of the shortest.
     """
     size = min(map(len, series))
     lags = size // 3
@@ -215,7 +218,7 @@ def find_season(series: Sequence[np.ndarray]) -> int:
     peak = (inner > found[:-2]) & (inner > found[2:])
     noise = (1 + np.sqrt(2 * np.log(lags))) / np.sqrt(sum(map(len, series)))
     high = np.where(peak & (inner > noise), inner, 0)
-    return int(high.argmax()) + 1 if high.any() else 1
+    return int((high >= 0.8 * high.max()).argmax()) + 1 if high.any() else 1
 
 
 # Times --------------------------------------------------------------------------------
@@ -229,7 +232,12 @@ def pace(times: "Series") -> str | float | None:
         return float(gaps.mean()) if even else None
     import pandas as pd
 
-    return pd.infer_freq(pd.DatetimeIndex(times)) if len(times) > 2 else None
+    if len(times) < 3:
+        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pandas 4 has an object for the name
+        found = pd.infer_freq(pd.DatetimeIndex(times))
+    return getattr(found, "freqstr", found)
 
 
 def after(times: "Series", count: int) -> list[str]:
