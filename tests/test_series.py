@@ -96,7 +96,7 @@ def changed(**columns):
         (walks(6)[lambda f: (f["id"] != "w1") | (f["t"] == 0)], {}, "found one where"),
         (changed(t=0), {}, "each time once"),
         (changed(t=np.nan), {}, 'gaps in the column "t"'),
-        (changed(t="soon"), {}, "numbers or dates"),
+        (changed(t="soon"), {}, "numbers, or dates"),
         (changed(id=None), {}, "gaps in the column"),
         (changed(kind=range(len(walks(6)))), {}, "one value of .kind. for all steps"),
         (changed(x=np.inf), {}, "finite"),
