@@ -88,8 +88,7 @@ def predict(argv: list[str]) -> int:
     if not inputs:
         raise UsageError("expected an INPUT: a .npz, .csv, .png, .jpg or .wav file")
 
-    from train import data as sets
-    from train.data import long, series
+    from train.cli.answers import answers
     from train.recipes import saved
 
     found = saved.load(directory)
@@ -100,24 +99,8 @@ def predict(argv: list[str]) -> int:
             "`zoo transcribe`"
         )
     predictions = found.predict(inputs)
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    if schema.time and long.is_table(inputs):
-        writer.writerows(series.lines(schema, inputs, predictions))
-        return 0
-    if found.lines is not None:
-        writer.writerows(found.lines(predictions))
-        return 0
-    if schema.edges:  # a line for each node
-        predictions = predictions.reshape(-1, predictions.shape[-1])
-    if schema.regression:
-        writer.writerow([schema.target_name])
-        writer.writerows([f"{value:.7g}"] for value in predictions)
-        return 0
-    writer.writerow(["class", *(f"p({name})" for name in schema.classes)])
-    for name, row in zip(
-        sets.labels(schema, predictions.argmax(-1)), predictions, strict=True
-    ):
-        writer.writerow([name, *(f"{p:.4f}" for p in row)])
+    rows = answers(found, inputs, predictions)
+    csv.writer(sys.stdout, lineterminator="\n").writerows(rows)
     return 0
 
 

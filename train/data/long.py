@@ -266,25 +266,13 @@ def examples(schema: Schema, given: Any) -> Arrays:
     return {"x": np.where(within(x, length), x, 0), "length": length}
 
 
-def lines(schema: Schema, given: Any, predictions: np.ndarray) -> list[list[str]]:
-    """Predictions [N] or [N, K] of the groups of tables, each beside its group."""
-    names = [
+def names(schema: Schema, given: Any) -> list[str]:
+    """The groups of tables, in the order of `examples`."""
+    return [
         name
         for what, frame in sources(given, schema.group)
         for name, _ in groups(frame, schema.group, schema.time, what)
     ]
-    if schema.regression:
-        heads = [schema.target_name]
-        cells = [[f"{value:.7g}"] for value in predictions]
-    else:
-        heads = ["class", *(f"p({name})" for name in schema.classes)]
-        best = [schema.classes[k] for k in predictions.argmax(-1)]
-        cells = [
-            [name, *(f"{p:.4f}" for p in row)]
-            for name, row in zip(best, predictions, strict=True)
-        ]
-    rows = [[name, *row] for name, row in zip(names, cells, strict=True)]
-    return [[schema.group, *heads], *rows]
 
 
 def check_names(

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from train.data import long
 from train.data.builtin import SERIES
 from train.data.formats import numbers
 from train.data.load import load
@@ -276,12 +275,7 @@ def examples(schema: Schema, given: Any) -> Arrays:
 
 
 def lines(schema: Schema, given: Any, predictions: np.ndarray) -> list[list[str]]:
-    """Forecasts [N, H] of `examples` as a long table: group, time, target.
-
-    Of a model of groups, what it says of each.
-    """
-    if not schema.forecast:
-        return long.lines(schema, given, predictions)
+    """Forecasts [N, H] of `examples` as a long table: group, time, target."""
     heads = [schema.group] * bool(schema.group) + [schema.time, schema.target_name]
     found, each = [heads], iter(predictions)
     for what, frame in sources(given, schema.group):
