@@ -309,7 +309,10 @@ def test_the_command_forecasts_each_series(zoo, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["gru", "transformer_classifier"])
+@pytest.mark.parametrize(
+    "name",
+    ["gru", pytest.param("transformer_classifier", marks=[pytest.mark.long])],
+)
 def test_networks_forecast_about_as_well_as_can_be(name):
     experiment = prepare(RECIPES[name], "waves", steps=1500, dropout=0.0)
     fit = loop.fit(
