@@ -48,6 +48,6 @@ def test_notebook(path, tmp_path, monkeypatch):
 
 
 def test_there_are_notebooks():
-    names = ["attention", "games", "generative", "graphs", "many_runs"]
-    names += ["quickstart", "sequences"]
+    names = ["attention", "embeddings", "games", "generative", "graphs"]
+    names += ["many_runs", "quickstart", "sequences"]
     assert [path.stem for path in NOTEBOOKS] == names
