@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+from sklearn import metrics as theirs
 
 from train.report import metrics
 from zoo.base import UsageError
@@ -55,6 +56,23 @@ def test_two_classes_by_hand():
     assert scores["f1"] == pytest.approx((4 / 5 + 2 / 3) / 2)
     logs = [math.log(q) for q in (0.9, 0.6, 0.35, 0.8)]
     assert scores["log_loss"] == pytest.approx(-sum(logs) / 4)
+
+
+@pytest.mark.parametrize("k", [2, 3, 10])
+def test_scores_of_thresholds_are_scikit_learns_to_the_last_bit(k):
+    rng = np.random.default_rng(k)
+    y = np.r_[np.arange(k), rng.integers(0, k, 200), np.zeros(200, int)]  # skewed
+    logits = np.round(rng.normal(size=(len(y), k)) + 1.5 * np.eye(k)[y], 1)  # ties
+    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    scores = metrics.classification(p, y, tuple("abcdefghij"[:k]))
+    said = p.argmax(1)
+    assert scores["balanced_accuracy"] == theirs.balanced_accuracy_score(y, said)
+    assert scores["accuracy"] == theirs.accuracy_score(y, said)
+    ranked = p[:, 1] if k == 2 else p
+    auroc = theirs.roc_auc_score(y, ranked, multi_class="ovr", average="macro")
+    assert scores["roc_auc"] == auroc
+    precision = theirs.average_precision_score(y, ranked, average="macro")
+    assert scores["average_precision"] == precision
 
 
 def test_absent_class_has_no_part_in_the_means():

@@ -3,13 +3,14 @@
 import csv
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import tyro
 
 from train.cli.flags import Directory, parse
+from train.cli.tables import failed, scores, table
 from zoo.base import UsageError, count_parameters
 
 
@@ -42,7 +43,8 @@ def info(argv: list[str]) -> int:
     if not result:
         print("not finished: zoo train --resume goes on")
         return 0
-    scores(result["metrics"], f"on the {result['measured_on']}")
+    known = result.get("baselines", {})  # older runs have none
+    scores(result["metrics"], f"on the {result['measured_on']}", known)
     return failed(result.get("failure"))
 
 
@@ -72,7 +74,8 @@ def evaluate(argv: list[str]) -> int:
     experiment = saved.with_rows(found.config, directory)
     part = "training data" if experiment.parts.test is None else "test data"
     measured = experiment.report.measure(found.trained, experiment.parts)
-    scores(measured.scores, f"{found.config['recipe']} on the {part}")
+    known = experiment.report.baselines(experiment.parts)
+    scores(measured.scores, f"{found.config['recipe']} on the {part}", known)
     return failed(measured.failure)
 
 
@@ -275,55 +278,6 @@ def export(argv: list[str]) -> int:
         export.write_weights(trained, config, weights)
         print(weights)
     return 0
-
-
-def failed(failure: str | None) -> int:
-    """The exit status; says why a training failed."""
-    if failure:
-        print(f"zoo: the training failed: {failure}", file=sys.stderr)
-    return 1 if failure else 0
-
-
-def scores(metrics: dict[str, Any], title: str) -> None:
-    """Tables of the metrics: single numbers, then one row for each class."""
-    numbers = {k: v for k, v in metrics.items() if isinstance(v, float | int)}
-    print(f"\n{title}:")
-    table(tuple(numbers), [tuple(map(number, numbers.values()))])
-    classes = metrics.get("per_class", {})
-    if 0 < len(classes) <= 20:
-        heads = ("class", "precision", "recall", "f1", "support")
-        rows = [
-            (name, *(f"{row[k]:.3f}" for k in heads[1:4]), str(row["support"]))
-            for name, row in classes.items()
-        ]
-        table(heads, rows)
-
-
-def number(value: float) -> str:
-    """A score as it is shown."""
-    return f"{value:.4f}"
-
-
-def table(heads: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
-    """Print rows under their heads, numbers to the right."""
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(header_style="bold")
-    for i, head in enumerate(heads):
-        values = [row[i].replace(",", "").replace(".", "") for row in rows]
-        right = all(value.lstrip("-").isdigit() for value in values)
-        last = i == len(heads) - 1  # a long one: it is broken where it must be
-        side: Any = "right" if right else "left"
-        table.add_column(escape(head), justify=side, no_wrap=not last)
-    for row in rows:
-        table.add_row(*map(escape, row))
-    console = Console()
-    console.width = (
-        max(console.width, 140) if not console.is_terminal else console.width
-    )
-    console.print(table)
 
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {

@@ -77,8 +77,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _list(argv: list[str]) -> int:
-    from train.cli.ask import table
     from train.cli.flags import parse
+    from train.cli.tables import table
     from train.recipes import RECIPES
 
     parse(lambda: None, argv, "zoo list")
@@ -97,7 +97,7 @@ def _list(argv: list[str]) -> int:
 
 
 def _train(argv: list[str]) -> int:
-    from train.cli import ask, run, runs
+    from train.cli import run, runs, tables
     from train.cli.flags import parse, recipe_flags
     from train.recipes import RECIPES, parameters
     from zoo.base import UsageError, check_choice
@@ -134,13 +134,14 @@ def _train(argv: list[str]) -> int:
         print(f"stopped at step {done.steps}, saved; {again} goes on")
         return 130
     result = done.result
-    ask.scores(result["metrics"], f"{name} on the {result['measured_on']}")
+    title = f"{name} on the {result['measured_on']}"
+    tables.scores(result["metrics"], title, result.get("baselines", {}))
     print(
         f"{result['steps']:,} steps in {result['seconds']:.1f} s, "
         f"{result['examples_per_second']:,.0f} examples/s, "
         f"{result['parameters']:,} parameters; saved in {out}"
     )
-    return ask.failed(result.get("failure"))
+    return tables.failed(result.get("failure"))
 
 
 def _search(command: str, argv: list[str]) -> int:

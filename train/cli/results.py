@@ -28,8 +28,8 @@ from jax.flatten_util import ravel_pytree
 from train import many
 from train import step as one
 from train.checkpoint import read_json, whole, write_json
-from train.cli.ask import table
 from train.cli.flags import parse
+from train.cli.tables import table
 from train.data import Split
 from train.recipes import RECIPES, Experiment, Training, prepare
 from train.recipes.members import members

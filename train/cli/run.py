@@ -175,6 +175,7 @@ def _result(experiment, fit, records, options, part, out):
         "failure": measured.failure,
         "files": list(measured.files),
         "metrics": measured.scores,
+        "baselines": report.baselines(data),
         "measured_on": "training data" if data.test is None else "test data",
         "evaluated": part if part == "watched" or data.test else None,
         "steps": int(records[-1]["step"]),

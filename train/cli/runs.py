@@ -9,9 +9,9 @@ from typing import Annotated, Any
 import tyro
 
 from train.checkpoint import latest, read_json
-from train.cli.ask import number, table
 from train.cli.disk import locked, read_log
 from train.cli.flags import parse
+from train.cli.tables import number, table
 from train.recipes import RECIPES
 from train.recipes.saved import read_config
 from zoo.base import UsageError

@@ -20,8 +20,8 @@ import numpy as np
 from train import many
 from train import source as sources
 from train.checkpoint import whole, write_json
-from train.cli.ask import table
 from train.cli.asked import asked, flag, judged_by, judged_in_batches, searched, seconds
+from train.cli.tables import table
 from train.recipes.members import members
 from zoo.base import UsageError
 

@@ -11,7 +11,7 @@ from flax import linen as nn
 from train import evaluate
 from train.data import Data, Schema, views
 from train.recipes.base import Built, Goal, Recipe, Training, expect_classes
-from train.report import Measured, Report, metrics
+from train.report import Measured, Report, baselines, metrics
 from train.report.measure import tested
 from train.step import Trained
 from zoo import graph as graphs
@@ -83,7 +83,15 @@ def _report(task, network, inputs, schema):
         files = {"confusion.png": confusion, "embedding.png": embedding}
         return Measured(scores, files=files)
 
-    return Report(measure)
+    def compared(data: Data):
+        """Of the nodes by themselves, without their edges."""
+        train, test = (
+            {name: rows[name][_counted(rows)] for name in ("x", "y")}
+            for rows in (data.train, tested(data))
+        )
+        return baselines.found(schema, train, test)
+
+    return Report(measure, baselines=compared)
 
 
 def _counted(rows):

@@ -28,6 +28,8 @@ class Report(NamedTuple):
     transcribe(trained, paths, *, beams) -> one Transcript for each.
     lines(predictions) -> rows of a table, heads first, of what is neither a class nor a
     quantity.
+    baselines(data) -> scores to hold those of `measure` against, by the name of what
+    has them; or a sentence that says why it has none.
     """
 
     measure: Callable[[Trained, Data], Measured]
@@ -38,3 +40,4 @@ class Report(NamedTuple):
     translate: Callable[..., Sequence[Any]] | None = None
     transcribe: Callable[..., Sequence[Any]] | None = None
     lines: Callable[[np.ndarray], list[list[str]]] | None = None
+    baselines: Callable[[Data], dict[str, dict[str, Any] | str]] = lambda data: {}

@@ -4,7 +4,7 @@ import numpy as np
 
 from train import evaluate
 from train.data import Arrays, Data, Schema, restore_target
-from train.report import Measured, Report, metrics
+from train.report import Measured, Report, baselines, metrics
 from train.step import Trained
 from zoo.base import Task, UsageError
 
@@ -49,7 +49,10 @@ def predictions(task: Task, schema: Schema) -> Report:
 
         return Measured(scores, files={"confusion.png": confusion})
 
-    return Report(quantity if schema.regression else classes)
+    def compared(data: Data):
+        return baselines.found(schema, baselines.seen(data.train), tested(data))
+
+    return Report(quantity if schema.regression else classes, baselines=compared)
 
 
 def losses(task: Task) -> Report:

@@ -15,9 +15,10 @@ def classification(probabilities: Any, y: Any, classes: tuple[str, ...]) -> dict
     """Probabilities [N, K] and labels y [N] -> scores; "log_loss" is in nats.
 
     "precision", "recall" and "f1" are means over the classes that occur among labels or
-    predictions; "roc_auc" is that of class 1 for K = 2, else the mean of one class
-    against the rest; it is None where a class has no example. Rows of "confusion" are
-    true classes. Raises UsageError for arrays that cannot be these.
+    predictions, "balanced_accuracy" is that of the recall over those among labels;
+    "roc_auc" and "average_precision" are those of class 1 for K = 2, else the mean of
+    one class against the rest; None where a class has no example. Rows of "confusion"
+    are true classes. Raises UsageError for arrays that cannot be these.
     """
     from sklearn import metrics  # a second to import
 
@@ -30,20 +31,16 @@ def classification(probabilities: Any, y: Any, classes: tuple[str, ...]) -> dict
     )
     confusion = metrics.confusion_matrix(y, predicted, labels=labels)
     occurs = (confusion.sum(axis=0) + confusion.sum(axis=1)) > 0
-    roc_auc = None
-    if support.all():
-        ones = labels if k > 2 else (1,)
-        aucs = [metrics.roc_auc_score(y == one, p[:, one]) for one in ones]
-        roc_auc = float(np.mean(aucs))
     # scikit-learn warns of sums as inexact as those of float32
     log_loss = metrics.log_loss(y, p / totals, labels=labels)
     return {
         "accuracy": float(metrics.accuracy_score(y, predicted)),
+        "balanced_accuracy": float(recall[support > 0].mean()),
         "precision": float(precision[occurs].mean()),
         "recall": float(recall[occurs].mean()),
         "f1": float(f1[occurs].mean()),
         "log_loss": float(log_loss),
-        "roc_auc": roc_auc,
+        **_ranked(p, y),
         "per_class": {
             name: {
                 "precision": float(precision[c]),
@@ -55,6 +52,19 @@ def classification(probabilities: Any, y: Any, classes: tuple[str, ...]) -> dict
         },
         "confusion": confusion.tolist(),
     }
+
+
+def _ranked(p, y):
+    """Scores at every threshold, each class against the rest; of two, of the second."""
+    from sklearn import metrics
+
+    ones = range(p.shape[1]) if p.shape[1] > 2 else (1,)
+    found: dict[str, float | None] = {"roc_auc": None, "average_precision": None}
+    if len(np.unique(y)) == p.shape[1]:
+        for name in found:
+            score = getattr(metrics, f"{name}_score")
+            found[name] = float(np.mean([score(y == one, p[:, one]) for one in ones]))
+    return found
 
 
 def check_probabilities(p: np.ndarray, y: np.ndarray, k: int) -> None:
