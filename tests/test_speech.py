@@ -202,9 +202,18 @@ def test_words_are_standardised_by_those_trained_on():
 
 def test_a_speaker_is_held_out_whole():
     found, all = speech.load_recordings("tones", speaker=2), speech.tones()
-    assert len(found.test["x"]) == (all.speaker == 2).sum() == 100
-    rest = np.isin(found.train["length"], speech.frames_of(all.length))
-    assert rest.all() and len(found.train["x"]) == 300
+    assert (all.speaker == 2).sum() == 100
+    sizes = speech.frames_of(all.length)  # in order, they tell which recordings
+    parts = ((found.train, all.speaker != 2), (found.test, all.speaker == 2))
+    for rows, own in parts:
+        np.testing.assert_array_equal(rows["length"], sizes[own])
+        np.testing.assert_array_equal(rows["y"], all.y[own])
+    # what is watched, and trained on in strings, is of the other speakers
+    watched = speech.load_strings(Split("tones", 0.2), speaker=2)
+    mine = speech.load_recordings(Split("tones", 0.2), speaker=2)
+    np.testing.assert_array_equal(watched.train["x"], mine.train["x"])
+    kept = np.concatenate([mine.train["length"], mine.watched["length"]])
+    np.testing.assert_array_equal(np.sort(kept), np.sort(sizes[all.speaker != 2]))
     again = speech.load_recordings("tones", speaker=3)
     assert found.schema.mean != again.schema.mean
 
