@@ -86,6 +86,8 @@ SMALL = {
     # where all rows stand at a centre, a gradient is rounding
     "kmeans": {"data": "iris", "clusters": 3, "keep": 0.9, "learning_rate": 0.5},
     "pca": {"components": 7},
+    "multitask": {"data": "digits", "widths": (32,), "dropout": 0.0}
+    | {"weighting": "pcgrad"},
     "bernoulli_mixture": {"data": "digits", "components": 12, "learning_rate": 0.01},
     **dict.fromkeys(
         ("vae", "conditional_vae"), {"data": "digits", "latent": 4, "widths": (32,)}
@@ -184,7 +186,7 @@ def batch_of(recipe: Experiment, n: int = 8) -> dict:
 # one has a model much alike
 ALIKE = (
     *("ridge", "lasso", "logistic", "neuron", "denoising_autoencoder", "resnet20"),
-    *("kmeans", "pca"),
+    *("kmeans", "pca", "multitask"),
     *("cnn_cifar10", "rnn", "gru", "softmax", "conditional_vae"),
     *("peephole_lstm", "transformer_classifier", "char_lstm", "char_transformer"),
     *("seq2seq_lstm", "seq2seq_transformer", "copy"),

@@ -47,18 +47,20 @@ def imported(node):
 
 
 def test_one_gradient_of_a_loss():
+    taken = ("grad", "value_and_grad", "vjp", "jacrev")
     found = [
         path.relative_to(ROOT).as_posix()
         for path in SOURCES
         for call in walk(path, ast.Call)
-        if ast.unparse(call.func).split(".")[-1] in ("grad", "value_and_grad", "vjp")
+        if ast.unparse(call.func).split(".")[-1] in taken
     ]
     # the penalty's is with respect to images, inside a loss; Newton's is of a gradient;
-    # those of examples, and those of a loss that curves, train nothing
+    # those of examples, and those of a loss that curves, train nothing; those of tasks
+    # are what a loss says its gradient is
     assert found == [
         "train/many/curvature.py",
-        *["train/many/influence.py"] * 3,
-        *("train/optim.py", "train/step.py", "zoo/gan.py"),
+        *["train/many/influence.py"] * 4,
+        *("train/optim.py", "train/step.py", "zoo/gan.py", "zoo/multitask.py"),
     ]
 
 

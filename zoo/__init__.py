@@ -30,6 +30,7 @@ from zoo import layers as layers
 from zoo import linear as linear
 from zoo import mixture as mixture
 from zoo import mlp as mlp
+from zoo import multitask as multitask
 from zoo import recommender as recommender
 from zoo import recurrent_vae as recurrent_vae
 from zoo import rl as rl

@@ -93,6 +93,10 @@ HELP = {
     "most": "count from which on cells weigh the same",
     "dice_weight": "of the soft Dice loss, beside the cross entropy of pixels",
     "size_weight": "of the error of a box's height and width, in pixels",
+    "tasks": "that one network learns; the first is predicted",
+    "weighting": "of tasks: their sum, by weights that are learned, or each gradient "
+    "without what goes against others (PCGrad)",
+    "weight": "of the tasks after the first",
     "n3": "weight of the sum of cubes of a triple's embeddings",
     "labels": "how many images have theirs, of each class as many",
     "environments": "played side by side",
