@@ -19,12 +19,15 @@ Directory = tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="DIR")]]
 
 HELP = {
     "data": "a data set's name, or the path of a file of your own (.npz, .csv; a text, "
-    ".txt; pairs, .tsv)",
+    ".txt; pairs, .tsv), or of a folder of pictures, a folder for each class",
     "target": "the column of a .csv to predict",
     "group": "the column of a .csv that tells its sequences, or series, apart",
     "time": "the column of a .csv that orders the steps of a sequence, or series",
     "season": "steps after which a series repeats itself, for the forecast that it "
     "does; looked for unless given",
+    "size": "height and width of pictures of your own, scaled and cut; None: theirs, "
+    "where all have one up to 64, else 32",
+    "grey": "pictures of your own without their colours",
     "speaker": "the number of one whose recordings are all for testing",
     "holdout": "share of the data kept for testing, where the set has no test part",
     "steps": "updates in all",

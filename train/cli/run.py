@@ -6,6 +6,7 @@ DIR/metrics.jsonl    a line per log: step, metrics of training and, now and then
                      watch (watched_loss); seconds, examples/s
 DIR/checkpoints/     the newest states
 DIR/result.json      final metrics, steps, seconds, examples/s, parameters
+DIR/data.png         images of the user's own, as read and as augmented
 DIR/*.png            curves; a confusion matrix or predictions against targets
 DIR/samples/         what a generative model draws at each evaluation; in progress.png
                      the first row of each
@@ -88,6 +89,7 @@ def _train(asked, out, config, resume):
         if new:
             (out / "result.json").unlink(missing_ok=True)
             write_json(out / "config.json", _description(new.pop(), experiment))
+            _show_data(experiment, out / "data.png")
 
     with _told_of(out):
         fit = loop.fit(
@@ -139,6 +141,17 @@ def _told_of(out):
         step = checkpoint.latest(out / "checkpoints")
         left = "none was saved" if step is None else f"that of step {step} is saved"
         raise UsageError(f"{error}; of the good states {left} in {out}") from error
+
+
+def _show_data(experiment, path):
+    """Thumbnails of images of the user's own, before anything is trained."""
+    schema = experiment.schema
+    if schema.image and Path(schema.name).is_absolute():
+        from train.report import plot, thumbnails
+
+        rows = experiment.parts.train
+        images, titles = thumbnails.sheet(schema, rows, experiment.batches)
+        plot.save(plot.tiles(images, titles=titles), path)
 
 
 def _drawing(experiment: Experiment, part: str, seed: int, out: Path):

@@ -5,12 +5,15 @@ its name says is refused in a sentence.
 Shapes: N examples, H height, W width, C channels.
 """
 
+import contextlib
 import gzip
 import math
 import tarfile
+import warnings
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile, is_zipfile
 
 import numpy as np
@@ -98,28 +101,72 @@ def open_npz(path: Path) -> dict[str, np.ndarray]:
         ) from None
 
 
-def read_image(path: Path, shape: tuple[int, ...]) -> np.ndarray:
-    """A picture file -> [1, H, W, C], resized, its pixels 0..255. Raises UsageError."""
-    from PIL import Image, ImageOps  # comes with matplotlib
+MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+# of what Pillow reads, that which runs no other program; by content, not by name
+PICTURES = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
+SUFFIXES = tuple(".png .jpg .jpeg .gif .bmp .tif .tiff .webp .ppm .pgm .pbm".split())
 
+
+@contextlib.contextmanager
+def open_picture(path: Path) -> Iterator[Any]:
+    """A picture of which the header alone is read; Pillow's Image.
+
+    One of more than Image.MAX_IMAGE_PIXELS (89 million) or of 16 bits and more is
+    refused before it is decoded. Raises UsageError, also for what the reader finds.
+    """
+    from PIL import Image  # comes with matplotlib
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of metadata
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path, formats=PICTURES) as image:
+                if image.mode[0] in "IF":  # converting would clip
+                    raise UsageError(
+                        f"expected 8 bits a channel in {path}, found the mode "
+                        f"{image.mode}"
+                    )
+                yield image
+    except UsageError:
+        raise
+    except Exception as error:  # a damaged file can raise anything in Pillow
+        raise UsageError(f"expected a picture, found {path} ({error})") from None
+
+
+def sight(image: Any) -> tuple[tuple[int, int], bool]:
+    """The height and width of a picture, turned upright, and whether it is grey."""
+    from PIL.ExifTags import Base
+
+    width, height = image.size
+    if image.getexif().get(Base.Orientation, 1) > 4:  # lies on its side
+        width, height = height, width
+    return (height, width), image.mode in ("1", "L", "LA")
+
+
+def read_image(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """A picture file -> [1, H, W, C], its pixels 0..255, uint8. Raises UsageError.
+
+    It is turned upright as its EXIF data say, scaled until it covers H x W, and its
+    middle is cut out. What is transparent is white, but for 4 channels.
+    """
     height, width, channels = shape
-    modes = {1: "L", 3: "RGB", 4: "RGBA"}
-    if channels not in modes:
+    if channels not in MODES:
         raise UsageError(
             f"expected a model of 1, 3 or 4 channels for the picture {path}, found "
             f"{channels}"
         )
-    try:
-        with Image.open(path) as image:
-            if image.mode[0] in "IF":  # 16 bits and more: converting would clip
-                raise UsageError(
-                    f"expected 8 bits a channel in {path}, found the mode {image.mode}"
-                )
-            turned = ImageOps.exif_transpose(image).convert(modes[channels])
-            pixels = np.asarray(turned.resize((width, height)))
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UsageError(f"expected a picture, found {path} ({error})") from None
-    return pixels.reshape(1, height, width, channels)
+    with open_picture(path) as image:
+        from PIL import Image, ImageOps
+
+        # a large JPEG is decoded at a part of its size, in less memory
+        image.draft(None, (2 * max(height, width),) * 2)
+        image = ImageOps.exif_transpose(image)
+        if image.has_transparency_data and channels < 4:
+            image = image.convert("RGBA")
+            white = Image.new("RGBA", image.size, "white")
+            image = Image.alpha_composite(white, image)
+        fitted = ImageOps.fit(image.convert(MODES[channels]), (width, height))
+        return np.asarray(fitted).reshape(1, height, width, channels)
 
 
 def numbers(x: np.ndarray, what: str) -> np.ndarray:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from train.data import long, series, speech, text
-from train.data.formats import numbers, open_npz, read_image
+from train.data.formats import SUFFIXES, numbers, open_npz, read_image
 from train.data.graphs import graph_examples
 from train.data.schema import Arrays, Schema, standardize, within
 from train.data.tables import Table, encode, open_csv, quoted, read_length
@@ -126,8 +126,8 @@ def read_inputs(
     """Files of examples to predict -> x [N, *shape], standardised, in their order.
 
     An .npz holds x (or x_test, or x_train) in the units of the training data; a .csv
-    the columns it was trained with, others are ignored; a picture (.png, .jpg) is one
-    example, resized, for a model trained on pixels 0..255. Raises UsageError.
+    the columns it was trained with, others are ignored; a picture is one example,
+    scaled and cut, for a model trained on pixels 0..255. Raises UsageError.
     """
     paths = [paths] if isinstance(paths, str | os.PathLike) else paths
     if not paths:
@@ -184,7 +184,7 @@ def read_raw(schema: Schema, path: Path) -> np.ndarray:
                 f"{schema.name} has, found shape {x.shape}"
             )
         return x
-    if suffix in (".png", ".jpg", ".jpeg"):
+    if suffix in SUFFIXES:
         if not schema.image:
             raise UsageError(
                 f"expected examples of shape {schema.shape} as in {schema.name}, found "

@@ -13,6 +13,7 @@ from train.data.builtin import NAMES, PUBLISHED, SERIES
 from train.data.graphs import GRAPHS
 from train.data.pairs import PAIRS
 from train.data.parts import split
+from train.data.pictures import LOOK, Look, lists_pictures, read_folder, read_listed
 from train.data.ratings import RATINGS
 from train.data.scenes import SCENES
 from train.data.schema import (
@@ -49,8 +50,12 @@ def load(
     target: str | None = None,
     kind: Kind | None = None,
     holdout: float | None = None,
+    look: Look = LOOK,
 ) -> Data:
     """A data set by its name in NAMES or its path (.npz, .csv); a `Data` as it is.
+
+    A path may be a folder of pictures, a folder for each class, or a .csv that lists
+    them; `look` says how they are to be seen.
 
     A `Split` names one of these, and parts its rows before anything is made of them.
 
@@ -65,7 +70,7 @@ def load(
     name = os.fspath(wanted.source)
     if kind not in (None, "classes", "regression"):
         raise UsageError(f'expected the kind "classes" or "regression", found "{kind}"')
-    return from_rows(read_rows(name, target, kind), wanted, holdout)
+    return from_rows(read_rows(name, target, kind, look), wanted, holdout)
 
 
 def from_rows(rows: Rows, wanted: Split, holdout: float | None = None) -> Data:
@@ -121,18 +126,28 @@ def absolute(source: str) -> str:
     """A source, whose path, where it is a user's file, does not depend on the cwd."""
     made = (*NAMES, *TEXTS, *PAIRS, *GRAPHS, *TRIPLES, *RATINGS, *SPEECH, *SCENES)
     made = (*made, *SERIES)
-    own = source not in made and Path(source).is_file()
+    own = source not in made and Path(source).exists()
     return str(Path(source).resolve()) if own else source
 
 
-def read_rows(name: str, target: str | None, kind: Kind | None) -> Rows:
+def read_rows(
+    name: str, target: str | None, kind: Kind | None, look: Look = LOOK
+) -> Rows:
     """The rows of a data set by its name or path. Raises UsageError."""
     path = Path(name)
+    pictures = name not in NAMES and path.is_dir()
     builtin, table = name in NAMES, path.suffix.lower() == ".csv"
     if target is not None and (builtin or not table):
         raise UsageError(
             f'expected a .csv file with the target "{target}", found {name}'
         )
+    if pictures:
+        return read_folder(path, look, kind)
+    listed = table and target is not None and path.is_file() and lists_pictures(path)
+    if listed:
+        return read_listed(path, str(target), look, kind)
+    if look != LOOK:
+        raise UsageError(f"expected pictures for --size and --grey, found {name}")
     if builtin:
         rows = NAMES[name]()
         found = "classes" if rows.classes else "regression"

@@ -2,7 +2,8 @@
 
 Each is a function of a request (`train.data.Split`) whose keywords are flags: `target`,
 the column of a .csv to predict, `holdout`, the share kept for testing where the set has
-no test part. All raise UsageError for data that cannot be right.
+no test part, `size` and `grey`, how pictures of the user's own are to be seen. All
+raise UsageError for data that cannot be right.
 """
 
 import numpy as np
@@ -12,6 +13,7 @@ from train.data.graphs import load_graph
 from train.data.load import load
 from train.data.long import load_groups
 from train.data.pairs import load_pairs
+from train.data.pictures import Look
 from train.data.ratings import load_ratings
 from train.data.scenes import load_scenes
 from train.data.schema import Data, Split, as_sequence, between, change
@@ -24,24 +26,42 @@ from zoo.base import UsageError
 
 
 def table(
-    request: Split, *, target: str | None = None, holdout: float | None = None
+    request: Split,
+    *,
+    target: str | None = None,
+    holdout: float | None = None,
+    size: int | None = None,
+    grey: bool = False,
 ) -> Data:
     """Classes or a quantity, as the data has it."""
-    return load(request, target=target, holdout=holdout)
+    look = Look(size, grey)
+    return load(request, target=target, holdout=holdout, look=look)
 
 
 def quantity(
-    request: Split, *, target: str | None = None, holdout: float | None = 0.0
+    request: Split,
+    *,
+    target: str | None = None,
+    holdout: float | None = 0.0,
+    size: int | None = None,
+    grey: bool = False,
 ) -> Data:
     """A quantity to predict."""
-    return load(request, target=target, kind="regression", holdout=holdout)
+    look = Look(size, grey)
+    return load(request, target=target, kind="regression", holdout=holdout, look=look)
 
 
 def classes(
-    request: Split, *, target: str | None = None, holdout: float | None = None
+    request: Split,
+    *,
+    target: str | None = None,
+    holdout: float | None = None,
+    size: int | None = None,
+    grey: bool = False,
 ) -> Data:
     """Classes to tell apart."""
-    return load(request, target=target, kind="classes", holdout=holdout)
+    look = Look(size, grey)
+    return load(request, target=target, kind="classes", holdout=holdout, look=look)
 
 
 def sequences(
@@ -49,6 +69,8 @@ def sequences(
     *,
     target: str | None = None,
     holdout: float | None = None,
+    size: int | None = None,
+    grey: bool = False,
     group: str | None = None,
     time: str | None = None,
     window: int | None = None,
@@ -81,37 +103,64 @@ def sequences(
             "expected --group and --time of a long table together, or --time and a "
             "--window of a series to forecast, found one of them alone"
         )
-    data = load(request, target=target, holdout=holdout)
+    look = Look(size, grey)
+    data = load(request, target=target, holdout=holdout, look=look)
     grey = data.schema.image and data.schema.shape[-1] == 1
     return as_sequence(data) if grey else data
 
 
-def unit_images(request: Split, *, holdout: float | None = None) -> Data:
+def unit_images(
+    request: Split,
+    *,
+    holdout: float | None = None,
+    size: int | None = None,
+    grey: bool = False,
+) -> Data:
     """Images with values in [0, 1]."""
-    return between(load(request, holdout=holdout), 0, 1)
+    data = load(request, holdout=holdout, look=Look(size, grey))
+    return between(data, 0, 1)
 
 
-def signed_images(request: Split, *, holdout: float | None = None) -> Data:
+def signed_images(
+    request: Split,
+    *,
+    holdout: float | None = None,
+    size: int | None = None,
+    grey: bool = False,
+) -> Data:
     """Images with values in [-1, 1]."""
-    return between(load(request, holdout=holdout), -1, 1)
+    data = load(request, holdout=holdout, look=Look(size, grey))
+    return between(data, -1, 1)
 
 
 def pixels(
-    request: Split, *, holdout: float | None = None, likelihood: str = "bernoulli"
+    request: Split,
+    *,
+    holdout: float | None = None,
+    size: int | None = None,
+    grey: bool = False,
+    likelihood: str = "bernoulli",
 ) -> Data:
     """Images in [0, 1]; black and white, at one half, for a Bernoulli likelihood."""
-    data = unit_images(request, holdout=holdout)
+    data = unit_images(request, holdout=holdout, size=size, grey=grey)
     if likelihood != "bernoulli":
         return data
     return change(data, lambda rows: rows | {"x": (rows["x"] > 0.5).astype(np.float32)})
 
 
-def few_labels(request: Split, *, labels: int, holdout: float | None = None) -> Data:
+def few_labels(
+    request: Split,
+    *,
+    labels: int,
+    holdout: float | None = None,
+    size: int | None = None,
+    grey: bool = False,
+) -> Data:
     """Images in [-1, 1], of which `labels` have "known" [N]: of each class as many.
 
     They are drawn by the seed of the request.
     """
-    data = signed_images(request, holdout=holdout)
+    data = signed_images(request, holdout=holdout, size=size, grey=grey)
     schema, y = data.schema, data.train["y"]
     count = len(schema.classes)
     if not count:

@@ -24,13 +24,18 @@ SHOWN = 64  # filters of a picture
 
 
 def visible(
-    request: Split, *, holdout: float | None = None, likelihood: str = "bernoulli"
+    request: Split,
+    *,
+    holdout: float | None = None,
+    size: int | None = None,
+    grey: bool = False,
+    likelihood: str = "bernoulli",
 ) -> Data:
     """Black and white images, at one half; for Gaussian units standardised ones."""
     check_choice("likelihood", likelihood, energies.LIKELIHOODS)
     if likelihood == "bernoulli":
-        return views.pixels(request, holdout=holdout)
-    return views.table(request, holdout=holdout)
+        return views.pixels(request, holdout=holdout, size=size, grey=grey)
+    return views.table(request, holdout=holdout, size=size, grey=grey)
 
 
 def rbm(
