@@ -77,6 +77,10 @@ SMALL = {
     "transformer_classifier": {"width": 16, "heads": 2, "dropout": 0.0},
     "char_lstm": {"length": 12, "features": 32, "width": 16},
     "char_transformer": {"length": 12, "width": 32, "heads": 2, "dropout": 0.0},
+    "text_lstm": {"features": 8, "width": 8, "vocabulary": 100, "length": 8},
+    "text_transformer": {"width": 16, "heads": 2, "vocabulary": 100, "length": 8}
+    | {"dropout": 0.0},
+    "bag_of_words": {"vocabulary": 100, "length": 24},
     "seq2seq_lstm": {"data": "reverse", "features": 32, "width": 16},
     "seq2seq_transformer": {"data": "reverse", "width": 32, "dropout": 0.0},
     "copy": {"width": 32, "layers": 1, "heads": 2},
@@ -190,6 +194,7 @@ ALIKE = (
     *("cnn_cifar10", "rnn", "gru", "softmax", "conditional_vae"),
     *("peephole_lstm", "transformer_classifier", "char_lstm", "char_transformer"),
     *("seq2seq_lstm", "seq2seq_transformer", "copy"),
+    *("bag_of_words", "text_lstm", "text_transformer"),
     *("autoencoder", "bernoulli_mixture", "vae"),
     *("conv_vae", "recurrent_vae", "gan", "dcgan", "wgan_gp", "conditional_gan"),
     *("semi_supervised_gan", "few_labels", "gcn", "gat", "keyword", "ctc"),
@@ -206,7 +211,10 @@ TWINS = (
     *("peephole_lstm", "conditional_vae", "dcgan", "conditional_gan", "few_labels"),
     *("gcn", "factorization_machine", "bpr", "drive_cnn", "fasttext", "char_lstm"),
     *("seq2seq_transformer", "copy", "wgan_gp", "recurrent_vae", "sac"),
+    *("text_lstm", "text_transformer"),
 )
+# lstm and transformer_classifier with embeddings
+MARKS |= dict.fromkeys(TWINS[-2:], [pytest.mark.contract, pytest.mark.long])
 EVERY = [pytest.param(name, marks=MARKS.get(name, ())) for name in OF_ROWS]
 
 

@@ -3,6 +3,7 @@
 from zoo import actors as actors
 from zoo import attention as attention
 from zoo import autoencoder as autoencoder
+from zoo import bag as bag
 from zoo import base as base
 from zoo import belief as belief
 from zoo import blocks as blocks

@@ -210,18 +210,27 @@ class RNN(nn.Module):
 
 
 class Classifier(nn.Module):
-    """An RNN and a dense layer on what it has read at the end, of each direction."""
+    """An RNN and a dense layer on what it has read at the end, of each direction.
+
+    With a `vocabulary` it reads tokens, by embeddings of `width`.
+    """
 
     outputs: int
     rnn: RNN
     dropout: Number = 0.0
+    vocabulary: int | None = None
+    width: int = 64
 
     @nn.compact
     def __call__(
         self, x: Raw, length: Lengths | None = None, *, train: bool = False
     ) -> Float[Array, "B {self.outputs}"]:
-        """Logits of x [B, T, D]. Raises UsageError for another shape or dtype."""
-        x = check_inputs(x, "B T D")
+        """Of x [B, T, D] or tokens [B, T]. Raises UsageError for others."""
+        if self.vocabulary is None:
+            x = check_inputs(x, "B T D")
+        else:
+            embed = nn.Embed(self.vocabulary, self.width, dtype=self.rnn.dtype)
+            x = Dropout(self.dropout)(embed(check_tokens(x)), train=train)
         carries, _ = self.rnn(x, length, train=train)
         last = carries[-1 - self.rnn.bidirectional :]
         h = jnp.concatenate([carry[0] for carry in last], -1)

@@ -83,28 +83,37 @@ def predict(argv: list[str]) -> int:
     """`zoo predict DIR INPUT ...`: predictions as CSV."""
 
     def flags(
-        directory: Directory, inputs: tyro.conf.Positional[tuple[Path, ...]]
-    ) -> tuple[Path, tuple[Path, ...]]:
+        directory: Directory, inputs: tyro.conf.Positional[tuple[str, ...]]
+    ) -> tuple[Path, tuple[str, ...]]:
         return directory, inputs
 
     directory, inputs = parse(flags, argv, "zoo predict")
     if not inputs:
-        raise UsageError("expected an INPUT: a .npz, .csv, .png, .jpg or .wav file")
+        raise UsageError(
+            "expected an INPUT: a .npz, .csv, .png, .jpg or .wav file, or a text"
+        )
 
     from train.cli.answers import answers
     from train.recipes import saved
 
     found = saved.load(directory)
     schema = found.schema
-    if schema.tokens or found.predict is None:
+    if (schema.tokens and not schema.units) or found.predict is None:
         raise UsageError(
             f"{found.recipe} predicts nothing: see `zoo sample`, `zoo translate` and "
             "`zoo transcribe`"
         )
-    predictions = found.predict(inputs)
-    rows = answers(found, inputs, predictions)
+    given = [_path_or_text(schema, each) for each in inputs]
+    rows = answers(found, given, found.predict(given))
     csv.writer(sys.stdout, lineterminator="\n").writerows(rows)
     return 0
+
+
+def _path_or_text(schema, given):
+    """A path; a text as it is, for a model of such, where it is no name of a file."""
+    path = Path(given)
+    named = path.suffix in (".csv", ".tsv", ".txt") and not re.search(r"\s", given)
+    return path if not schema.units or named else given
 
 
 def sample(argv: list[str]) -> int:

@@ -62,7 +62,9 @@ HELP = {
     "kv_heads": "of keys and values; fewer than heads share them; None for as many",
     "stack": "frames of sound, side by side, that are one step",
     "bidirectional": "read sequences in both directions",
-    "length": "characters of a training window",
+    "length": "characters of a training window; tokens of a text that count",
+    "units": "what a text is cut into",
+    "vocabulary": "tokens that are told apart, at most: the most frequent",
     "positions": "how a Transformer knows them",
     "latent": "dimensions of the hidden cause, of the noise, or of the middle; hidden "
     "units of a Boltzmann machine",

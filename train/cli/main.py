@@ -22,7 +22,7 @@ usage: zoo COMMAND [...]
   zoo compare DIR DIR [...]    their flags and scores in a table, curves in a picture
   zoo info DIR                 what a run trained, on what, its scores and size
   zoo eval DIR                 measure a run's model again on its test data
-  zoo predict DIR INPUT [...]  predictions for .npz, .csv or image files, as CSV
+  zoo predict DIR INPUT [...]  predictions for .npz, .csv, images or texts, as CSV
   zoo sample DIR [flags]       images or text that a model makes; --help for flags
   zoo translate DIR WORD [...] what a sequence becomes, and what was attended to
   zoo transcribe DIR WAV [...] the words that are said in files of sound

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from train.data import long, series, speech, text
+from train.data import labelled, long, series, speech, text
 from train.data.formats import SUFFIXES, numbers, open_npz, read_image
 from train.data.graphs import graph_examples
 from train.data.schema import Arrays, Schema, standardize, within
@@ -26,12 +26,15 @@ def examples(schema: Schema, given: Any) -> Arrays:
 
     Arrays [N, *shape] in the data's own units, of any number type, grey images without
     their channel too; a dict {"x": ..., "length": [N]} of sequences; a dict of columns
-    by name, for a model of a .csv; texts of one length, for a model of text; ids
+    by name, for a model of a .csv; texts of one length, for a model of text; texts, as
+    `train.data.labelled.examples` has them, for a model that tells them apart; ids
     [N, F], or names, for a model of ids; a graph, as
     `train.data.graphs.graph_examples` has it; .wav files, for a model of sound, whose
     arrays are log-mels [N, T, M]; or paths of files, as `read_examples`
     has them. Raises UsageError.
     """
+    if schema.units:
+        return labelled.examples(schema, given)
     if schema.forecast and long.is_table(given):
         return series.examples(schema, given)
     if schema.group and long.is_table(given) or long.is_ragged(schema, given):

@@ -11,6 +11,7 @@ import numpy as np
 
 from train.data.builtin import NAMES, PUBLISHED, SERIES
 from train.data.graphs import GRAPHS
+from train.data.labelled import LABELLED
 from train.data.pairs import PAIRS
 from train.data.parts import split
 from train.data.pictures import LOOK, Look, lists_pictures, read_folder, read_listed
@@ -125,7 +126,7 @@ def _parted(name, rows, wanted, holdout):
 def absolute(source: str) -> str:
     """A source, whose path, where it is a user's file, does not depend on the cwd."""
     made = (*NAMES, *TEXTS, *PAIRS, *GRAPHS, *TRIPLES, *RATINGS, *SPEECH, *SCENES)
-    made = (*made, *SERIES)
+    made = (*made, *SERIES, *LABELLED)
     own = source not in made and Path(source).exists()
     return str(Path(source).resolve()) if own else source
 

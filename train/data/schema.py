@@ -44,6 +44,7 @@ class Schema(NamedTuple):
     time: str = ""  # of a long table: the column that orders them
     season: int = 0  # steps, of a series to forecast; 0 for another
     clock: tuple[str, ...] = ()  # of a series: its first time, and the way to the next
+    units: str = ""  # of labelled texts, "words" or "characters"; "" for no such
 
     @property
     def regression(self) -> bool:

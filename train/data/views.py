@@ -10,6 +10,7 @@ import numpy as np
 
 from train.data.builtin import SERIES
 from train.data.graphs import load_graph
+from train.data.labelled import Units, load_labelled
 from train.data.load import load
 from train.data.long import load_groups
 from train.data.pairs import load_pairs
@@ -185,6 +186,26 @@ def few_labels(
 def text(request: Split, *, length: int, holdout: float = 0.1) -> Data:
     """A text to go on writing, in windows of `length` characters."""
     return load_text(request, length=length, holdout=holdout)
+
+
+def labelled(
+    request: Split,
+    *,
+    target: str | None = None,
+    units: Units = "words",
+    length: int = 48,
+    vocabulary: int = 5000,
+    holdout: float | None = None,
+) -> Data:
+    """Texts with labels."""
+    return load_labelled(
+        request,
+        target=target,
+        units=units,
+        length=length,
+        vocabulary=vocabulary,
+        holdout=holdout,
+    )
 
 
 def apart(request: Split, *, length: int) -> Data:

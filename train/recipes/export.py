@@ -43,7 +43,8 @@ def program(task: Task, trained: Trained, schema: Schema) -> Callable[..., jax.A
         batch = {"x": x, **dict(zip(names, more, strict=False))}
         if "length" in batch:
             real = jnp.arange(x.shape[1])[None] < batch["length"][:, None]
-            batch["x"] = jnp.where(real[..., None], x, 0)
+            real = real.reshape(*real.shape, *(1,) * (x.ndim - 2))
+            batch["x"] = jnp.where(real, x, 0)
         found = predict(trained.params, trained.model, batch)
         if not schema.regression:
             return found
