@@ -14,6 +14,7 @@ DIR/samples/         what a generative model draws at each evaluation; in progre
 import contextlib
 import importlib.metadata
 import platform
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -76,6 +77,7 @@ def _train(asked, out, config, resume):
     if config is not None:
         same_data(config, experiment, out)
     _check_patience(name, experiment, options.patience)
+    _say(experiment.schema.notes)
     data, training = experiment.parts, experiment.training
     # the test set chooses nothing: stopping watches a part of the training set
     part = "test" if options.patience is None else "watched"
@@ -119,6 +121,11 @@ def _train(asked, out, config, resume):
     result = {"recipe": name, **told}
     write_json(out / "result.json", result)  # the last: it says that all is done
     return Run(out, result, done)
+
+
+def _say(notes):
+    for note in notes:
+        print(f"zoo: {note}", file=sys.stderr)
 
 
 def _check_patience(name, experiment, patience):

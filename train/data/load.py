@@ -6,13 +6,17 @@ Shapes: N examples, D features, L length, H height, W width, C channels.
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from train.data.builtin import NAMES, PUBLISHED, SERIES
+from train.data.columns import Columns, encode, numeric
+from train.data.frames import is_table
 from train.data.graphs import GRAPHS
 from train.data.pairs import PAIRS
 from train.data.parts import split
+from train.data.prepare import Wishes, learn, listed
 from train.data.ratings import RATINGS
 from train.data.scenes import SCENES
 from train.data.schema import (
@@ -28,7 +32,7 @@ from train.data.schema import (
     within,
 )
 from train.data.speech import SPEECH
-from train.data.tables import Kind, Rows, read_csv, read_npz
+from train.data.tables import PLAIN, Kind, Rows, read_npz, read_table
 from train.data.text import TEXTS
 from train.data.triples import TRIPLES
 from zoo.base import UsageError, nearest
@@ -49,12 +53,15 @@ def load(
     target: str | None = None,
     kind: Kind | None = None,
     holdout: float | None = None,
+    **wishes: Any,
 ) -> Data:
-    """A data set by its name in NAMES or its path (.npz, .csv); a `Data` as it is.
+    """A data set by its name in NAMES or its path (.npz, a table); a `Data` as it is.
 
     A `Split` names one of these, and parts its rows before anything is made of them.
 
-    `target` is the column of a .csv to predict. `kind` decides where numbers may be
+    A table is a .csv, .tsv, .txt or .parquet, the former also .gz, or "-" for standard
+    input; `wishes`, the fields of `train.data.prepare.Wishes`, say how it is read.
+    `target` is its column to predict. `kind` decides where numbers may be
     classes or a quantity. `holdout` is the fraction of the rows that becomes the test
     part, where the data set has none of its own: 0.2 unless given (but a truth table
     is all for training), 0 for none. Raises UsageError.
@@ -65,16 +72,24 @@ def load(
     name = os.fspath(wanted.source)
     if kind not in (None, "classes", "regression"):
         raise UsageError(f'expected the kind "classes" or "regression", found "{kind}"')
-    return from_rows(read_rows(name, target, kind), wanted, holdout)
+    asked = Wishes(**wishes)
+    return from_rows(read_rows(name, target, kind, asked), wanted, holdout, asked)
 
 
-def from_rows(rows: Rows, wanted: Split, holdout: float | None = None) -> Data:
+def from_rows(
+    rows: Rows, wanted: Split, holdout: float | None = None, wishes: Wishes = PLAIN
+) -> Data:
     """Rows parted, then standardised by those to train on. Raises UsageError."""
     name = os.fspath(wanted.source)  # type: ignore[arg-type]
     if holdout is not None and not 0 <= holdout < 1:
         raise UsageError(f"expected a holdout of at least 0, below 1, found {holdout}")
-    train, test, watched = _parted(name, rows, wanted, holdout)
-    mean, scale = (tuple(v.tolist()) for v in moments(_real(train)))
+    parts = _parted(name, rows, wanted, holdout)
+    columns, notes = _prepare(rows, parts, wishes)
+    train, test, watched = parts
+    center, unit = moments(_real(train))
+    if wishes.scale == "robust":
+        _robust(train["x"], numeric(columns), center, unit)
+    mean, scale = tuple(center.tolist()), tuple(unit.tolist())
     if rows.plain:
         mean, scale = (0.0,) * len(mean), (1.0,) * len(scale)
     target_mean, target_scale = 0.0, 1.0
@@ -82,18 +97,44 @@ def from_rows(rows: Rows, wanted: Split, holdout: float | None = None) -> Data:
         target_mean, target_scale = (v.item() for v in moments(train["y"][:, None]))
     schema = Schema(
         name,
-        rows.x.shape[1:],
+        train["x"].shape[1:],
         rows.classes,
         mean,
         scale,
         (target_mean, target_scale),
-        rows.columns,
+        columns,
         rows.target_name,
         lengths=bool(rows.lengths),
         rows=len(train["x"]),
+        id=wishes.id or "",
+        notes=notes,
     )
     data = Data(schema, train, test, watched)
     return change(data, lambda part: preprocess(schema, part))
+
+
+def _prepare(rows, parts, wishes) -> tuple[Columns, tuple[str, ...]]:
+    """Fill in x of the parts of a table by what is learned of the first, training."""
+    if rows.frame is None:
+        return rows.columns, rows.notes
+    names = [str(name) for name in rows.frame.columns]
+    named = listed(wishes.category, [*names, rows.target_name], "--category")
+    frames = [part and rows.frame.iloc[part["x"][:, 0]] for part in parts]
+    columns, notes = learn(frames[0], wishes, named)
+    for part, frame, what in zip(parts, frames, ("", "test", "watched"), strict=True):
+        if part is not None:
+            part["x"], said = encode(frame, columns)
+            notes += [f"of the {what} part, {each}" for each in said if what]
+    return columns, (*rows.notes, *notes)
+
+
+def _robust(x, numbers, center, unit):
+    """Put the median and the range of the middle half in place of numbers' moments."""
+    from sklearn.preprocessing import RobustScaler  # a second to import
+
+    if numbers.any():
+        found = RobustScaler().fit(x[:, numbers])
+        center[numbers], unit[numbers] = found.center_, found.scale_
 
 
 def _parted(name, rows, wanted, holdout):
@@ -125,13 +166,19 @@ def absolute(source: str) -> str:
     return str(Path(source).resolve()) if own else source
 
 
-def read_rows(name: str, target: str | None, kind: Kind | None) -> Rows:
+def read_rows(
+    name: str, target: str | None, kind: Kind | None, wishes: Wishes = PLAIN
+) -> Rows:
     """The rows of a data set by its name or path. Raises UsageError."""
     path = Path(name)
-    builtin, table = name in NAMES, path.suffix.lower() == ".csv"
-    if target is not None and (builtin or not table):
+    builtin = name in NAMES
+    table = not builtin and is_table(name)
+    given = {"target": target, **wishes._asdict()}
+    plain = {"target": None, **PLAIN._asdict()}
+    for flag in () if table else [k for k in given if given[k] != plain[k]]:
         raise UsageError(
-            f'expected a .csv file with the target "{target}", found {name}'
+            f'expected a table, as a .csv file, with the {flag} "{given[flag]}", found '
+            f"{name}"
         )
     if builtin:
         rows = NAMES[name]()
@@ -139,7 +186,7 @@ def read_rows(name: str, target: str | None, kind: Kind | None) -> Rows:
         if kind not in (None, found):
             raise UsageError(f"expected the kind {found} for {name}, found {kind}")
         return rows
-    if not path.is_file():
+    if name != "-" and not path.is_file():
         if path.suffix or path.name != name:
             raise UsageError(f"expected a data file, found no file at {name}")
         raise UsageError(
@@ -147,7 +194,7 @@ def read_rows(name: str, target: str | None, kind: Kind | None) -> Rows:
             f'"{name}"' + nearest(name, list(NAMES))
         )
     if table:
-        return read_csv(path, target, kind)
+        return read_table(name, target, kind, wishes)
     if path.suffix.lower() == ".npz":
         return read_npz(path, kind)
     raise UsageError(f"expected a data file .npz or .csv, found {name}")

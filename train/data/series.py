@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from train.data.builtin import SERIES
+from train.data.columns import Column, Columns
 from train.data.formats import numbers
 from train.data.load import load
 from train.data.long import check_names, encode, features, groups, sources, table
 from train.data.schema import Arrays, Data, Schema, Split, moments, standardize
-from train.data.tables import Columns
 from zoo.base import UsageError, check_int
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def load_series(
     roles = {"--time": time, "--target": target} | ({"--group": group} if group else {})
     check_names(frame, roles, name)
     others = [n for n in frame.columns if n not in (group, time, target)]
-    columns: Columns = ((target, ()),)
+    columns: Columns = (Column(target),)
     if others:
         columns = (*features(frame, (group, time, target), name), *columns)
     found = list(groups(frame, group or "", time, name))

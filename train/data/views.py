@@ -1,9 +1,14 @@
 """Rows as a family of models wants them: a view loads, parts and changes a data set.
 
 Each is a function of a request (`train.data.Split`) whose keywords are flags: `target`,
-the column of a .csv to predict, `holdout`, the share kept for testing where the set has
-no test part. All raise UsageError for data that cannot be right.
+the column of a table to predict, `holdout`, the share kept for testing where the set
+has no test part; more say how a table is read. All raise UsageError for data that
+cannot be right.
 """
+
+import inspect
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -12,36 +17,93 @@ from train.data.graphs import load_graph
 from train.data.load import load
 from train.data.long import load_groups
 from train.data.pairs import load_pairs
+from train.data.prepare import Wishes
 from train.data.ratings import load_ratings
 from train.data.scenes import load_scenes
 from train.data.schema import Data, Split, as_sequence, between, change
 from train.data.series import load_series
 from train.data.speech import load_recordings, load_strings
+from train.data.tables import Kind
 from train.data.text import load_text
 from train.data.triples import load_triples
 from train.data.words import load_cells, load_words
 from zoo.base import UsageError
 
+View = TypeVar("View", bound=Callable[..., Data])
 
+
+def tabular(*without: str) -> Callable[[View], View]:
+    """Adds to a view's keywords how a table is read: the fields of `Wishes`, or most.
+
+    A view takes them as `**wishes`; tools that make flags of its signature see each.
+    """
+    kind = inspect.Parameter.KEYWORD_ONLY
+
+    def extend(view: View) -> View:
+        own = inspect.signature(view)
+        hints, defaults = Wishes.__annotations__, Wishes._field_defaults
+        named = [p for p in own.parameters.values() if p.kind != p.VAR_KEYWORD]
+        named += [
+            inspect.Parameter(
+                name, kind, default=defaults[name], annotation=hints[name]
+            )
+            for name in Wishes._fields
+            if name not in without
+        ]
+        view.__signature__ = own.replace(parameters=named)  # type: ignore[attr-defined]
+        return view
+
+    return extend
+
+
+@tabular()
 def table(
-    request: Split, *, target: str | None = None, holdout: float | None = None
+    request: Split,
+    *,
+    target: str | None = None,
+    kind: Kind | None = None,
+    holdout: float | None = None,
+    **wishes: Any,
 ) -> Data:
     """Classes or a quantity, as the data has it."""
-    return load(request, target=target, holdout=holdout)
+    return load(request, target=target, kind=kind, holdout=holdout, **wishes)
 
 
+@tabular("keep")
+def points(
+    request: Split,
+    *,
+    target: str | None = None,
+    kind: Kind | None = None,
+    holdout: float | None = None,
+    **wishes: Any,
+) -> Data:
+    """The same, for a model that has a `keep` of its own."""
+    return load(request, target=target, kind=kind, holdout=holdout, **wishes)
+
+
+@tabular()
 def quantity(
-    request: Split, *, target: str | None = None, holdout: float | None = 0.0
+    request: Split,
+    *,
+    target: str | None = None,
+    holdout: float | None = 0.0,
+    **wishes: Any,
 ) -> Data:
     """A quantity to predict."""
-    return load(request, target=target, kind="regression", holdout=holdout)
+    return load(request, target=target, kind="regression", holdout=holdout, **wishes)
 
 
+@tabular()
 def classes(
-    request: Split, *, target: str | None = None, holdout: float | None = None
+    request: Split,
+    *,
+    target: str | None = None,
+    holdout: float | None = None,
+    **wishes: Any,
 ) -> Data:
     """Classes to tell apart."""
-    return load(request, target=target, kind="classes", holdout=holdout)
+    return load(request, target=target, kind="classes", holdout=holdout, **wishes)
 
 
 def sequences(
