@@ -57,9 +57,8 @@ def load_series(
     assert target is not None and time is not None and window is not None
     roles = {"--time": time, "--target": target} | ({"--group": group} if group else {})
     check_names(frame, roles, name)
-    others = [n for n in frame.columns if n not in (group, time, target)]
     columns: Columns = (Column(target),)
-    if others:
+    if len(frame.columns) > len(roles):
         columns = (*features(frame, (group, time, target), name), *columns)
     found = list(groups(frame, group or "", time, name))
     paces = [pace(steps[time]) for _, steps in found]
@@ -77,10 +76,9 @@ def load_series(
         watched=request.watched,
         name=name,
     )
+    named = {"target_name": target, "group": group or "", "time": time}
     clock = str(found[0][1][time].iloc[0]), str(paces[0] or "")
-    schema = data.schema._replace(
-        columns=columns, target_name=target, group=group or "", time=time, clock=clock
-    )
+    schema = data.schema._replace(columns=columns, clock=clock, **named)
     return data._replace(schema=schema)
 
 
