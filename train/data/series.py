@@ -76,7 +76,7 @@ def load_series(
         watched=request.watched,
         name=name,
     )
-    named = {"target_name": target, "group": group or "", "time": time}
+    named: dict[str, Any] = {"target_name": target, "group": group or "", "time": time}
     clock = str(found[0][1][time].iloc[0]), str(paces[0] or "")
     schema = data.schema._replace(columns=columns, clock=clock, **named)
     return data._replace(schema=schema)
