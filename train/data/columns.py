@@ -74,8 +74,9 @@ def encode(frame: "DataFrame", columns: Columns) -> tuple[np.ndarray, list[str]]
     type, and a gap where gaps are refused.
     """
     names = [str(name) for name in frame.columns]
+    known = set(names)
     for column in columns:
-        if column.name not in names:
+        if column.name not in known:
             raise UsageError(
                 f'expected a column "{column.name}" in {path_of(frame)}, found '
                 + quoted(names)
