@@ -17,7 +17,6 @@ if TYPE_CHECKING:  # half a second to import: only where there is a table
     from pandas import DataFrame, Series
 
 VALUES = 2**28  # of all features, 2 GiB
-DAY = np.timedelta64(1, "D")
 
 
 class Column(NamedTuple):
@@ -178,19 +177,24 @@ def parsed(cells: "Series", form: str) -> np.ndarray:
         codes, distinct = pandas.factorize(cells)
         found = pandas.to_datetime(distinct, format=form, errors="coerce", utc=True)
         dates = found.tz_localize(None).to_numpy().astype("M8[s]")
-        return np.append(dates, np.datetime64("NaT"))[codes]
+        return np.append(dates, np.datetime64("NaT", "s"))[codes]
     return cells.to_numpy().astype("M8[s]")
+
+
+def in_days(dates: np.ndarray) -> np.ndarray:
+    """Dates, datetime64 of seconds, in days since 1970."""
+    return dates.astype(np.int64) / 86_400
 
 
 def parts(dates: np.ndarray, column: Column, hours: bool) -> np.ndarray:
     """Dates [N] as numbers: year, month, weekday, days since the first, or an hour."""
     gaps = np.isnat(dates)
-    days, months = dates.astype("M8[D]"), dates.astype("M8[M]")
-    year = dates.astype("M8[Y]").astype(float) + 1970
-    month = (months - dates.astype("M8[Y]")).astype(float) + 1
-    weekday = (days.astype(np.int64) + 3) % 7  # 0 is Monday, 1970 began on Thursday
-    since = (dates - np.datetime64(0, "s")) / DAY - column.first
-    hour = (dates - days) / np.timedelta64(1, "h")
+    days = dates.astype("M8[D]")
+    months = dates.astype("M8[M]").astype(np.int64)  # since 1970 began, a Thursday
+    year, month = 1970 + months // 12, 1 + months % 12
+    weekday = (days.astype(np.int64) + 3) % 7  # 0 is Monday
+    since = in_days(dates) - column.first
+    hour = (dates.astype(np.int64) - days.astype("M8[s]").astype(np.int64)) / 3600
     found = [year, month, weekday, since] + [hour] * hours
     return np.where(gaps[:, None], np.nan, np.stack(found, 1))
 

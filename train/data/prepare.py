@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 
 from train.data.columns import (
-    DAY,
     Column,
     Columns,
     as_numbers,
+    in_days,
     parsed,
     parts,
     path_of,
@@ -167,11 +167,9 @@ def _dates(name, cells, wishes) -> Column:
     known = cells[cells.notna()]
     form = "ISO8601" if cells.dtype.kind == "M" else _form(known.unique())
     dates = parsed(cells, form)
-    first = (dates - np.datetime64(0, "s")) / DAY
-    hours = bool(
-        (dates[~np.isnat(dates)] != dates[~np.isnat(dates)].astype("M8[D]")).any()
-    )
-    column = Column(name, date=form, first=float(np.nanmin(first)))
+    real = dates[~np.isnat(dates)]
+    hours = bool((real != real.astype("M8[D]")).any())
+    column = Column(name, date=form, first=float(in_days(real).min()))
     return _measured(column, parts(dates, column, hours), wishes)
 
 
