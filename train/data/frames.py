@@ -29,7 +29,7 @@ SUFFIXES = (".csv", ".tsv", ".txt", ".parquet")
 SEPARATORS = (",", ";", "\t", "|", " ")  # in the order in which they are tried
 BYTES = 2**30  # of a table as text, unpacked
 LINE = 2**24  # bytes of a line
-COLUMNS = 50_000
+COLUMNS = 10_000
 BLOCK = 2**20  # bytes read at a time
 # what stands where nothing is known, in any case
 MISSING = {"", "?", "na", "n/a", "#n/a", "<na>", "#na", "nan", "-nan", "null"}

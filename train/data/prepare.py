@@ -102,11 +102,11 @@ def _filled(column, gaps):
 
 def _kind(cells: "Series") -> str:
     """ "empty", "numbers", "dates", "levels", or "names" of which few occur twice."""
-    known = cells[cells.notna()]
-    if not len(known):
+    if cells.isna().all():
         return "empty"
     if cells.dtype.kind != "O":
         return "dates" if cells.dtype.kind == "M" else "numbers"
+    known = cells[cells.notna()]
     distinct = known.unique()
     values = as_numbers(distinct)
     if not np.isnan(values).any():
