@@ -212,7 +212,7 @@ MISTAKES = [
     ("train linear --data bad.npz", "nan at index [1, 1]"),
     ("train softmax --data labels.npz", "7"),
     ("train softmax --data empty.npz", "empty"),
-    ("train linear --data gaps.csv --target y", "missing"),
+    ("train linear --data gaps.csv --target y --missing refuse", "1 missing"),
     ("eval nowhere", "nowhere"),
     ("predict nowhere x.npz", "nowhere"),
     ("predict", "DIR"),

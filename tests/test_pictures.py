@@ -50,12 +50,12 @@ def test_a_folder_is_read_in_order_and_parted_by_class(photos):
     assert np.array_equal(rows.x, data.read_rows(str(photos), None, None).x)
     found = data.load(photos, holdout=1 / 3)
     assert np.bincount(found.test["y"]).tolist() == [2, 2, 3]
-    small = data.load(photos, look=Look(9, grey=True)).schema
+    small = data.load(photos, size=9, grey=True).schema
     assert small.shape == (9, 9, 1)
 
 
 def test_a_picture_to_predict_is_what_training_read(photos):
-    found = data.load(photos, holdout=0.0, look=Look(16))
+    found = data.load(photos, holdout=0.0, size=16)
     paths = sorted((photos / "blue").iterdir())
     assert np.array_equal(inputs.read_inputs(found.schema, paths), found.train["x"][:6])
 
@@ -275,7 +275,7 @@ def test_a_run_shows_its_pictures_and_predicts_more(photos, zoo):
 def test_what_is_augmented_stands_beside_what_was_read(photos):
     from train.report import thumbnails
 
-    found = data.load(photos, look=Look(20))
+    found = data.load(photos, size=20)
     shift = lambda key, batch: batch | {"x": batch["x"][:, ::-1]}  # noqa: E731
     batches = lambda rows, n: augmented(examples(rows, n), shift)  # noqa: E731
     shown = []

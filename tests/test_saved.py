@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import pandas
 import pytest
 from safetensors.numpy import load_file, save_file
 
@@ -87,8 +88,10 @@ def test_columns_by_name_are_predicted_in_their_own_unit(runs):
     found = train.load(str(runs / "linear"))
     columns = {"colour": ["red", "blue"], "size": [1.0, 2], "other": ["x", "y"]}
     np.testing.assert_allclose(found.predict(columns), [13, 6], rtol=1e-4)
-    with pytest.raises(UsageError, match='"green"'):
-        found.predict({"colour": ["green"], "size": [1]})
+    with pytest.warns(match='unseen in training, as "green"'):
+        assert np.isfinite(found.predict({"colour": ["green"], "size": [1]}))
+    frame = pandas.DataFrame({"size": [1, 2], "colour": ["red", "blue"]})
+    np.testing.assert_allclose(found.predict(frame), [13, 6], rtol=1e-4)
     with pytest.raises(UsageError, match='a column "size"'):
         found.predict({"colour": ["red"], "siz": [1]})
     for wrong in ({"colour": ["red"], "size": [1, 2]}, {}):
@@ -166,9 +169,9 @@ def given(name, found):
     if name == "linear":
         columns = {"size": [1.0, 2.0, 7.5], "colour": ["red", "blue", "red"]}
         # the features of a row, as the schema's columns say
-        order = [c for c, _ in found.schema.columns]
+        order = [column.name for column in found.schema.columns]
         features = []
-        for column, known in found.schema.columns:
+        for column, known, *_ in found.schema.columns:
             values = columns[column]
             features += [[v == k for v in values] for k in known] if known else [values]
         assert order

@@ -1,6 +1,5 @@
 """What a trained model is asked for on the command line."""
 
-import csv
 import re
 import sys
 from collections.abc import Callable
@@ -10,6 +9,7 @@ from typing import Any
 import tyro
 
 from train.cli.flags import Directory, parse
+from train.cli.predict import predict
 from train.cli.tables import failed, scores, table
 from zoo.base import UsageError, count_parameters
 
@@ -38,6 +38,7 @@ def info(argv: list[str]) -> int:
         ("flags", _flags(config)),
         ("versions", ", ".join(f"{k} {v}" for k, v in config["versions"].items())),
         ("device", config["device"]),
+        *[("table", note) for note in schema.notes],
     ]
     table(("", str(directory)), rows)
     if not result:
@@ -77,43 +78,6 @@ def evaluate(argv: list[str]) -> int:
     known = experiment.report.baselines(experiment.parts)
     scores(measured.scores, f"{found.config['recipe']} on the {part}", known)
     return failed(measured.failure)
-
-
-def predict(argv: list[str]) -> int:
-    """`zoo predict DIR INPUT ...`: predictions as CSV."""
-
-    def flags(
-        directory: Directory, inputs: tyro.conf.Positional[tuple[str, ...]]
-    ) -> tuple[Path, tuple[str, ...]]:
-        return directory, inputs
-
-    directory, inputs = parse(flags, argv, "zoo predict")
-    if not inputs:
-        raise UsageError(
-            "expected an INPUT: a .npz, .csv, .png, .jpg or .wav file, or a text"
-        )
-
-    from train.cli.answers import answers
-    from train.recipes import saved
-
-    found = saved.load(directory)
-    schema = found.schema
-    if (schema.tokens and not schema.units) or found.predict is None:
-        raise UsageError(
-            f"{found.recipe} predicts nothing: see `zoo sample`, `zoo translate` and "
-            "`zoo transcribe`"
-        )
-    given = [_path_or_text(schema, each) for each in inputs]
-    rows = answers(found, given, found.predict(given))
-    csv.writer(sys.stdout, lineterminator="\n").writerows(rows)
-    return 0
-
-
-def _path_or_text(schema, given):
-    """A path; a text as it is, for a model of such, where it is no name of a file."""
-    path = Path(given)
-    named = path.suffix in (".csv", ".tsv", ".txt") and not re.search(r"\s", given)
-    return path if not schema.units or named else given
 
 
 def sample(argv: list[str]) -> int:

@@ -18,13 +18,25 @@ from zoo.base import UsageError
 Directory = tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="DIR")]]
 
 HELP = {
-    "data": "a data set's name, or the path of a file of your own (.npz, .csv; a text, "
-    ".txt; pairs, .tsv), or of a folder of pictures, a folder for each class",
-    "target": "the column of a .csv to predict",
-    "group": "the column of a .csv that tells its sequences, or series, apart",
-    "time": "the column of a .csv that orders the steps of a sequence, or series",
+    "data": "a data set's name, or the path of a file of your own (.npz; a table: .csv,"
+    " .tsv, .txt, .parquet, also .gz, - for standard input; a text, .txt; pairs, .tsv) "
+    "or folder: of pictures, a folder for each class",
+    "target": "the column of a table to predict",
+    "group": "the column of a table that tells its sequences, or series, apart",
+    "time": "the column of a table that orders the steps of a sequence, or series",
     "season": "steps after which a series repeats itself, for the forecast that it "
     "does; looked for unless given",
+    "kind": "what numbers to predict are, where they may be classes or a quantity",
+    "drop": "columns of a table to leave out: a,b",
+    "category": "columns of a table whose numbers are names, as of a zip code: a,b",
+    "id": "the column of a table that says which row it is: it stands beside what is "
+    "predicted, and is not learned from",
+    "missing": "what gaps of a table are: filled with the training part's median and "
+    "marked, refused, or a reason to drop their rows",
+    "scale": "what numbers of a table are divided by: their deviation, the range of "
+    "their middle half (robust to outliers), or not but read as ranks",
+    "separator": "between a table's columns, as ; or tab; None to find it",
+    "encoding": "of a table's text, as cp1252; None to find it",
     "size": "height and width of pictures of your own, scaled and cut; None: theirs, "
     "where all have one up to 64, else 32",
     "grey": "pictures of your own without their colours",
@@ -74,8 +86,9 @@ HELP = {
     "chains": "Markov chains that go on from step to step; 0 begins at the examples",
     "components": "of the mixture, or of what rows are made of",
     "clusters": "how many centres there are",
-    "keep": "share of the rows of earlier steps that count in a centre's mean: 0 with "
-    "all rows at once, 1 with mini-batches",
+    "keep": "the only columns of a table to learn from: a,b; of k-means, the share of "
+    "the rows of earlier steps that count in a centre's mean: 0 with all rows at once, "
+    "1 with mini-batches",
     "word_dropout": "share of the characters that the decoder does not see",
     "anneal": "steps until the KL divergence has its full weight",
     "noise": "standard deviation of what is added to images",

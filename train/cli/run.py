@@ -15,6 +15,7 @@ DIR/samples/         what a generative model draws at each evaluation; in progre
 import contextlib
 import importlib.metadata
 import platform
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -73,7 +74,7 @@ def train(
 def _train(asked, out, config, resume):
     """Run a recipe, from the beginning or, where `config` is a run's, on with it."""
     name, arguments, options = asked
-    experiment = prepared(name, arguments, options)
+    experiment = _told(prepared(name, arguments, options))
     if config is not None:
         same_data(config, experiment, out)
     _check_patience(name, experiment, options.patience)
@@ -115,12 +116,19 @@ def _train(asked, out, config, resume):
     if not log.records:
         raise UsageError(f"{log.path} has lost the lines of this run")
     try:
-        told = _result(experiment, fit, log.records, options, part, out)
+        rest = _result(experiment, fit, log.records, options, part, out)
     except KeyboardInterrupt:  # what was trained is saved
         return Run(out, None, done)
-    result = {"recipe": name, **told}
+    result = {"recipe": name, **rest}
     write_json(out / "result.json", result)  # the last: it says that all is done
     return Run(out, result, done)
+
+
+def _told(experiment):
+    """An experiment, when it was said what was left out and filled of its data."""
+    for note in experiment.schema.notes:
+        print(f"zoo: {note}", file=sys.stderr)
+    return experiment
 
 
 def _check_patience(name, experiment, patience):

@@ -21,6 +21,12 @@ import numpy as np
 from zoo.base import UsageError
 
 
+def quoted(names: Sequence[object]) -> str:
+    """Up to ten names in quotes, for a message; "none" for none."""
+    more = f" and {len(names) - 10:,} more" if len(names) > 10 else ""
+    return (", ".join(f'"{name}"' for name in names[:10]) or "none") + more
+
+
 def read_idx(path: Path, ndim: int) -> np.ndarray:
     """A gzipped IDX file of bytes -> uint8, of ndim dimensions.
 

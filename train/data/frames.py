@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from train.data.formats import quoted
 from zoo.base import UsageError
 
 if TYPE_CHECKING:  # half a second to import: only where there is a table
@@ -28,7 +29,7 @@ SUFFIXES = (".csv", ".tsv", ".txt", ".parquet")
 SEPARATORS = (",", ";", "\t", "|", " ")  # in the order in which they are tried
 BYTES = 2**30  # of a table as text, unpacked
 LINE = 2**24  # bytes of a line
-COLUMNS = 50_000
+COLUMNS = 10_000
 BLOCK = 2**20  # bytes read at a time
 # what stands where nothing is known, in any case
 MISSING = {"", "?", "na", "n/a", "#n/a", "<na>", "#na", "nan", "-nan", "null"}
@@ -38,12 +39,6 @@ def is_table(path: str | Path) -> bool:
     """Whether a path is that of a table by its name; "-" is standard input."""
     name = str(path).lower().removesuffix(".gz")
     return name == "-" or name.endswith(SUFFIXES)
-
-
-def quoted(names: Sequence[object]) -> str:
-    """Up to ten names in quotes, for a message; "none" for none."""
-    more = f" and {len(names) - 10:,} more" if len(names) > 10 else ""
-    return (", ".join(f'"{name}"' for name in names[:10]) or "none") + more
 
 
 def read_frame(
@@ -263,7 +258,7 @@ def _parsed(text, separator, header, texts) -> "DataFrame":
     truths = [name for name in header if _has_truths(frame[name])]
     if truths:
         return _parsed(text, separator, header, [*texts, *truths])
-    return _plain(frame, texts)
+    return plain(frame, texts)
 
 
 def _has_truths(column) -> bool:
@@ -279,8 +274,8 @@ def _commas(text) -> bool:
     return comma is not None and point is None
 
 
-def _plain(frame, texts=()) -> "DataFrame":
-    """Columns of numbers, of dates, and all else as stripped texts, NaN for gaps."""
+def plain(frame: "DataFrame", texts: Sequence[str] = ()) -> "DataFrame":
+    """The frame, its columns numbers, dates, or stripped texts with NaN for gaps."""
     import pandas
 
     for i, (name, kind) in enumerate(zip(frame.columns, frame.dtypes, strict=True)):
@@ -349,7 +344,7 @@ def _read_parquet(path, texts) -> "DataFrame":
     frame.columns = [str(name) for name in frame.columns]
     for name in set(texts) & set(frame.columns):
         frame[name] = frame[name].astype("string")
-    frame = _plain(frame)
+    frame = plain(frame)
     frame.index += 1
     frame.attrs = {"path": str(path), "notes": []}
     return _without_index(frame)

@@ -4,19 +4,25 @@ Shapes: N examples, L length, H height, W width, C channels.
 """
 
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from train.data import labelled, long, series, speech, text
-from train.data.formats import SUFFIXES, numbers, open_npz, read_image
+from train.data.columns import encode, texts_of
+from train.data.formats import SUFFIXES, numbers, open_npz, quoted, read_image
+from train.data.frames import is_table, plain, read_frame
 from train.data.graphs import graph_examples
 from train.data.schema import Arrays, Schema, standardize, within
-from train.data.tables import Table, encode, open_csv, quoted, read_length
+from train.data.tables import read_length
 from zoo.base import UsageError, nearest
 from zoo.checks import check_ids
+
+if TYPE_CHECKING:  # half a second to import: only where there is a table
+    from pandas import DataFrame
 
 X = ("x", "x_test", "x_train")  # in the order in which they are looked for
 
@@ -26,9 +32,9 @@ def examples(schema: Schema, given: Any) -> Arrays:
 
     Arrays [N, *shape] in the data's own units, of any number type, grey images without
     their channel too; a dict {"x": ..., "length": [N]} of sequences; a dict of columns
-    by name, for a model of a .csv; texts of one length, for a model of text; texts, as
-    `train.data.labelled.examples` has them, for a model that tells them apart; ids
-    [N, F], or names, for a model of ids; a graph, as
+    by name, or a frame of pandas, for a model of a table; texts of one length, for a
+    model of text; texts, as `train.data.labelled.examples` has them, for a model that
+    tells them apart; ids [N, F], or names, for a model of ids; a graph, as
     `train.data.graphs.graph_examples` has it; .wav files, for a model of sound, whose
     arrays are log-mels [N, T, M]; or paths of files, as `read_examples`
     has them. Raises UsageError.
@@ -49,8 +55,8 @@ def examples(schema: Schema, given: Any) -> Arrays:
         return {"x": _ids(schema, given)}
     if isinstance(given, str | os.PathLike):
         return read_examples(schema, [given])
-    if isinstance(given, dict) and schema.columns:
-        return {"x": standardize(schema, encode(_table(given), schema.columns))}
+    if schema.columns and hasattr(given, "keys"):  # a dict, or a frame of pandas
+        return {"x": standardize(schema, _encoded(schema, _table(schema, given)))}
     if isinstance(given, dict):
         if "x" not in given:
             raise UsageError(f'expected a dict with "x", found {quoted(list(given))}')
@@ -64,13 +70,34 @@ def examples(schema: Schema, given: Any) -> Arrays:
     return {"x": x} | full
 
 
-def _table(columns):
-    """Columns by name, of one length, as texts."""
-    texts = {str(k): [str(v).strip() for v in vs] for k, vs in columns.items()}
-    sizes = sorted({len(cells) for cells in texts.values()})
+def _table(schema, given):
+    """Columns by name, of one length, as a frame."""
+    from pandas import DataFrame
+
+    sizes = sorted({len(given[name]) for name in given})
     if len(sizes) != 1:
         raise UsageError(f"expected columns of one length, found {sizes}")
-    return Table("the inputs", texts, list(range(sizes[0])))
+    frame = DataFrame({str(name): given[name] for name in given})
+    found = plain(frame, texts_of(schema.columns))
+    found.attrs = dict(getattr(given, "attrs", {}))
+    return found
+
+
+def read_rows(schema: Schema, path: str | os.PathLike[str], **how: Any) -> "DataFrame":
+    """A table to predict from, its columns as those that were trained on.
+
+    `how` it is written: a separator, an encoding. Raises UsageError.
+    """
+    texts = [*texts_of(schema.columns), schema.id]
+    return read_frame(os.fspath(path), texts=texts, **how)
+
+
+def _encoded(schema, frame):
+    """Features [N, D], with a warning of what was not known in training."""
+    x, said = encode(frame, schema.columns)
+    for sentence in said:
+        warnings.warn(sentence, stacklevel=4)
+    return x
 
 
 def _tokens(schema, texts):
@@ -128,9 +155,9 @@ def read_inputs(
 ) -> np.ndarray:
     """Files of examples to predict -> x [N, *shape], standardised, in their order.
 
-    An .npz holds x (or x_test, or x_train) in the units of the training data; a .csv
-    the columns it was trained with, others are ignored; a picture is one example,
-    scaled and cut, for a model trained on pixels 0..255. Raises UsageError.
+    An .npz holds x (or x_test, or x_train) in the units of the training data; a table
+    the columns it was trained with, others are ignored; a picture is one
+    example, scaled and cut, for a model trained on pixels 0..255. Raises UsageError.
     """
     paths = [paths] if isinstance(paths, str | os.PathLike) else paths
     if not paths:
@@ -163,15 +190,15 @@ def read_examples(schema: Schema, paths: Sequence[str | os.PathLike[str]]) -> Ar
 def read_raw(schema: Schema, path: Path) -> np.ndarray:
     """The examples of one file [N, *shape], in their own units. Raises UsageError."""
     suffix = path.suffix.lower()
-    if not path.is_file():
+    if str(path) != "-" and not path.is_file():
         raise UsageError(f"expected a file to predict from, found no file at {path}")
-    if suffix == ".csv":
+    if is_table(path):
         if not schema.columns:
             raise UsageError(
                 f"expected an .npz file, as {schema.name} has no named columns, found "
                 f"{path}"
             )
-        return encode(open_csv(path), schema.columns)
+        return _encoded(schema, read_rows(schema, path))
     if suffix == ".npz":
         arrays = open_npz(path)
         key = next((k for k in X if k in arrays), None)

@@ -18,6 +18,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from train.data.columns import Column
 from train.data.frames import read_frame
 from train.data.parts import split
 from train.data.schema import Arrays, Data, Schema, Split, given, request
@@ -88,7 +89,7 @@ def load_labelled(
         classes,
         (),
         (),
-        columns=((found.names[0], ()),),
+        columns=(Column(found.names[0]),),
         target_name=found.names[1],
         tokens=tokens,
         counts=counts,
@@ -179,8 +180,8 @@ def read_labelled(name: str, target: str | None = None) -> Texts:
             f'expected a label in each row of {path}, found none in "{target}" of row '
             f"{cells.index('') + 1}"
         )
-    numbers = as_numbers(cells)
-    labels = np.array(cells) if numbers is None else numbers
+    numbers = as_numbers(np.array(cells, object))
+    labels = np.array(cells) if np.isnan(numbers).any() else numbers
     return Texts(columns[column], labels, (column, target))
 
 
@@ -239,7 +240,7 @@ def _read(schema, path):
 
 
 def _column(schema, columns, where):
-    ((name, _),) = schema.columns
+    name = schema.columns[0].name
     if name not in columns:
         raise UsageError(
             f'expected a column "{name}" in {where}, found {quoted([*columns])}'

@@ -6,15 +6,19 @@ Shapes: N examples, D features, L length, H height, W width, C channels.
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from train.data.builtin import NAMES, PUBLISHED, SERIES
+from train.data.columns import Columns, encode, numeric
+from train.data.frames import is_table
 from train.data.graphs import GRAPHS
 from train.data.labelled import LABELLED
 from train.data.pairs import PAIRS
 from train.data.parts import split
-from train.data.pictures import LOOK, Look, lists_pictures, read_folder, read_listed
+from train.data.pictures import Look, lists_pictures, read_folder, read_listed
+from train.data.prepare import Wishes, learn, listed
 from train.data.ratings import RATINGS
 from train.data.scenes import SCENES
 from train.data.schema import (
@@ -30,7 +34,7 @@ from train.data.schema import (
     within,
 )
 from train.data.speech import SPEECH
-from train.data.tables import Kind, Rows, read_csv, read_npz
+from train.data.tables import PLAIN, Kind, Rows, read_npz, read_table
 from train.data.text import TEXTS
 from train.data.triples import TRIPLES
 from zoo.base import UsageError, nearest
@@ -51,16 +55,18 @@ def load(
     target: str | None = None,
     kind: Kind | None = None,
     holdout: float | None = None,
-    look: Look = LOOK,
+    **wishes: Any,
 ) -> Data:
-    """A data set by its name in NAMES or its path (.npz, .csv); a `Data` as it is.
+    """A data set by its name in NAMES or its path (.npz, a table); a `Data` as it is.
 
     A path may be a folder of pictures, a folder for each class, or a .csv that lists
-    them; `look` says how they are to be seen.
+    them.
 
     A `Split` names one of these, and parts its rows before anything is made of them.
 
-    `target` is the column of a .csv to predict. `kind` decides where numbers may be
+    A table is a .csv, .tsv, .txt or .parquet, the former also .gz, or "-" for standard
+    input; `wishes`, the fields of `train.data.prepare.Wishes`, say how it is read.
+    `target` is its column to predict. `kind` decides where numbers may be
     classes or a quantity. `holdout` is the fraction of the rows that becomes the test
     part, where the data set has none of its own: 0.2 unless given (but a truth table
     is all for training), 0 for none. Raises UsageError.
@@ -71,16 +77,24 @@ def load(
     name = os.fspath(wanted.source)
     if kind not in (None, "classes", "regression"):
         raise UsageError(f'expected the kind "classes" or "regression", found "{kind}"')
-    return from_rows(read_rows(name, target, kind, look), wanted, holdout)
+    asked = Wishes(**wishes)
+    return from_rows(read_rows(name, target, kind, asked), wanted, holdout, asked)
 
 
-def from_rows(rows: Rows, wanted: Split, holdout: float | None = None) -> Data:
+def from_rows(
+    rows: Rows, wanted: Split, holdout: float | None = None, wishes: Wishes = PLAIN
+) -> Data:
     """Rows parted, then standardised by those to train on. Raises UsageError."""
     name = os.fspath(wanted.source)  # type: ignore[arg-type]
     if holdout is not None and not 0 <= holdout < 1:
         raise UsageError(f"expected a holdout of at least 0, below 1, found {holdout}")
-    train, test, watched = _parted(name, rows, wanted, holdout)
-    mean, scale = (tuple(v.tolist()) for v in moments(_real(train)))
+    parts = _parted(name, rows, wanted, holdout)
+    columns, notes = _prepare(rows, parts, wishes)
+    train, test, watched = parts
+    center, unit = moments(_real(train))
+    if wishes.scale == "robust":
+        _robust(train["x"], numeric(columns), center, unit)
+    mean, scale = tuple(center.tolist()), tuple(unit.tolist())
     if rows.plain:
         mean, scale = (0.0,) * len(mean), (1.0,) * len(scale)
     target_mean, target_scale = 0.0, 1.0
@@ -88,18 +102,44 @@ def from_rows(rows: Rows, wanted: Split, holdout: float | None = None) -> Data:
         target_mean, target_scale = (v.item() for v in moments(train["y"][:, None]))
     schema = Schema(
         name,
-        rows.x.shape[1:],
+        train["x"].shape[1:],
         rows.classes,
         mean,
         scale,
         (target_mean, target_scale),
-        rows.columns,
+        columns,
         rows.target_name,
         lengths=bool(rows.lengths),
         rows=len(train["x"]),
+        id=wishes.id or "",
+        notes=notes,
     )
     data = Data(schema, train, test, watched)
     return change(data, lambda part: preprocess(schema, part))
+
+
+def _prepare(rows, parts, wishes) -> tuple[Columns, tuple[str, ...]]:
+    """Fill in x of the parts of a table by what is learned of the first, training."""
+    if rows.frame is None:
+        return rows.columns, rows.notes
+    names = [str(name) for name in rows.frame.columns]
+    named = listed(wishes.category, [*names, rows.target_name], "--category")
+    frames = [part and rows.frame.iloc[part["x"][:, 0]] for part in parts]
+    columns, notes = learn(frames[0], wishes, named)
+    for part, frame, what in zip(parts, frames, ("", "test", "watched"), strict=True):
+        if part is not None:
+            part["x"], said = encode(frame, columns)
+            notes += [f"of the {what} part, {each}" for each in said if what]
+    return columns, (*rows.notes, *notes)
+
+
+def _robust(x, numbers, center, unit):
+    """Put the median and the range of the middle half in place of numbers' moments."""
+    from sklearn.preprocessing import RobustScaler  # a second to import
+
+    if numbers.any():
+        found = RobustScaler().fit(x[:, numbers])
+        center[numbers], unit[numbers] = found.center_, found.scale_
 
 
 def _parted(name, rows, wanted, holdout):
@@ -132,30 +172,39 @@ def absolute(source: str) -> str:
 
 
 def read_rows(
-    name: str, target: str | None, kind: Kind | None, look: Look = LOOK
+    name: str, target: str | None, kind: Kind | None, wishes: Wishes = PLAIN
 ) -> Rows:
     """The rows of a data set by its name or path. Raises UsageError."""
     path = Path(name)
-    pictures = name not in NAMES and path.is_dir()
-    builtin, table = name in NAMES, path.suffix.lower() == ".csv"
-    if target is not None and (builtin or not table):
-        raise UsageError(
-            f'expected a .csv file with the target "{target}", found {name}'
-        )
-    if pictures:
-        return read_folder(path, look, kind)
+    builtin = name in NAMES
+    table = not builtin and is_table(name)
+    folder = not builtin and path.is_dir()
     listed = table and target is not None and path.is_file() and lists_pictures(path)
+    given = {"target": target, **wishes._asdict()}
+    plain = {"target": None, **PLAIN._asdict()}
+    for flag in [k for k in given if given[k] != plain[k]]:
+        if flag in Look._fields and not (folder or listed):
+            raise UsageError(f"expected pictures for --size and --grey, found {name}")
+        if table and (not listed or flag in ("target", *Look._fields)):
+            continue
+        if folder and flag in Look._fields:
+            continue
+        raise UsageError(
+            f'expected a table, as a .csv file, with the {flag} "{given[flag]}", found '
+            f"{name}"
+        )
+    look = Look(wishes.size, wishes.grey)
+    if folder:
+        return read_folder(path, look, kind)
     if listed:
         return read_listed(path, str(target), look, kind)
-    if look != LOOK:
-        raise UsageError(f"expected pictures for --size and --grey, found {name}")
     if builtin:
         rows = NAMES[name]()
         found = "classes" if rows.classes else "regression"
         if kind not in (None, found):
             raise UsageError(f"expected the kind {found} for {name}, found {kind}")
         return rows
-    if not path.is_file():
+    if name != "-" and not path.is_file():
         if path.suffix or path.name != name:
             raise UsageError(f"expected a data file, found no file at {name}")
         raise UsageError(
@@ -163,7 +212,7 @@ def read_rows(
             f'"{name}"' + nearest(name, list(NAMES))
         )
     if table:
-        return read_csv(path, target, kind)
+        return read_table(name, target, kind, wishes)
     if path.suffix.lower() == ".npz":
         return read_npz(path, kind)
     raise UsageError(f"expected a data file .npz or .csv, found {name}")

@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from train.data.formats import numbers
+from train.data.columns import Column, Columns
+from train.data.formats import numbers, quoted
 from train.data.frames import is_table as is_file
 from train.data.frames import read_frame
 from train.data.load import from_rows
+from train.data.prepare import FEW, MANY
 from train.data.schema import Arrays, Data, Schema, Split, standardize, within
-from train.data.tables import FEW, MANY, Columns, Kind, Rows, quoted, targets
+from train.data.tables import Kind, Rows, targets
 from zoo.base import UsageError, nearest
 
 if TYPE_CHECKING:  # half a second to import: only where there is a table
@@ -190,7 +192,7 @@ def features(frame: "DataFrame", others: Sequence[str | None], what: str) -> Col
                 f'expected numbers or a few categories in the column "{name}" of '
                 f"{what}, found {len(values)} distinct texts: correct or remove it"
             )
-        found.append((str(name), values))
+        found.append(Column(str(name), values))
     return tuple(found)
 
 
@@ -199,10 +201,10 @@ def encode(frame: "DataFrame", columns: Columns, what: str) -> np.ndarray:
 
     Raises UsageError for a column that is absent, or a value of the wrong kind.
     """
-    check_names(frame, {name: name for name, _ in columns}, what)
-    _complete(frame, [name for name, _ in columns], what)
+    check_names(frame, {column.name: column.name for column in columns}, what)
+    _complete(frame, [column.name for column in columns], what)
     parts = []
-    for name, known in columns:
+    for name, known, *_ in columns:
         where = f'the column "{name}" of {what}'
         if known:
             cells = _text(frame[name])

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from train.data.columns import Column, Columns
 from train.data.formats import numbers
 from train.data.parts import split
-from train.data.tables import Columns
 from zoo.base import UsageError, check_choice
 
 Arrays = dict[str, np.ndarray]
@@ -27,7 +27,7 @@ class Schema(NamedTuple):
     mean: tuple[float, ...]  # of the training part's x: [D] or [C]
     scale: tuple[float, ...]  # standard deviation; 1 where a feature is constant
     target: tuple[float, float] = (0.0, 1.0)  # mean and scale of a regression's y
-    columns: Columns = ()  # of a .csv: (name, categories), () for a numeric one
+    columns: Columns = ()  # of a table: what was learned of each
     target_name: str = "y"
     tokens: tuple[str, ...] = ()  # what x's integers stand for; () for numbers
     target_tokens: tuple[str, ...] = ()  # the same of y, where it is a sequence
@@ -45,6 +45,8 @@ class Schema(NamedTuple):
     season: int = 0  # steps, of a series to forecast; 0 for another
     clock: tuple[str, ...] = ()  # of a series: its first time, and the way to the next
     units: str = ""  # of labelled texts, "words" or "characters"; "" for no such
+    id: str = ""  # the column of a table that says which row it is, if any
+    notes: tuple[str, ...] = ()  # sentences: what was left out and filled
 
     @property
     def regression(self) -> bool:
@@ -124,7 +126,9 @@ def from_json(fields: dict[str, Any]) -> Schema:
     def freeze(value: Any) -> Any:
         return tuple(map(freeze, value)) if isinstance(value, list | tuple) else value
 
-    return Schema(**{name: freeze(value) for name, value in fields.items()})
+    frozen = {name: freeze(value) for name, value in fields.items()}
+    columns = tuple(Column(*each) for each in frozen.pop("columns", ()))
+    return Schema(columns=columns, **frozen)
 
 
 def blank(schema: Schema) -> Arrays:

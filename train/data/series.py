@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from train.data.builtin import SERIES
+from train.data.columns import Column, Columns
 from train.data.formats import numbers
 from train.data.load import load
 from train.data.long import check_names, encode, features, groups, sources, table
 from train.data.schema import Arrays, Data, Schema, Split, moments, standardize
-from train.data.tables import Columns
 from zoo.base import UsageError, check_int
 
 if TYPE_CHECKING:
@@ -57,9 +57,8 @@ def load_series(
     assert target is not None and time is not None and window is not None
     roles = {"--time": time, "--target": target} | ({"--group": group} if group else {})
     check_names(frame, roles, name)
-    others = [n for n in frame.columns if n not in (group, time, target)]
-    columns: Columns = ((target, ()),)
-    if others:
+    columns: Columns = (Column(target),)
+    if len(frame.columns) > len(roles):
         columns = (*features(frame, (group, time, target), name), *columns)
     found = list(groups(frame, group or "", time, name))
     paces = [pace(steps[time]) for _, steps in found]
@@ -77,10 +76,9 @@ def load_series(
         watched=request.watched,
         name=name,
     )
+    named: dict[str, Any] = {"target_name": target, "group": group or "", "time": time}
     clock = str(found[0][1][time].iloc[0]), str(paces[0] or "")
-    schema = data.schema._replace(
-        columns=columns, target_name=target, group=group or "", time=time, clock=clock
-    )
+    schema = data.schema._replace(columns=columns, clock=clock, **named)
     return data._replace(schema=schema)
 
 

@@ -1,26 +1,27 @@
-"""Rows of the user's own, .npz or .csv, as checked numpy arrays.
+"""Rows of the user's own, an .npz or a table, as checked numpy arrays.
 
 Whatever is wrong is said here, before any array reaches a model: JAX would compute on
 through a NaN, a label out of range or an array of the wrong shape.
 Shapes: N examples, D features, L length, H height, W width, C channels.
 """
 
-import csv
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
-from train.data.formats import numbers, open_npz
+from train.data.columns import Columns, as_numbers, check_complete, path_of
+from train.data.formats import numbers, open_npz, quoted
+from train.data.frames import read_frame
+from train.data.prepare import FEW, MANY, Wishes, learn, listed
 from zoo.base import UsageError, nearest
 
-Kind = Literal["classes", "regression"]
-Columns = tuple[tuple[str, tuple[str, ...]], ...]  # name, categories: () is numeric
+if TYPE_CHECKING:  # half a second to import: only where there is a table
+    from pandas import DataFrame
 
-MISSING = {"", "na", "n/a", "nan", "null", "?"}
-FEW = 20  # up to so many distinct whole numbers are classes rather than quantities
-MANY = 100  # a column of more distinct texts than this is no category
+Kind = Literal["classes", "regression"]
+
+PLAIN = Wishes()
 
 
 class Rows(NamedTuple):
@@ -30,16 +31,12 @@ class Rows(NamedTuple):
     y: np.ndarray  # [N] int32 labels, or float64 for regression
     classes: tuple[str, ...] = ()  # names in label order; () for regression
     test: tuple[np.ndarray, np.ndarray] | None = None  # x and y, where there are any
-    columns: Columns = ()
+    columns: Columns = ()  # of the features of x, where they are columns
     target_name: str = "y"
     lengths: tuple[np.ndarray, ...] = ()  # of x's sequences [N], and of test's
     plain: bool = False  # a truth table: not standardised, all of it for training
-
-
-def quoted(names: Sequence[object]) -> str:
-    """Up to ten names in quotes, for a message; "none" for none."""
-    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
-    return (", ".join(f'"{name}"' for name in names[:10]) or "none") + more
+    frame: "DataFrame | None" = None  # a table, of which x has the numbers of rows
+    notes: tuple[str, ...] = ()  # what is to be said of it
 
 
 def targets(
@@ -179,85 +176,25 @@ def examples(x: np.ndarray, what: str) -> np.ndarray:
     return x[..., None] if grey or x.ndim == 1 else x
 
 
-class Table(NamedTuple):
-    """A .csv file as text, or columns that are at hand."""
+def read_table(
+    path: Path | str,
+    target: str | None,
+    kind: Kind | None = None,
+    wishes: Wishes = PLAIN,
+) -> Rows:
+    """The rows of a table, of which the column `target` is to be predicted.
 
-    path: Path | str  # what messages call it
-    columns: dict[str, list[str]]
-    lines: list[int]  # of each row, in the file
-
-
-def open_csv(path: Path) -> Table:
-    """A comma-separated file with a header row, in UTF-8. Raises UsageError."""
-    rows, lines = [], []
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            for row in reader:
-                if row:
-                    rows.append([cell.strip() for cell in row])
-                    lines.append(reader.line_num)
-    except (OSError, csv.Error, UnicodeDecodeError) as error:
-        raise UsageError(f"expected a .csv file, found {path} ({error})") from None
-    if len(rows) < 2:
-        raise UsageError(
-            f"expected a header and at least one row in {path}, found {len(rows)} lines"
-        )
-    header = rows.pop(0)
-    first = lines.pop(0)
-    if as_numbers(header) is not None or not all(header):
-        raise UsageError(
-            f"expected line {first} of {path} to name every column, found "
-            f"{quoted(header)}"
-        )
-    if len(header) == 1 and (";" in header[0] or "\t" in header[0]):
-        raise UsageError(f"expected commas between columns of {path}, found {header}")
-    if twice := sorted({name for name in header if header.count(name) > 1}):
-        raise UsageError(f"expected distinct columns in {path}, found {twice} twice")
-    for row, line in zip(rows, lines, strict=True):
-        if len(row) != len(header):
-            raise UsageError(
-                f"expected {len(header)} values in line {line} of {path}, as in its "
-                f"header, found {len(row)}"
-            )
-    cells = [list(column) for column in zip(*rows, strict=True)]
-    return Table(path, dict(zip(header, cells, strict=True)), lines)
-
-
-def as_numbers(cells: Sequence[str]) -> np.ndarray | None:
-    """Text [N] -> float64 [N]; None unless every cell is a number."""
-    try:
-        if any("_" in cell for cell in cells):  # Python reads 1_000; a table does not
-            return None
-        return np.array([float(cell) for cell in cells])
-    except ValueError:
-        return None
-
-
-def check_complete(table: Table, names: Sequence[str]) -> None:
-    """Raises UsageError for missing values, naming each column; none is invented."""
-    found = []
-    for name in names:
-        gaps = [cell.lower() in MISSING for cell in table.columns[name]]
-        if any(gaps):
-            line = table.lines[gaps.index(True)]
-            found.append(f'"{name}" ({sum(gaps)} missing, first in line {line})')
-    if found:
-        raise UsageError(
-            f"expected a value in every cell of {table.path}, found gaps in the column"
-            f"{'s' * (len(found) > 1)} {', '.join(found)}: fill them in or remove them"
-        )
-
-
-def read_csv(path: Path, target: str | None, kind: Kind | None = None) -> Rows:
-    """The rows of a .csv file, of which the column `target` is to be predicted.
-
-    A column of numbers is one feature; any other is a category, one feature (0 or 1)
-    for each of its values. The values are those of the whole file, so that a rare one
-    may fall into the test part. Raises UsageError.
+    x [N, 1] has their numbers in `frame`, the columns to learn from: nothing is made of
+    them before they are parted. Rows without a target are left out, and with the wish
+    for it those that have a gap elsewhere. Raises UsageError.
     """
-    table = open_csv(path)
-    names = list(table.columns)
+    head = read_frame(
+        path,
+        separator=wishes.separator,
+        encoding=wishes.encoding,
+        texts=[n for n in (wishes.id, *(wishes.category or "").split(",")) if n],
+    )
+    names = [str(name) for name in head.columns]
     if target not in names:
         missing = "none was named" if target is None else f'"{target}"'
         raise UsageError(
@@ -265,68 +202,80 @@ def read_csv(path: Path, target: str | None, kind: Kind | None = None) -> Rows:
             + missing
             + nearest(target or "", names)
         )
-    if len(names) < 2:
-        raise UsageError(f'expected columns in {path} beside "{target}", found none')
-    check_complete(table, names)
-    columns = tuple((name, categories(table, name)) for name in names if name != target)
-    cells = table.columns[target]
-    values = as_numbers(cells)
-    if values is None and kind is None:
-        categories(table, target)  # a quantity with a slip of the pen is no class
-    y, _, classes = targets(
-        np.array(cells) if values is None else values,
-        None,
-        kind,
-        f'the column "{target}" of {path}',
+    drop, keep = (
+        listed(getattr(wishes, flag), names, f"--{flag}") for flag in ("drop", "keep")
     )
-    x = encode(table, columns)
-    return Rows(x, y, classes, columns=columns, target_name=target)
+    named = listed(wishes.category, names, "--category")
+    own = listed(wishes.id, names, "--id")
+    beside = [n for n in names if n not in (target, *drop, *own)]
+    beside = [n for n in beside if n in keep or not keep]
+    if not beside:
+        raise UsageError(f'expected columns in {path} beside "{target}", found none')
+    notes = [*head.attrs["notes"], *_numbering(head[beside])]
+    frame = _complete(head, target, beside, wishes, named, notes)
+    where = f'the column "{target}" of {path}'
+    y, _, classes = targets(_target(frame[target], kind), None, kind, where)
+    at = np.arange(len(frame))[:, None]
+    return Rows(
+        at, y, classes, target_name=target, frame=frame[beside], notes=tuple(notes)
+    )
 
 
-def categories(table: Table, name: str) -> tuple[str, ...]:
-    """The distinct texts of a column, sorted; () if it is numeric."""
-    cells = table.columns[name]
-    if as_numbers(cells) is not None:
-        return ()
-    distinct = sorted(set(cells))
-    texts = [as_numbers([cell]) is None for cell in cells]
-    if len(distinct) > (MANY if all(texts) else FEW):
-        first = texts.index(True)
+def _complete(frame, target, beside, wishes, named, notes):
+    """The rows that have a target and, where they are wanted, no gap in what is used.
+
+    Raises UsageError where gaps are refused, or nothing is left.
+    """
+    gaps = frame[target].isna().to_numpy()
+    if gaps.any() and wishes.missing != "refuse":
+        what = f'without a value of "{target}"'
+        notes.append(f"left out {gaps.sum():,} of {len(gaps):,} rows {what}")
+        frame = frame[~gaps]
+    if len(frame) and wishes.missing != "fill":
+        used = [c.name for c in learn(frame[beside], wishes, named)[0]]
+        if wishes.missing == "refuse":
+            check_complete(frame, [target, *used])
+        gaps = frame[used].isna().any(axis=1).to_numpy()
+        if gaps.any():
+            notes.append(f"left out {gaps.sum():,} of {len(gaps):,} rows with gaps")
+            frame = frame[~gaps]
+    if not len(frame):
+        raise UsageError(f"expected rows without gaps in {path_of(frame)}, found none")
+    return frame
+
+
+def _numbering(frame):
+    """A warning for each column that numbers the rows."""
+    found = []
+    for name, kind in zip(frame.columns, frame.dtypes, strict=True):
+        if kind.kind in "iu" and len(frame) > FEW:
+            steps = np.diff(frame[name].to_numpy())
+            if (steps == 1).all() or (steps == -1).all():
+                found.append(
+                    f'warning: the column "{name}" numbers the rows: leave it out, '
+                    "unless their order means something"
+                )
+    return found
+
+
+def _target(cells, kind):
+    """The target as numbers, or as texts that are few enough for classes."""
+    if cells.dtype.kind == "M":
         raise UsageError(
-            f'expected numbers or a few categories in the column "{name}" of '
-            f"{table.path}, found {len(distinct)} distinct values that are not all "
-            f'numbers ("{cells[first]}" in line {table.lines[first]}): correct or '
+            f'expected numbers or classes in the column "{cells.name}" of '
+            f"{path_of(cells)}, found dates"
+        )
+    if cells.dtype.kind != "O":
+        return cells.to_numpy(np.float64)
+    distinct = cells.unique()
+    slips = np.isnan(as_numbers(cells))
+    # a quantity with a slip of the pen is no class
+    if kind is None and len(distinct) > (MANY if slips.all() else FEW):
+        at = slips.argmax()
+        raise UsageError(
+            f'expected numbers or a few classes in the column "{cells.name}" of '
+            f"{path_of(cells)}, found {len(distinct)} distinct values that are not all "
+            f'numbers ("{cells.iloc[at]}" in line {cells.index[at]}): correct or '
             "remove it"
         )
-    return tuple(distinct)
-
-
-def encode(table: Table, columns: Columns) -> np.ndarray:
-    """The named columns as features [N, D]; a category is one 0 or 1 for each value.
-
-    Raises UsageError for a column that is absent, or a value of the wrong kind.
-    """
-    names = list(table.columns)
-    for name, _ in columns:
-        if name not in names:
-            raise UsageError(
-                f'expected a column "{name}" in {table.path}, found {quoted(names)}'
-                + nearest(name, names)
-            )
-    check_complete(table, [name for name, _ in columns])
-    parts = []
-    for name, known in columns:
-        cells = table.columns[name]
-        where = f'the column "{name}" of {table.path}'
-        values = None if known else as_numbers(cells)
-        if values is not None:
-            parts.append(numbers(values, where)[:, None])
-            continue
-        for cell, line in zip(cells, table.lines, strict=True):
-            if cell not in known and (known or as_numbers([cell]) is None):
-                expected = f"one of {quoted(known)}" if known else "a number"
-                raise UsageError(
-                    f'expected {expected} in {where}, found "{cell}" in line {line}'
-                )
-        parts.append(np.array(cells)[:, None] == np.array(known))
-    return np.concatenate(parts, axis=1, dtype=np.float64)
+    return cells.to_numpy(str)

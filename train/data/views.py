@@ -1,10 +1,12 @@
 """Rows as a family of models wants them: a view loads, parts and changes a data set.
 
 Each is a function of a request (`train.data.Split`) whose keywords are flags: `target`,
-the column of a .csv to predict, `holdout`, the share kept for testing where the set has
-no test part, `size` and `grey`, how pictures of the user's own are to be seen. All
+the column of a table to predict, `holdout`, the share kept for testing where the set
+has no test part; more say how a table is read, and how pictures are seen. All
 raise UsageError for data that cannot be right.
 """
+
+from typing import Any
 
 import numpy as np
 
@@ -14,55 +16,67 @@ from train.data.labelled import Units, load_labelled
 from train.data.load import load
 from train.data.long import load_groups
 from train.data.pairs import load_pairs
-from train.data.pictures import Look
+from train.data.prepare import tabular
 from train.data.ratings import load_ratings
 from train.data.scenes import load_scenes
 from train.data.schema import Data, Split, as_sequence, between, change
 from train.data.series import load_series
 from train.data.speech import load_recordings, load_strings
+from train.data.tables import Kind
 from train.data.text import load_text
 from train.data.triples import load_triples
 from train.data.words import load_cells, load_words
 from zoo.base import UsageError
 
 
+@tabular()
 def table(
     request: Split,
     *,
     target: str | None = None,
+    kind: Kind | None = None,
     holdout: float | None = None,
-    size: int | None = None,
-    grey: bool = False,
+    **wishes: Any,
 ) -> Data:
     """Classes or a quantity, as the data has it."""
-    look = Look(size, grey)
-    return load(request, target=target, holdout=holdout, look=look)
+    return load(request, target=target, kind=kind, holdout=holdout, **wishes)
 
 
+@tabular("keep")
+def points(
+    request: Split,
+    *,
+    target: str | None = None,
+    kind: Kind | None = None,
+    holdout: float | None = None,
+    **wishes: Any,
+) -> Data:
+    """The same, for a model that has a `keep` of its own."""
+    return load(request, target=target, kind=kind, holdout=holdout, **wishes)
+
+
+@tabular()
 def quantity(
     request: Split,
     *,
     target: str | None = None,
     holdout: float | None = 0.0,
-    size: int | None = None,
-    grey: bool = False,
+    **wishes: Any,
 ) -> Data:
     """A quantity to predict."""
-    look = Look(size, grey)
-    return load(request, target=target, kind="regression", holdout=holdout, look=look)
+    return load(request, target=target, kind="regression", holdout=holdout, **wishes)
 
 
+@tabular()
 def classes(
     request: Split,
     *,
     target: str | None = None,
     holdout: float | None = None,
-    size: int | None = None,
-    grey: bool = False,
+    **wishes: Any,
 ) -> Data:
     """Classes to tell apart."""
-    look = Look(size, grey)
-    return load(request, target=target, kind="classes", holdout=holdout, look=look)
+    return load(request, target=target, kind="classes", holdout=holdout, **wishes)
 
 
 def sequences(
@@ -104,8 +118,7 @@ def sequences(
             "expected --group and --time of a long table together, or --time and a "
             "--window of a series to forecast, found one of them alone"
         )
-    look = Look(size, grey)
-    data = load(request, target=target, holdout=holdout, look=look)
+    data = load(request, target=target, holdout=holdout, size=size, grey=grey)
     grey = data.schema.image and data.schema.shape[-1] == 1
     return as_sequence(data) if grey else data
 
@@ -118,7 +131,7 @@ def unit_images(
     grey: bool = False,
 ) -> Data:
     """Images with values in [0, 1]."""
-    data = load(request, holdout=holdout, look=Look(size, grey))
+    data = load(request, holdout=holdout, size=size, grey=grey)
     return between(data, 0, 1)
 
 
@@ -130,7 +143,7 @@ def signed_images(
     grey: bool = False,
 ) -> Data:
     """Images with values in [-1, 1]."""
-    data = load(request, holdout=holdout, look=Look(size, grey))
+    data = load(request, holdout=holdout, size=size, grey=grey)
     return between(data, -1, 1)
 
 

@@ -104,7 +104,7 @@ def _plot():
 RECIPES = {
     "kmeans": Recipe(
         kmeans,
-        views.table,
+        views.points,
         "digits",
         Training(60, None, "sgd", 1.0),
         Goal("of_sklearn", 1.05, at_most=True),

@@ -1,0 +1,221 @@
+"""What is learned of a table's training part, by scikit-learn's transformers.
+
+Which columns are numbers, dates, categories or names; the medians that fill gaps, the
+levels that are not rare, the quantiles of ranks.
+"""
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
+
+import numpy as np
+
+from train.data.columns import (
+    Column,
+    Columns,
+    as_numbers,
+    in_days,
+    parsed,
+    parts,
+    path_of,
+)
+from train.data.formats import quoted
+from zoo.base import UsageError, nearest
+
+if TYPE_CHECKING:  # half a second to import: only where there is a table
+    from pandas import DataFrame, Series
+
+View = TypeVar("View", bound=Callable[..., Any])
+Missing = Literal["fill", "refuse", "drop"]
+Scale = Literal["standard", "robust", "rank"]
+
+FEW = 20  # up to so many distinct values a column of texts is a category
+MANY = 100  # levels of a category at most, that of all others among them
+QUANTILES = 100  # that a rank is read between
+
+
+class Wishes(NamedTuple):
+    """How data of the user's own are to be read and prepared; each field is a flag."""
+
+    drop: str | None = None  # columns to leave out: "a,b"
+    keep: str | None = None  # the only ones to learn from
+    category: str | None = None  # columns whose numbers are names
+    id: str | None = None  # the column that says which row it is
+    missing: Missing = "fill"
+    scale: Scale = "standard"
+    separator: str | None = None
+    encoding: str | None = None
+    size: int | None = None  # of pictures, as `train.data.pictures.Look` has it
+    grey: bool = False
+
+
+def tabular(*without: str) -> Callable[[View], View]:
+    """Adds to a view's keywords how a table is read: the fields of `Wishes`, or most.
+
+    A view takes them as `**wishes`; tools that make flags of its signature see each.
+    """
+    kind = inspect.Parameter.KEYWORD_ONLY
+
+    def extend(view: View) -> View:
+        own = inspect.signature(view)
+        hints, defaults = Wishes.__annotations__, Wishes._field_defaults
+        named = [p for p in own.parameters.values() if p.kind != p.VAR_KEYWORD]
+        named += [
+            inspect.Parameter(
+                name, kind, default=defaults[name], annotation=hints[name]
+            )
+            for name in Wishes._fields
+            if name not in without
+        ]
+        view.__signature__ = own.replace(parameters=named)  # type: ignore[attr-defined]
+        return view
+
+    return extend
+
+
+def listed(text: str | None, names: Sequence[str], flag: str) -> list[str]:
+    """The columns that "a,b" names. Raises UsageError for what is none."""
+    if text is None:
+        return []
+    found = [text] if text in names else [part.strip() for part in text.split(",")]
+    for name in found:
+        if name not in names:
+            raise UsageError(
+                f'expected columns for {flag}, of {quoted(names)}, found "{name}"'
+                + nearest(name, names)
+            )
+    return found
+
+
+def learn(
+    frame: "DataFrame", wishes: Wishes, named: Sequence[str] = ()
+) -> tuple[Columns, list[str]]:
+    """Columns of the training rows; sentences of what was left out and filled.
+
+    `named` are categories whatever they hold. Raises UsageError for a column of two
+    types, and where none is left.
+    """
+    columns, notes = [], []
+    for name in frame.columns:
+        cells = frame[name]
+        kind = "levels" if name in named else _kind(cells)
+        gaps = int(cells.isna().sum())
+        if kind in ("empty", "names"):
+            count = cells.nunique()
+            why = f"{count:,} of its {len(cells) - gaps:,} values are distinct"
+            why = "it has no values" if kind == "empty" else why
+            notes.append(f'left out the column "{name}": {why}')
+            continue
+        make = {"levels": _levels, "numbers": _numbers, "dates": _dates}[kind]
+        column = make(str(name), cells, wishes)
+        columns.append(column)
+        if gaps:
+            notes.append(_filled(column, gaps))
+        if column.other:
+            count = cells.nunique() - len(column.levels)
+            notes.append(f'{count:,} rare levels of the column "{name}" are one, other')
+    if not columns:
+        raise UsageError(
+            f"expected a column to learn from in {path_of(frame)}, found "
+            + ("; ".join(notes) or "none")
+        )
+    return tuple(columns), notes
+
+
+def _filled(column, gaps):
+    values = ", ".join(f"{value:.6g}" for value in column.medians)
+    how = "a level of their own" if column.category else f"filled with {values}"
+    return f'{gaps:,} gap{"s" * (gaps > 1)} in the column "{column.name}": {how}'
+
+
+def _kind(cells: "Series") -> str:
+    """ "empty", "numbers", "dates", "levels", or "names" of which few occur twice."""
+    if cells.isna().all():
+        return "empty"
+    if cells.dtype.kind != "O":
+        return "dates" if cells.dtype.kind == "M" else "numbers"
+    known = cells[cells.notna()]
+    distinct = known.unique()
+    values = as_numbers(distinct)
+    if not np.isnan(values).any():
+        return "numbers"
+    if _form(distinct):
+        return "dates"
+    slips = known.isin(distinct[np.isnan(values)])
+    # numbers with slips of the pen; more texts than a tenth are meant
+    if len(distinct) > FEW and slips.mean() <= 0.1:
+        line, cell = next(iter(known[slips].items()))
+        raise UsageError(
+            f'expected numbers or categories in the column "{cells.name}" of '
+            f"{path_of(cells)}, found {len(distinct)} distinct values, all but "
+            f'{slips.sum()} numbers ("{cell}" in line {line}): correct it, leave the '
+            "column out, or name it a category"
+        )
+    names = len(distinct) > FEW and len(distinct) > len(known) / 2
+    return "names" if names else "levels"
+
+
+def _form(distinct) -> str:
+    """How all of some texts are written as dates, as strptime has it; "" if not."""
+    import pandas
+    from pandas.tseries.api import guess_datetime_format
+
+    for dayfirst in (False, True):
+        form = guess_datetime_format(distinct[0], dayfirst=dayfirst)
+        for one in (form, "ISO8601") if form and "%Y-%m-%d" in form else (form,):
+            if not one or not ("%Y" in one or "%y" in one or one == "ISO8601"):
+                continue
+            found = pandas.to_datetime(distinct, format=one, errors="coerce", utc=True)
+            if found.notna().all():
+                return one
+    return ""
+
+
+def _levels(name, cells, wishes) -> Column:
+    from sklearn.preprocessing import OneHotEncoder
+
+    known = cells[cells.notna()].astype(str).to_numpy(object)
+    rare = min(10, -(-len(known) // 200))  # one in 200, in a table of thousands ten
+    encoder = OneHotEncoder(
+        min_frequency=rare, max_categories=MANY, handle_unknown="infrequent_if_exist"
+    ).fit(known[:, None])
+    levels, pooled = encoder.categories_[0], encoder.infrequent_categories_[0]
+    kept = levels if pooled is None else np.setdiff1d(levels, pooled)
+    gap = len(known) < len(cells)
+    strict = wishes.missing != "fill"
+    return Column(name, tuple(kept), pooled is not None, gap, strict)
+
+
+def _numbers(name, cells, wishes) -> Column:
+    values = as_numbers(cells)[:, None]
+    return _measured(Column(name), values, wishes)
+
+
+def _dates(name, cells, wishes) -> Column:
+    known = cells[cells.notna()]
+    form = "ISO8601" if cells.dtype.kind == "M" else _form(known.unique())
+    dates = parsed(cells, form)
+    real = dates[~np.isnat(dates)]
+    hours = bool((real != real.astype("M8[D]")).any())
+    column = Column(name, date=form, first=float(in_days(real).min()))
+    return _measured(column, parts(dates, column, hours), wishes)
+
+
+def _measured(column, values, wishes) -> Column:
+    """What is learned of numbers [N, P], NaN for gaps."""
+    gaps = np.isnan(values).any(1)
+    medians = np.nanmedian(values, 0)
+    column = column._replace(
+        gap=bool(gaps.any()),
+        strict=wishes.missing != "fill",
+        medians=tuple(medians.tolist()),
+    )
+    if wishes.scale == "rank":
+        from sklearn.preprocessing import QuantileTransformer
+
+        values = np.where(np.isnan(values), medians, values)
+        count = min(QUANTILES, len(values))
+        found = QuantileTransformer(n_quantiles=count, subsample=None).fit(values)
+        quantiles = tuple(map(tuple, found.quantiles_.T.tolist()))
+        column = column._replace(ranks=quantiles)
+    return column
