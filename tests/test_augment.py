@@ -13,6 +13,7 @@ ALL = {
     "crop": augment.crop(2),
     "flip": augment.flip(),
     "rotate": augment.rotate(20),
+    "affine": augment.affine(20, 1.2, 0.2, 1.0),
     "noise": augment.noise(0.5),
     "cutout": augment.cutout(3),
     "compose": augment.compose(augment.crop(1), augment.flip(), augment.noise(0.1)),
@@ -136,6 +137,34 @@ def test_rotated_by_right_angles_is_rot90():
     np.testing.assert_allclose(rotated(wide, 180.0), wide[::-1, ::-1], atol=1e-5)
 
 
+def test_a_plane_is_warped_into_the_plane_that_the_matrix_says():
+    """Bilinear interpolation is exact of an image that rises evenly."""
+    matrix, move = np.array([[1.1, 0.2], [-0.3, 0.9]]), np.array([0.4, -0.7])
+    rows, columns = np.mgrid[:9, :7].astype(float)
+    p = np.stack([rows - 4, columns - 3])
+    image = jnp.asarray(2 * p[0] - 3 * p[1] + 1, "f4")[..., None]
+    found = augment.warped(image, jnp.asarray(matrix), jnp.asarray(move))[2:7, 2:5, 0]
+
+    def plane(matrix, move):
+        at = np.tensordot(matrix, p, 1) + move[:, None, None]
+        return (2 * at[0] - 3 * at[1] + 1)[2:7, 2:5]
+
+    np.testing.assert_allclose(found, plane(matrix, move), atol=1e-4)
+    for wrong in ((matrix.T, move), (matrix, move[::-1]), (matrix[::-1, ::-1], move)):
+        assert np.abs(plane(*wrong) - found).max() > 0.1
+
+
+def test_affine_stays_within_what_it_is_told():
+    x = np.broadcast_to(np.mgrid[-4:5, -4:5][1][..., None], (400, 9, 9, 1))
+    batch = {"x": jnp.asarray(x, "f4")}  # rises to the right by 1 a pixel
+    middle = run(augment.affine(pixels=2.0), batch)[:, 4, 4, 0]
+    assert np.abs(middle).max() <= 2 + 1e-5 and np.abs(middle).max() > 1.8
+    slope = np.diff(run(augment.affine(stretch=1.25), batch)[:, 4, 3:6, 0], axis=1)
+    assert 0.8 - 1e-5 <= slope.min() < 0.83 and 1.2 < slope.max() <= 1.25 + 1e-5
+    lean = np.diff(run(augment.affine(slant=0.5), batch)[:, 3:6, 4, 0], axis=1)
+    assert 0.45 < np.abs(lean).max() <= 0.5 + 1e-5
+
+
 def test_rotate_of_a_constant_is_constant_and_stays_within_the_angle():
     flat = {"x": jnp.full((8, 9, 9, 1), -0.4)}
     turned = jax.jit(augment.rotate(180))(KEY, flat)
@@ -193,6 +222,10 @@ def test_compose_splits_its_key_once():
         lambda: augment.rotate(0),
         lambda: augment.rotate(181),
         lambda: augment.rotate(float("nan")),
+        lambda: augment.affine(181),
+        lambda: augment.affine(stretch=0.9),
+        lambda: augment.affine(slant=float("nan")),
+        lambda: augment.affine(pixels=-1),
         lambda: augment.noise(-0.1),
         lambda: augment.noise(float("inf")),
         lambda: augment.cutout(-1),
@@ -209,6 +242,7 @@ def test_bad_parameters_are_refused(build):
         (augment.crop(1), (4, 5)),
         (augment.flip(), (4, 8, 8)),
         (augment.rotate(5), (4, 8, 8)),
+        (augment.affine(pixels=1), (4, 8, 8)),
         (augment.cutout(2), (4, 8)),
         (augment.cutout(6), (4, 8, 5, 1)),
     ],

@@ -90,15 +90,56 @@ def rotated(image: jax.Array, degrees: jax.typing.ArrayLike) -> jax.Array:
 
     Bilinear between pixels; by 90 degrees it is `numpy.rot90` of a square image.
     """
-    height, width, _ = image.shape
-    middle, centre = (height - 1) / 2, (width - 1) / 2
-    down = (jnp.arange(height) - middle)[:, None]
-    right = (jnp.arange(width) - centre)[None, :]
+    return warped(image, _turn(degrees), jnp.zeros(2))
+
+
+def affine(
+    degrees: float = 0.0, stretch: float = 1.0, slant: float = 0.0, pixels: float = 0.0
+) -> Augment:
+    """Turn, stretch, slant and move, between pixels and at once: x [B, H, W, C].
+
+    By an angle in [-degrees, degrees], each axis by a factor in [1 / stretch, stretch]
+    (uniform in its logarithm), rows against each other by up to `slant` pixels a row,
+    and along each axis by up to `pixels`. Raises UsageError for other shapes, and
+    numbers out of range.
+    """
+    most = {"degrees": (degrees, 0, 180), "stretch": (stretch, 1, math.inf)}
+    most |= {"slant": (slant, 0, math.inf), "pixels": (pixels, 0, math.inf)}
+    for name, (value, low, high) in most.items():
+        if not (low <= value <= high and value < math.inf):
+            raise UsageError(f"expected {name} from {low} to {high}, found {value}")
+
+    def augment(key, batch):
+        x = check_inputs(batch["x"], "B H W C")
+        drawn = jax.random.uniform(key, (len(x), 6), minval=-1, maxval=1)
+
+        def change(image, draw):
+            down, right = stretch ** draw[1], stretch ** draw[2]
+            leaning = jnp.stack([down, 0, slant * draw[3], right]).reshape(2, 2)
+            return warped(image, _turn(degrees * draw[0]) @ leaning, pixels * draw[4:])
+
+        return batch | {"x": jax.vmap(change)(x, drawn)}
+
+    return augment
+
+
+def _turn(degrees):
     cos, sin = jnp.cos(jnp.deg2rad(degrees)), jnp.sin(jnp.deg2rad(degrees))
-    source = [cos * down + sin * right + middle, cos * right - sin * down + centre]
+    return jnp.stack([cos, sin, -sin, cos]).reshape(2, 2)
+
+
+def warped(image: jax.Array, matrix: jax.Array, move: jax.Array) -> jax.Array:
+    """Each pixel, at p from the centre, as the image [H, W, C] is at matrix p + move.
+
+    Of matrix [2, 2] and move [2], rows before columns. Bilinear between pixels.
+    """
+    centre = (jnp.array(image.shape[:2]) - 1) / 2
+    grid = jnp.meshgrid(*(jnp.arange(n) for n in image.shape[:2]), indexing="ij")
+    at = jnp.stack(grid) - centre[:, None, None]
+    source = jnp.tensordot(matrix, at, 1) + (move + centre)[:, None, None]
 
     def channel(plane):
-        return map_coordinates(plane, source, order=1, mode="nearest")
+        return map_coordinates(plane, list(source), order=1, mode="nearest")
 
     return jax.vmap(channel, in_axes=-1, out_axes=-1)(image)
 
