@@ -113,6 +113,10 @@ SMALL = {
     "semi_supervised_gan": {"data": "digits", "latent": 4, "channels": (8, 4)}
     | {"labels": 1000},
     "few_labels": {"data": "digits", "channels": (8, 4), "labels": 1000},
+    **dict.fromkeys(
+        ("simclr", "barlow_twins"),
+        {"data": "digits", "channels": (4, 8), "width": 16, "labels": 1000},
+    ),
     "ppo": {"environments": 2, "horizon": 8, "epochs": 2, "parts": 2, "widths": (8,)},
     "dqn": {"environments": 2, "memory": 40, "batch_size": 8, "widths": (8,)}
     | {"warmup": 0, "refresh": 2, "exploring": 4.0},
@@ -201,7 +205,7 @@ ALIKE = (
     *("matrix_factorization", "factorization_machine", "neumf", "bpr"),
     *("knowledge_graph", "rbm", "drive_cnn", "drive_lstm"),
     *("word2vec", "fasttext", "glove"),
-    *("unet", "centernet"),
+    *("unet", "centernet", "simclr", "barlow_twins"),
 )
 MARKS = dict.fromkeys(ALIKE, [pytest.mark.contract])
 # of programs that differ from another recipe's by a loss or a size, a release alone

@@ -10,7 +10,7 @@ from tests.conftest import OF_ROWS, batch_of, small
 QUICK = ("mlp", "cnn", "gru")
 # they predict nothing of a row
 SILENT = ("kmeans", "pca", "bernoulli_mixture", "rbm")
-SILENT += ("gan", "dcgan", "wgan_gp", "conditional_gan")
+SILENT += ("gan", "dcgan", "wgan_gp", "conditional_gan", "simclr", "barlow_twins")
 NAMES = [
     pytest.param(name, marks=[] if name in QUICK else [pytest.mark.contract])
     for name in OF_ROWS

@@ -11,6 +11,7 @@ from zoo import cache as cache
 from zoo import checks as checks
 from zoo import cluster as cluster
 from zoo import cnn as cnn
+from zoo import contrastive as contrastive
 from zoo import convolution as convolution
 from zoo import ctc as ctc
 from zoo import decomposition as decomposition

@@ -117,6 +117,8 @@ HELP = {
     "weight": "of the tasks after the first",
     "n3": "weight of the sum of cubes of a triple's embeddings",
     "labels": "how many images have theirs, of each class as many",
+    "temperature": "that cosines of embeddings are divided by",
+    "redundancy": "weight of what two dimensions of an embedding say alike",
     "environments": "played side by side",
     "horizon": "steps of each environment that are played, and then learned from; of a "
     "series, those that are predicted: 1 unless given",

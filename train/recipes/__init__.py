@@ -22,6 +22,7 @@ from train.recipes import (
     sequences,
     speech,
     text,
+    unlabelled,
     words,
 )
 from train.recipes.base import Built as Built
@@ -48,6 +49,7 @@ RECIPES: dict[str, Recipe] = {
     **latent.RECIPES,
     **energy.RECIPES,
     **games.RECIPES,
+    **unlabelled.RECIPES,
     **acting.RECIPES,
     **driving.RECIPES,
     **relations.RECIPES,
