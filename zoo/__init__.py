@@ -30,6 +30,7 @@ from zoo import knowledge as knowledge
 from zoo import language as language
 from zoo import layers as layers
 from zoo import linear as linear
+from zoo import masked as masked
 from zoo import mixture as mixture
 from zoo import mlp as mlp
 from zoo import multitask as multitask
