@@ -243,6 +243,12 @@ def _counts(data, y):
     return mask.reshape(mask.shape + (1,) * (y.ndim - mask.ndim))
 
 
+def _made(leaf):
+    """An array; zeros for one of which the shape alone is known, as of a sweep."""
+    known = not isinstance(leaf, jax.ShapeDtypeStruct)
+    return leaf if known else jnp.zeros(leaf.shape, leaf.dtype)
+
+
 def _check_tokens(task, params, state, batch, data, at):
     """Raise UsageError where an integer in "x" has no embedding in the model.
 
@@ -264,6 +270,7 @@ def _check_tokens(task, params, state, batch, data, at):
         one = {k: jnp.zeros((1, *a.shape[1:]), a.dtype) for k, a in batch.items()}
         one |= {k: jnp.asarray(a[first : first + 1]) for k, a in data.items()}
         loss = jax.jit(task.loss, static_argnames="train")
+        params, state = jax.tree.map(_made, (params, state))
         value, _ = loss(params, state, one, jax.random.key(0), train=False)
         known = bool(jnp.isfinite(value))
     if not known:
