@@ -194,7 +194,7 @@ def batch_of(recipe: Experiment, n: int = 8) -> dict:
 # one has a model much alike
 ALIKE = (
     *("ridge", "lasso", "logistic", "neuron", "denoising_autoencoder", "resnet20"),
-    *("kmeans", "pca", "multitask"),
+    *("kmeans", "pca", "multitask", "cnn"),
     *("cnn_cifar10", "rnn", "gru", "softmax", "conditional_vae"),
     *("peephole_lstm", "transformer_classifier", "char_lstm", "char_transformer"),
     *("seq2seq_lstm", "seq2seq_transformer", "copy"),
@@ -215,10 +215,9 @@ TWINS = (
     *("peephole_lstm", "conditional_vae", "dcgan", "conditional_gan", "few_labels"),
     *("gcn", "factorization_machine", "bpr", "drive_cnn", "fasttext", "char_lstm"),
     *("seq2seq_transformer", "copy", "wgan_gp", "recurrent_vae", "sac"),
-    *("text_lstm", "text_transformer"),
+    *("text_lstm", "text_transformer", "barlow_twins"),
 )
-# lstm and transformer_classifier with embeddings
-MARKS |= dict.fromkeys(TWINS[-2:], [pytest.mark.contract, pytest.mark.long])
+MARKS |= dict.fromkeys(TWINS, [pytest.mark.contract, pytest.mark.long])
 EVERY = [pytest.param(name, marks=MARKS.get(name, ())) for name in OF_ROWS]
 
 

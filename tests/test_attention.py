@@ -290,6 +290,7 @@ def test_no_logit_depends_on_a_later_token(positions):
     assert same[:, :4].all() and not same[:, 4:].all((-2, -1)).any()
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize(
     "positions, kv_heads",
     [

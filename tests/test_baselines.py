@@ -78,6 +78,7 @@ def test_what_would_take_long_or_has_no_numbers_is_left_out_and_said(monkeypatch
     assert "one class" in baselines.found(data.schema, one, data.test)["linear"]
 
 
+@pytest.mark.contract
 def test_a_score_that_is_the_majoritys_pleases_nobody(tmp_path, monkeypatch, capsys):
     """97 of 100 rows are of one class, which x does not tell."""
     monkeypatch.chdir(tmp_path)

@@ -72,6 +72,7 @@ def test_a_gan_judges_real_and_generated_images():
     )
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize("name", ["lstm", "gru", "transformer"])
 def test_flax_begins_where_we_do(name):
     rng, key, family = np.random.default_rng(0), jax.random.key(0), FAMILIES[name]

@@ -165,6 +165,7 @@ def paired(model, trained, x):
     return (neighbours(z, own, 2)[:, 1] // 2 == own // 2).mean()
 
 
+@pytest.mark.contract
 def test_a_batch_is_learned_to_be_told_apart(digits):
     model, task = small()
     x = digits.train["x"][:16]
@@ -265,6 +266,7 @@ def test_a_recipe_refuses_what_cannot_be(flags, words):
         prepare(RECIPES["simclr"], **flags)
 
 
+@pytest.mark.contract
 def test_an_encoder_of_another_kind_may_be_used():
     model = contrastive.Twins(ConvEncoder(8, (4,), batch_norm=True), (6,))
     x = jnp.zeros((2, 8, 8, 1))

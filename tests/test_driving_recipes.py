@@ -19,6 +19,7 @@ from zoo.base import UsageError
 FEW = {"drivers": 2, "channels": (4,), "widths": (8,), "features": 8}
 
 
+@pytest.mark.contract
 def test_drives_are_of_their_seed_and_parts_share_no_road():
     def load(seed, **more):
         wanted = Split("drives", 0.1, seed)

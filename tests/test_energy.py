@@ -262,6 +262,7 @@ def test_a_partition_function_counts_every_state(shape):
     close(energy.log_partition(model, variables), joint(variables)[1])
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize("likelihood", quick(energy.LIKELIHOODS, "bernoulli"))
 def test_annealing_finds_the_partition_function(likelihood):
     model, variables = machine(likelihood, 12, 8, size=0.8)

@@ -135,6 +135,7 @@ def test_a_fold_is_the_training_on_its_rows():
             np.testing.assert_allclose(a, b, atol=1e-5)
 
 
+@pytest.mark.contract
 def test_what_fills_a_fold_counts_for_nothing():
     rows = {name: array[:50] for name, array in DIABETES.items()}
     which = many.folds(rows, 4)  # of 37 and 38 rows

@@ -239,6 +239,7 @@ STRENGTHS = {
 }
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize("name", quick(STRENGTHS, "l1", "l2", "beta", "penalty"))
 def test_a_strength_may_be_traced(name):
     build, batch, values = STRENGTHS[name]
@@ -246,6 +247,7 @@ def test_a_strength_may_be_traced(name):
     assert len(np.unique(losses)) == len(values)
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize("steps", [0, 3, 20])
 def test_annealing_may_be_traced(steps):
     params, _ = vae.task(HALF).init(jax.random.key(0), CODES)

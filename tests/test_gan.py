@@ -266,6 +266,7 @@ def test_each_application_of_a_player_draws_its_own_dropout():
     assert run(0, False)["real"] == run(0, False)["fake"] == 16.5
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize("semi", [False, True])
 def test_any_players_with_dropout_and_batch_norm_are_trained(semi):
     fields = {"dropout": 0.5, "batch_norm": True}

@@ -97,6 +97,7 @@ def digits():
     return data, judge.train(data)
 
 
+@pytest.mark.contract
 def test_the_judge_knows_real_images_from_noise(digits):
     data, one = digits
     assert one.accuracy > 0.95
@@ -171,6 +172,7 @@ def test_a_judge_that_is_interrupted_judges_nothing(digits, tmp_path, monkeypatc
     assert json.loads(result.read_text())["metrics"]["judge_accuracy"] > 0.9
 
 
+@pytest.mark.contract
 def test_the_bound_of_a_row_is_the_same_in_any_batch():
     x = RNG.integers(0, 2, (11, 4, 4, 1)).astype(np.float32)
     model = vae.dense((4, 4, 1), 2, (8,))

@@ -58,6 +58,7 @@ def test_other_rows_labels_or_seeds_have_another(few, folder, trainings):
     assert len(trainings) == 4
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize(
     "damage",
     [

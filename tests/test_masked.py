@@ -66,6 +66,7 @@ def begun():
     return model, task, params, x
 
 
+@pytest.mark.contract
 def test_the_encoder_does_not_see_what_is_hidden(begun):
     model, _, params, x = begun
     at = masked.choose(KEY, len(x), N, KEPT)

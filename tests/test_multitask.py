@@ -142,6 +142,7 @@ def gradient_of(task, params, batch, key):
     return both(params)
 
 
+@pytest.mark.contract
 def test_the_gradient_of_a_loss_is_what_surgery_makes_of_those_of_its_tasks():
     batch, key = rows(), jax.random.key(5)
     params, _ = made().init(jax.random.key(0), batch)

@@ -24,6 +24,7 @@ def trained(task, optimizer, steps, rows=ROWS, size=None, **options):
     return loop.fit(task, optimizer, source, steps=steps, progress=False, **options)
 
 
+@pytest.mark.contract
 def test_biases_solve_the_ridge_regression():
     l2, n = 3.0, len(TASTES.x)
     model = recommender.Factorization(SIZES, 0)

@@ -80,6 +80,7 @@ def test_what_is_there_is_trained_again_only_if_it_is_old(zoo, tmp_path, monkeyp
     assert "then" not in zoo("results --out r")[1]
 
 
+@pytest.mark.contract
 def test_a_probe_tells_another_training():
     def numbers(**other):
         split = Split(other.pop("data", "digits"), 0.0, 0)

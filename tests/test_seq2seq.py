@@ -86,6 +86,7 @@ def test_the_loss_is_the_mean_over_the_targets_tokens(name):
     assert float(aux.metrics["accuracy"].count) == 6
 
 
+@pytest.mark.contract
 @EVERY
 def test_translations_have_the_probability_that_is_said(name):
     model, length = MODELS[name], 6

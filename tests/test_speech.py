@@ -109,6 +109,7 @@ NETWORKS = {
 }
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize("name", quick(NETWORKS, "transcriber"))
 def test_padding_changes_nothing(name):
     """However much there is, and whatever stands in it; a frame more changes it."""
