@@ -16,15 +16,19 @@ Show = Callable[[int, dict | None], None]
 def bar(steps: int, start: int = 0, *, enabled: bool = True) -> Iterator[Show]:
     """Yields show(step, record); record is None, or the metrics logged at that step.
 
-    A terminal shows one bar, other output a line for each record.
+    A terminal shows one bar, and beside it what its width has room for; other output a
+    line for each record.
     """
     console = Console(file=sys.stdout)
     if not enabled:
         yield lambda step, record: None
     elif console.is_terminal or console.is_jupyter:
+        width = min(24, console.width // 6)
+        # the rest of the line, beside the numbers, "0:00:00 left" and the gaps
+        room = console.width - width - 2 * len(f"{steps:,}") - 17
         columns = (
             TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=width),
             TextColumn("{task.description}"),
             TimeRemainingColumn(),
             TextColumn("left"),
@@ -36,7 +40,9 @@ def bar(steps: int, start: int = 0, *, enabled: bool = True) -> Iterator[Show]:
 
             def show(step: int, record: dict | None) -> None:
                 newest.update(record or {})
-                progress.update(task, completed=step, description=describe(newest))
+                progress.update(
+                    task, completed=step, description=describe(newest, room)
+                )
 
             yield show
     else:
@@ -51,16 +57,21 @@ def bar(steps: int, start: int = 0, *, enabled: bool = True) -> Iterator[Show]:
         yield line
 
 
-def describe(record: dict) -> str:
-    """A record in a line: "loss 0.231  accuracy 0.934  5,120 examples/s"."""
+def describe(record: dict, room: int | None = None) -> str:
+    """A record in a line: "loss 0.231  test_loss 0.24  accuracy 0.934  99 examples/s".
+
+    The loss first, then what was evaluated; in `room` characters, as many as fit.
+    """
     hidden = {"step", "seconds", "examples_per_second", "grad_norm"}
-    record = {"loss": record.get("loss"), **record} if "loss" in record else record
-    parts = [
-        f"{name} {value:.4g}" for name, value in record.items() if name not in hidden
-    ]
+    parts_of = tuple(n[: -len("loss")] for n in record if n.endswith("_loss"))
+    order = sorted(record, key=lambda n: (n != "loss", not n.startswith(parts_of)))
+    parts = [f"{name} {record[name]:.4g}" for name in order if name not in hidden]
     if record.get("examples_per_second"):
         parts.append(f"{record['examples_per_second']:,.0f} examples/s")
-    return "  ".join(parts)
+    line = "  ".join(parts)
+    while room is not None and len(line) > room and len(parts) > 1:
+        line = "  ".join(parts := parts[:-1])
+    return line
 
 
 @contextlib.contextmanager
