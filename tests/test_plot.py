@@ -8,7 +8,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from train.report import plot
+from train.report import metrics, plot
 from zoo.base import UsageError
 
 RNG = np.random.default_rng(0)
@@ -47,6 +47,22 @@ def test_curves_have_a_panel_for_each_evaluated_metric(tmp_path):
     assert evaluation.get_ydata()[-1] == 1 - 0.95 / 100
     assert [axes.get_yscale() for axes in figure.axes] == ["log", "linear"]
     written(figure, tmp_path)
+
+
+def test_curves_have_a_title_and_the_unit_of_the_loss():
+    rows = [{"step": i, "loss": 0.5 / i, "eval_loss": 0.6 / i} for i in range(1, 5)]
+    figure = plot.curves(rows, title="mlp on my_$_data", unit="nats")
+    assert figure.get_suptitle() == "mlp on my_$_data"
+    (axes,) = figure.axes
+    assert axes.get_ylabel() == "loss, in nats" and not axes.child_axes
+    figure = plot.curves(rows, unit="variances of price", root=("price", 20.0))
+    (axes,) = figure.axes
+    (beside,) = axes.child_axes
+    assert beside.get_ylabel() == "root mean squared error of price"
+    figure.draw_without_rendering()
+    low, high = axes.get_ylim()
+    assert low == 0
+    np.testing.assert_allclose(beside.get_ylim(), [0, 20 * math.sqrt(high)])
 
 
 def test_curves_say_which_part_was_evaluated():
@@ -144,6 +160,11 @@ def test_regression_of_any_size(n, tmp_path):
     figure = plot.regression(y + 0.1, y)
     points = figure.axes[0].collections[0].get_offsets()
     np.testing.assert_allclose(points, np.stack([y, y + 0.1], axis=1))
+    named = plot.regression(y + 0.1, y, "a_price_$").axes[0]
+    assert named.get_xlabel() == "true a_price_$"
+    assert named.get_ylabel() == "predicted a_price_$"
+    r2 = metrics.regression(y + 0.1, y)["r2"] if n > 1 else None
+    assert named.get_title() == ("" if r2 is None else f"R2 {r2:.4f}")
     written(figure, tmp_path)
     written(plot.regression(np.ones(n), np.ones(n)), tmp_path)
     written(plot.regression(np.ones((n, 2)), np.zeros((n, 2))), tmp_path)
@@ -197,12 +218,14 @@ def test_a_failed_write_leaves_the_old_picture(tmp_path, monkeypatch):
 def test_attention_has_its_tokens_on_the_axes():
     weights = np.array([[0.9, 0.1, 0.0], [0.2, 0.3, 0.5]])
     figure = plot.attention(weights, ["a", "$b", "c"], ["A", "<end>"], "a word")
-    (axes,) = (a for a in figure.axes if a.get_visible())
+    axes, bar = figure.axes
+    assert (figure.get_supxlabel(), figure.get_supylabel()) == ("read", "written")
+    assert bar.get_ylabel() == "weight"
     assert [t.get_text() for t in axes.get_xticklabels()] == ["a", "$b", "c"]
     assert [t.get_text() for t in axes.get_yticklabels()] == ["A", "<end>"]
     np.testing.assert_array_equal(axes.images[0].get_array(), weights)
     heads = plot.attention(np.stack([weights] * 5), ["a", "b", "c"], ["A", "B"])
-    titles = [a.get_title() for a in heads.axes if a.get_visible()]
+    titles = [a.get_title() for a in heads.axes if a.get_visible() and a.images]
     assert titles == [f"head {i}" for i in range(1, 6)]
     with pytest.raises(UsageError, match=r"expected weights \[1, 3\]"):
         plot.attention(weights, ["a", "b", "c"], ["A"])

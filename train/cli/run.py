@@ -117,6 +117,7 @@ def _train(asked, out, config, resume):
         raise UsageError(f"{log.path} has lost the lines of this run")
     try:
         rest = _result(experiment, fit, log.records, options, part, out)
+        told = _result(name, experiment, fit, log.records, options, part, out)
     except KeyboardInterrupt:  # what was trained is saved
         return Run(out, None, done)
     result = {"recipe": name, **rest}
@@ -177,7 +178,7 @@ def _drawing(experiment: Experiment, part: str, seed: int, out: Path):
     return draw
 
 
-def _result(experiment, fit, records, options, part, out):
+def _result(name, experiment, fit, records, options, part, out):
     """What result.json says of a run, with its pictures drawn beside it."""
     # matplotlib takes half a second: not before the training
     from train.report import plot
@@ -186,7 +187,7 @@ def _result(experiment, fit, records, options, part, out):
     measured = report.measure(fit.trained, data)
     for name, make in measured.files.items():
         _write(out / name, make())
-    plot.save(plot.curves(records, part), out / "curves.png")
+    plot.save(_curves(experiment, records, part, name), out / "curves.png")
     if report.sample is not None:
         drawn = report.sample(fit.trained, data, options.seed, SHOWN, None)
         show(drawn, out / "samples", report.columns)
@@ -205,6 +206,17 @@ def _result(experiment, fit, records, options, part, out):
         "parameters": count_parameters(fit.trained.params),
         "ended": fit.ended,
     }
+
+
+def _curves(experiment, records, part, name):
+    """The curves of a run, with the unit of its loss."""
+    from train.report import plot
+
+    schema, unit = experiment.schema, experiment.report.unit
+    title = f"{name} on {Path(schema.name).name}"
+    # of a quantity, the root of the loss has its unit
+    root = (schema.target_name, schema.target[1]) if schema.regression else None
+    return plot.curves(records, part, title=title, unit=unit, root=unit and root)
 
 
 def _write(path, made):

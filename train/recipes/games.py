@@ -91,7 +91,7 @@ def semi_supervised_gan(
     players = _classifier(schema, noise, latent, channels)
     task = gans.semi_supervised(players, noise=noise)
     report = predictions(task, schema)._replace(
-        sample=partial(_sample, players.generator)
+        sample=partial(_sample, players.generator), unit=""
     )
 
     def source(rows, size):

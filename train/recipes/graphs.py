@@ -91,7 +91,7 @@ def _report(task, network, inputs, schema):
         )
         return baselines.found(schema, train, test)
 
-    return Report(measure, baselines=compared)
+    return Report(measure, baselines=compared, unit="nats")
 
 
 def _counted(rows):

@@ -85,6 +85,7 @@ def _vae(model, beta):
         partial(_nats, task, model),
         sample=partial(_sample, model),
         columns=model.classes or 8,
+        unit="nats an image",
     )
     return Built(task, model, report)
 
@@ -164,7 +165,7 @@ def recurrent_vae(
         found = np.asarray(run(model, variables, key, n, length))
         return [text.decode(schema.tokens, row) for row in found]
 
-    report = Report(measure, sample=sample)
+    report = Report(measure, sample=sample, unit="nats a window")
     return Built(task, model, report, source=partial(windows, length))
 
 

@@ -41,7 +41,8 @@ def softmax(schema: Schema, *, penalty: Number = 1.0) -> Built:
 def neuron(schema: Schema) -> Built:
     """One sigmoid neuron on the squared error."""
     _two_classes("neuron", schema)
-    return _built(linears.neuron(), schema)
+    built = _built(linears.neuron(), schema)
+    return built._replace(report=built.report._replace(unit=""))  # no cross entropy
 
 
 def _built(task: Task, schema: Schema) -> Built:

@@ -62,6 +62,7 @@ def transcriber(
     report = Report(
         partial(_error_rates, task, schema),
         transcribe=partial(hearing.transcribe, task, schema),
+        unit="nats a recording",
     )
     return Built(task, network, report, source=source)
 

@@ -104,7 +104,11 @@ def seq2seq_transformer(
 def _writer(model, schema, length, context=None):
     task = supervised.task(model, supervised.classes)
     write = partial(samples.write, model, schema, context=context)
-    report = Report(partial(_nats_per_character, task, schema, write), write=write)
+    report = Report(
+        partial(_nats_per_character, task, schema, write),
+        write=write,
+        unit="nats a character",
+    )
     return Built(task, model, report, source=partial(windows, length))
 
 
@@ -124,6 +128,7 @@ def _transducer(model, schema):
     report = Report(
         partial(_error_rates, task, model, schema),
         translate=partial(samples.translate, model, schema),
+        unit="nats a token",
     )
     return Built(task, model, report)
 

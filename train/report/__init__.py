@@ -30,6 +30,7 @@ class Report(NamedTuple):
     quantity.
     baselines(data) -> scores to hold those of `measure` against, by the name of what
     has them; or a sentence that says why it has none.
+    unit: of the loss, as a picture's axis has it; "" where it has none that is known.
     """
 
     measure: Callable[[Trained, Data], Measured]
@@ -41,3 +42,4 @@ class Report(NamedTuple):
     transcribe: Callable[..., Sequence[Any]] | None = None
     lines: Callable[[np.ndarray], list[list[str]]] | None = None
     baselines: Callable[[Data], dict[str, dict[str, Any] | str]] = lambda data: {}
+    unit: str = ""

@@ -55,7 +55,7 @@ def forecasts(task: Task, schema: Schema) -> Report:
             scores | {"season": schema.season}, files={"forecasts.png": picture}
         )
 
-    return Report(measure)
+    return Report(measure, unit=f"variances of {schema.target_name}")
 
 
 def _picture(schema, rows, y, found):

@@ -36,7 +36,11 @@ def predictions(task: Task, schema: Schema) -> Report:
         values = values.reshape(y.shape)
         return Measured(
             metrics.regression(values, y),
-            files={"predictions.png": lambda: _plot().regression(values, y)},
+            files={
+                "predictions.png": lambda: _plot().regression(
+                    values, y, schema.target_name
+                )
+            },
         )
 
     def classes(trained: Trained, data: Data) -> Measured:
@@ -52,7 +56,10 @@ def predictions(task: Task, schema: Schema) -> Report:
     def compared(data: Data):
         return baselines.found(schema, baselines.seen(data.train), tested(data))
 
-    return Report(quantity if schema.regression else classes, baselines=compared)
+    if not schema.regression:
+        return Report(classes, baselines=compared, unit="nats")
+    unit = f"variances of {schema.target_name}"  # for y is standardised
+    return Report(quantity, baselines=compared, unit=unit)
 
 
 def losses(task: Task) -> Report:

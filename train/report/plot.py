@@ -42,12 +42,20 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> None:
     os.replace(part, path)
 
 
-def curves(records: Sequence[dict[str, Any]], evaluated: str = "eval") -> Figure:
+def curves(
+    records: Sequence[dict[str, Any]],
+    evaluated: str = "eval",
+    *,
+    title: str = "",
+    unit: str = "",
+    root: tuple[str, float] | None = None,
+) -> Figure:
     """The loss, and each metric that was evaluated too, against the step.
 
     Records are log lines: {"step": 10, "loss": 0.3, ...}, with "eval_loss" on some, or
-    what else `evaluated` says that the rows were: "test", "watched". Raises UsageError
-    where none has a loss.
+    what else `evaluated` says that the rows were: "test", "watched". `unit` is that of
+    the loss; of a squared error `root` is what its root is of, and the deviation that
+    is 1 in it: a second axis. Raises UsageError where no record has a loss.
     """
     found = dict.fromkeys(name for record in records for name in record)
     if "loss" not in found:
@@ -65,10 +73,31 @@ def curves(records: Sequence[dict[str, Any]], evaluated: str = "eval") -> Figure
         if name == "loss" and values.size and values.min() > 0:
             if np.log10(values.max()) - np.log10(values.min()) > 1.5:
                 axes.set_yscale("log")
-        dress(axes, name, "step", None)
+        up = f"loss, in {unit}" if name == "loss" and unit else None
+        dress(axes, name, "step", up)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.legend(frameon=False)
+    if root is not None:
+        _rooted(panels[0], *root)
+    if title:
+        figure.suptitle(title, fontsize=11, color=INK, parse_math=False)
     return figure
+
+
+def _rooted(axes, name, scale):
+    """Beside a squared error its root, in the unit of what is predicted."""
+    beside = axes.secondary_yaxis(
+        "right",
+        functions=(
+            lambda error: scale * np.sqrt(np.maximum(error, 0)),
+            lambda error: np.square(error / scale),
+        ),
+    )
+    if axes.get_yscale() == "linear":
+        axes.set_ylim(bottom=0)
+        beside.yaxis.set_major_locator(MaxNLocator(4))
+    beside.set_ylabel(f"root mean squared error of {name}", parse_math=False)
+    beside.spines["right"].set_visible(False)
 
 
 def _line(axes, records, name, colour, label):
@@ -209,10 +238,11 @@ def tiles(x: Any, columns: int = 8, titles: Sequence[str] | None = None) -> Figu
     return figure
 
 
-def regression(prediction: Any, y: Any) -> Figure:
+def regression(prediction: Any, y: Any, name: str = "") -> Figure:
     """Predictions against targets, both [N] or [N, K], beside the line of equality.
 
-    Raises UsageError for shapes that differ or nothing finite to show.
+    `name` is the target's; R2 is of all that is drawn. Raises UsageError for shapes
+    that differ or nothing finite to show.
     """
     prediction, y = np.asarray(prediction, np.float64), np.asarray(y, np.float64)
     if prediction.shape != y.shape:
@@ -235,16 +265,18 @@ def regression(prediction: Any, y: Any) -> Figure:
     alpha = min(0.8, max(0.05, 12 / math.sqrt(y.size)))
     axes.scatter(y, prediction, s=18, color=EVALUATION, alpha=alpha, lw=0)
     axes.set(xlim=(low, high), ylim=(low, high), aspect="equal")
-    dress(axes, None, "true", "predicted")
+    off = np.square(y - y.mean()).sum()
+    r2 = f"R2 {1 - np.square(y - prediction).sum() / off:.4f}" if off > 0 else None
+    dress(axes, r2, f"true {name}".rstrip(), f"predicted {name}".rstrip())
     axes.legend(frameon=False)
     return figure
 
 
 def dress(axes: Any, title: str | None, across: str, up: str | None) -> None:
     """A title, labels and a light grid; no box."""
-    axes.set_title(title, color=INK)
-    axes.set_xlabel(across)
-    axes.set_ylabel(up)
+    axes.set_title(title, color=INK, parse_math=False)
+    axes.set_xlabel(across, parse_math=False)
+    axes.set_ylabel(up, parse_math=False)
     axes.grid(color="#e5e5e5", lw=0.7)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
@@ -267,12 +299,13 @@ def attention(
     rows = -(-len(weights) // columns)
     cell = min(0.32, 6 / max(len(source), len(target), 1))
     size = (columns * (cell * len(source) + 0.9), rows * (cell * len(target) + 0.9))
+    size = size[0] + 1.2, max(size[1] + 0.4, 1.6)  # with the labels and the bar
     figure = Picture(figsize=size, layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in panels[len(weights) :]:
         axes.set_visible(False)
     for i, (axes, drawn) in enumerate(zip(panels, weights, strict=False)):
-        axes.imshow(drawn, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+        seen = axes.imshow(drawn, cmap="Blues", vmin=0, vmax=1, aspect="auto")
         axes.set_xticks(range(len(source)), source)
         axes.set_yticks(range(len(target)), target)
         for label in (*axes.get_xticklabels(), *axes.get_yticklabels()):
@@ -280,6 +313,10 @@ def attention(
         axes.tick_params(length=0)
         if len(weights) > 1:
             axes.set_title(f"head {i + 1}", fontsize=9)
+    bar = figure.colorbar(seen, ax=panels, pad=0.02, label="weight")
+    bar.outline.set_visible(False)
+    figure.supxlabel("read", fontsize=10, color=INK)
+    figure.supylabel("written", fontsize=10, color=INK)
     if title:
         figure.suptitle(title, fontsize=10, parse_math=False)
     return figure
