@@ -69,7 +69,7 @@ def test_imports_run_one_way(path):
     libraries = {
         "optax": "optim step base",
         "orbax": "checkpoint",
-        "matplotlib": "plot charts overlays",
+        "matplotlib": "plot charts overlays ranges",
     }
     module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
     own = floor(module.removesuffix(".__init__"))

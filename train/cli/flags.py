@@ -4,7 +4,7 @@ import contextlib
 import inspect
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -168,25 +168,29 @@ def recipe_flags(recipe: Recipe, kept: dict[str, Any]) -> Callable[..., dict]:
         ("resume", bool, False),
         ("longer", int | None, None),
     ]
+    rows = [(n, typed(a), kept.get(n, d), HELP[n]) for n, a, d in own + runs]
+    about = [recipe.about, f"Takes {recipe.cost}." * bool(recipe.cost), recipe.paper]
+    return collected(rows, "\n\n".join(filter(None, about)))
 
-    def flag(name: str, annotation: Any, default: Any) -> inspect.Parameter:
-        help = tyro.conf.arg(help=HELP[name])
-        return inspect.Parameter(
+
+def collected(rows: Sequence[tuple[str, Any, Any, str]], about: str) -> Callable:
+    """A function that returns its keywords, each of (name, type, default, help)."""
+    flags = [
+        inspect.Parameter(
             name,
             inspect.Parameter.KEYWORD_ONLY,
-            default=kept.get(name, default),
-            annotation=Annotated[typed(annotation), help],
+            default=default,
+            annotation=Annotated[annotation, tyro.conf.arg(help=help)],
         )
-
-    flags = [flag(*each) for each in own + runs]
+        for name, annotation, default, help in rows
+    ]
 
     def collect(**flags: Any) -> dict:
         return flags
 
     collect.__signature__ = inspect.Signature(flags)  # type: ignore[attr-defined]
     collect.__annotations__ = {p.name: p.annotation for p in flags}
-    about = [recipe.about, f"Takes {recipe.cost}." * bool(recipe.cost), recipe.paper]
-    collect.__doc__ = "\n\n".join(filter(None, about))
+    collect.__doc__ = about
     return collect
 
 

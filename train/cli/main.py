@@ -17,6 +17,7 @@ usage: zoo COMMAND [...]
   zoo sweep RECIPE [flags]     many trainings at once: --learning-rate 1e-4,1e-3 ...
   zoo cross-validate RECIPE    every setting on every fold: --folds 5 --alpha 0.1,1
   zoo tune RECIPE --budget 10m search the numbers of a recipe, for who has no idea
+  zoo lr RECIPE [flags]        which learning rate to begin with, and a picture of it
   zoo results [RECIPE ...]     scores over five seeds, and the table of them
   zoo runs [DIR]               the runs that are there, with their scores
   zoo compare DIR DIR [...]    their flags and scores in a table, curves in a picture
@@ -47,14 +48,14 @@ def main(argv: list[str] | None = None) -> int:
     from zoo.base import UsageError, check_choice  # JAX: not to say how it is used
 
     try:
-        from train.cli import ask, completion, runs
+        from train.cli import ask, completion, rates, runs
 
         searches = {
             name: lambda rest, name=name: _search(name, rest)
             for name in ("sweep", "cross-validate", "tune", "results")
         }
         commands = {"list": _list, "train": _train, **searches, **ask.COMMANDS}
-        commands |= {"runs": runs.runs, "compare": runs.compare}
+        commands |= {"runs": runs.runs, "compare": runs.compare, "lr": rates.lr}
         commands |= {"completion": lambda rest: completion.completion(rest, commands)}
         if argv[1:] == ["--help"] and argv[0] not in commands:
             argv = ["train", *argv]  # `zoo help RECIPE`

@@ -24,6 +24,8 @@ from train.many.member import Member as Member
 from train.many.member import Varied as Varied
 from train.many.member import same as same
 from train.many.population import Population as Population
+from train.many.rates import Rates as Rates
+from train.many.rates import range_test as range_test
 from train.many.sweeps import Sweep as Sweep
 from train.many.sweeps import sweep as sweep
 from train.many.through import through as through
