@@ -1,10 +1,13 @@
 """Training: one pure step for every model of `zoo`, and what runs it."""
 
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from train.recipes.saved import Loaded
+    from train.report.summary import Summary
+    from zoo.base import Task
 
 
 def load(path: str | os.PathLike[str]) -> "Loaded":
@@ -15,3 +18,13 @@ def load(path: str | os.PathLike[str]) -> "Loaded":
     from train.recipes import saved  # the step alone needs none of it
 
     return saved.load(path)
+
+
+def summary(task: "Task", batch: Mapping[str, Any]) -> "Summary":
+    """Layers, output shapes, parameters and operations of a task; print it.
+
+    `batch` is {"x": [B, ...], ...}, or the shapes of one. Raises UsageError.
+    """
+    from train.report import summary
+
+    return summary.summary(task, batch)
