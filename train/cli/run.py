@@ -116,8 +116,7 @@ def _train(asked, out, config, resume):
     if not log.records:
         raise UsageError(f"{log.path} has lost the lines of this run")
     try:
-        rest = _result(experiment, fit, log.records, options, part, out)
-        told = _result(name, experiment, fit, log.records, options, part, out)
+        rest = _result(name, experiment, fit, log.records, options, part, out)
     except KeyboardInterrupt:  # what was trained is saved
         return Run(out, None, done)
     result = {"recipe": name, **rest}
