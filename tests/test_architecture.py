@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted([*ROOT.glob("zoo/**/*.py"), *ROOT.glob("train/**/*.py")])
-TOP = "step source loop optim mesh checkpoint evaluate progress".split()
+TOP = "step source loop optim mesh origin files checkpoint evaluate progress".split()
 # who may import what of this project: the first two words of a module's name
 FLOORS = {
     "zoo": {"zoo"},

@@ -1,6 +1,5 @@
 """What is continued, what is refused, and what an ending leaves."""
 
-import json
 import signal
 import warnings
 
@@ -11,7 +10,7 @@ import optax
 import pytest
 
 from tests.test_checkpoint import listing
-from train import checkpoint, loop, optim
+from train import checkpoint, files, loop, optim
 from train.source import augmented, examples
 from zoo import linear, mlp, supervised
 from zoo.base import Aux, Mean, Task, UsageError
@@ -37,6 +36,15 @@ def fit(folder=None, rows=None, size=4, augment=None, **options):
 
 def assert_equal(one, two):
     jax.tree.map(np.testing.assert_array_equal, one, two)
+
+
+def resealed(directory, change):
+    """As if the newest state were of another training; what it is said to be of."""
+    path = max(directory.glob("step_*/SEAL.json"))
+    about = files.read_sealed(path)
+    origin = None if change is None else {**about["origin"], **change}
+    files.write_sealed(path, about | {"origin": origin})
+    return origin
 
 
 def test_states_are_continued_only_if_asked(tmp_path):
@@ -103,24 +111,17 @@ def test_the_same_training_in_other_words_is_continued(tmp_path):
 
 def test_a_program_is_not_compared_between_compilers(tmp_path):
     fit(tmp_path, steps=10)
-    path = tmp_path / "origin.json"
-    path.write_text(
-        json.dumps(json.loads(path.read_text()) | {"jax": "0.1", "program": "another"})
-    )
+    resealed(tmp_path, {"jax": "0.1", "program": "another"})
     with pytest.raises(UsageError, match="another seed"):
         fit(tmp_path, resume=True, seed=1)
     assert_equal(fit(tmp_path, resume=True).state, fit().state)
-    assert json.loads(path.read_text())["jax"] == jax.__version__
+    assert resealed(tmp_path, {})["jax"] == jax.__version__
 
 
-@pytest.mark.parametrize("text", [None, "", "3"])
-def test_states_that_belong_to_nothing_known_are_refused(tmp_path, text):
+def test_states_that_belong_to_nothing_known_are_refused(tmp_path):
     fit(tmp_path, steps=10)
-    path = tmp_path / "origin.json"
-    path.unlink()
-    if text is not None:
-        path.write_text(text)
-    with pytest.raises(UsageError, match="origin.json"):
+    resealed(tmp_path, None)
+    with pytest.raises(UsageError, match="does not say what training"):
         fit(tmp_path, resume=True)
 
 
@@ -134,9 +135,9 @@ def test_fewer_steps_than_were_trained_are_refused(tmp_path):
 
 def test_a_state_of_other_shapes_is_refused(tmp_path):
     fit(tmp_path, steps=10)
-    path = tmp_path / "origin.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"jax": "0.1"}))
-    with pytest.raises(UsageError, match="does not fit this model and optimizer"):
+    resealed(tmp_path, {"jax": "0.1"})
+    words = r"does not fit this model and.*expected nothing at \[0\]\.optimizer"
+    with pytest.raises(UsageError, match=words):
         fit(tmp_path, resume=True, optimizer=optim.optimizer("sgd", 0.1))
 
 
@@ -249,7 +250,7 @@ def test_ctrl_c_twice_leaves_the_last_line(tmp_path):
 
 
 def test_a_full_disk_at_the_end_loses_nothing_to_python(tmp_path, monkeypatch):
-    def full(self, tree):
+    def full(self):
         raise OSError("No space left on device")
 
     monkeypatch.setattr(checkpoint.Checkpoints, "_check_space", full)

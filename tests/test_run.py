@@ -16,6 +16,7 @@ from tests.test_checkpoint import listing, no_file_above
 from train import loop
 from train.cli import run
 from train.cli.disk import Log
+from train.files import write_sealed
 from train.recipes import RECIPES, saved
 from zoo.base import UsageError
 
@@ -33,13 +34,14 @@ def test_a_run_is_described_once(longer, tmp_path, monkeypatch):
     out, written = tmp_path / "run", []
     if longer:
         train(out)
-    write = run.write_json
 
-    def noted(path, value):
+    def noted(write, path, value):
         written.append(path.name)
         write(path, value)
 
-    monkeypatch.setattr(run, "write_json", noted)
+    for name in ("write_json", "write_sealed"):
+        write = functools.partial(noted, getattr(run, name))
+        monkeypatch.setattr(run, name, write)
     flags = {"steps": 20}
     assert run.train("ridge", flags, run.Options(), out, longer, longer).steps == 20
     assert written == ["config.json", "result.json"]
@@ -70,7 +72,8 @@ def test_a_finished_run_trains_longer(tmp_path):
     train(out, "mlp", **flags)
     config = json.loads((out / "config.json").read_text())
     config["arguments"]["steps"] = 9
-    (out / "config.json").write_text(json.dumps(config))
+    config.pop("seal")
+    write_sealed(out / "config.json", config)
     (out / "result.json").unlink()
     longer = flags | {"steps": 9}
     assert run.train("mlp", longer, run.Options(), out, True, True).steps == 9
@@ -142,14 +145,14 @@ def test_a_directory_that_another_process_holds_is_left_alone(tmp_path):
 
 
 def test_a_run_that_began_before_the_lock_was_ours_is_seen(tmp_path, monkeypatch):
-    out, lock = tmp_path / "run", run.locked
+    out, lock = tmp_path / "run", run.hold
 
     def late(directory):
-        monkeypatch.setattr(run, "locked", lock)
+        monkeypatch.setattr(run, "hold", lock)
         train(directory, "lasso")
         return lock(directory)
 
-    monkeypatch.setattr(run, "locked", late)
+    monkeypatch.setattr(run, "hold", late)
     with pytest.raises(UsageError, match="already holds a run"):
         train(out)
     assert json.loads((out / "config.json").read_text())["recipe"] == "lasso"
@@ -176,7 +179,8 @@ def test_states_without_a_config_are_not_continued(tmp_path, resume):
 
 def test_what_a_killed_start_left_is_no_obstacle(tmp_path):
     out = tmp_path / "run"
-    (out / "checkpoints").mkdir(parents=True)
+    (out / "checkpoints" / ".saving").mkdir(parents=True)
+    (out / "checkpoints" / ".lock").touch()
     (out / ".lock").touch()
     (out / "config.json.part").write_text('{"recipe"')
     assert train(out).result is not None

@@ -1,30 +1,35 @@
 """Saved states of one run; the only module that knows orbax.
 
-Orbax commits a step by a rename, so a killed save leaves the step before it. Nothing
-random lives outside the saved tree: what continues from it is bit-equal.
+A state is written in a folder of its own, sealed, and only then given its name: a step
+that has its name is whole, and what its files lose later is seen before they are read.
+Nothing random lives outside the saved tree: what continues from it is bit-equal.
 """
 
 import contextlib
-import hashlib
-import json
 import logging
 import os
 import re
 import shutil
 import threading
 import warnings
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
-import numpy as np
 
-from train.source import Source, shapes
+from train import files
+from train.files import check_free as check_free
+from train.files import from_json as from_json
+from train.files import read_json as read_json
+from train.files import whole as whole
+from train.files import write_json as write_json
+from train.origin import compare
 from zoo.base import UsageError
 
-ORIGIN = "origin.json"
+HALF = ".saving"  # what is in it is half saved, or half deleted, and ours
+ORIGIN = "origin.json"  # beside states that an earlier version left without seals
 
 # orbax numbers its operations by one counter of the process: a load in one thread while
 # a save begins in another makes that save wait for ever for itself
@@ -32,90 +37,151 @@ ONE_AT_A_TIME = threading.RLock()
 
 
 def _orbax():
-    """Orbax, and how it names steps."""
     # a third of a second to import: only for who saves or reads
     from orbax.checkpoint import v1 as ocp
 
     # it reports each save at INFO, warns of settings that are its own, and prints the
     # traces of errors that it raises as well
     logging.getLogger("absl").setLevel(logging.CRITICAL)
-    # it deletes what it takes for old steps: never a folder named "3"
-    return ocp, ocp.path.step.standard_name_format(
-        step_prefix="step", step_format_fixed_length=9
-    )
+    return ocp
+
+
+# Reading ----------------------------------------------------------------------------
 
 
 def latest(directory: Path | str) -> int | None:
     """The newest saved step in a directory; None without one, or without a directory.
 
-    Looks at names alone: what is half saved, or half deleted, has another.
+    Looks at names alone: what is half saved, or half deleted, is elsewhere.
     """
+    return next(iter(_steps(directory)), None)
+
+
+def _steps(directory):
+    """The saved steps by their names, the newest first."""
     names = os.listdir(directory) if os.path.isdir(directory) else []
     found = [re.fullmatch(r"step_(\d{9,})", name) for name in names]
-    return max((int(match[1]) for match in found if match), default=None)
+    return sorted((int(match[1]) for match in found if match), reverse=True)
+
+
+def _name(step):
+    return f"step_{step:09d}"
 
 
 def read(directory: Path | str, like: Any) -> Any:
-    """The newest saved tree, in the structure and shapes of `like`; writes nothing.
+    """The newest whole saved tree, in the structure and shapes of `like`.
 
-    Raises UsageError where none is saved, or where it does not fit: another model,
-    optimizer or option.
+    Writes nothing. Where newer ones are damaged, a warning says so. Raises UsageError
+    where none is whole, or where it does not fit: another model, optimizer or option.
     """
-    ocp, names = _orbax()
     directory = Path(directory).resolve()
+    while True:
+        steps = _steps(directory)
+        if not steps:
+            raise UsageError(f"no state is saved in {directory}")
+        try:
+            step, about, damage = _newest(directory)
+            tree = _load(directory / _name(step), about, like)
+        except UsageError:
+            if steps == _steps(directory):
+                raise
+        else:
+            if not damage or steps == _steps(directory):
+                _warn(damage)
+                return tree
+        # a run that trains here saved newer states meanwhile, and deleted this one
+
+
+def _newest(directory):
+    """(step, what its seal says, what is wrong with those after it, if anything).
+
+    Raises UsageError where none is whole.
+    """
+    steps, damage = _steps(directory), []
+    for step in steps:
+        try:
+            about = _sealed(directory, step)
+        except UsageError as error:
+            damage.append(str(error))
+            continue
+        told = damage and (
+            f"the state of step {steps[0]} is damaged ({damage[0]}): that of step "
+            f"{step} is taken, {steps[0] - step} steps are to be done again"
+        )
+        return step, about, told
+    raise UsageError(
+        f"no state in {directory} is whole ({damage[0]}): another directory starts "
+        "afresh"
+    )
+
+
+def _sealed(directory, step):
+    """What the seal of a step says. Raises UsageError where it is damaged."""
+    folder, old = directory / _name(step), directory / ORIGIN
+    if old.exists() and not (folder / "SEAL.json").exists():
+        return {"origin": read_json(old)}
+    about = files.sealed(folder)
+    if about.get("step") != step:
+        raise UsageError(f"{folder} holds step {about.get('step')}")
+    return about
+
+
+def _warn(damage):
+    if damage:
+        warnings.warn(damage, stacklevel=3)
+
+
+def _load(folder, about, like):
+    """A tree like `like`. Raises UsageError naming what is not as it is there."""
+    does_not_fit = f"{folder} does not fit this model and optimizer"
+    wanted = _shapes(like)
+    found = about.get("tree", wanted)
+    for path in wanted | found:
+        if wanted.get(path) != found.get(path):
+            raise UsageError(
+                f"{does_not_fit}: expected {wanted.get(path, 'nothing')} at {path}, "
+                f"found {found.get(path, 'nothing')}"
+            )
     abstract = jax.tree.map(
         lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding), like
     )
-    while True:
-        step = latest(directory)
-        if step is None:
-            raise UsageError(f"no state is saved in {directory}")
-        try:
-            with ONE_AT_A_TIME:
-                return ocp.load(directory / names.build_name(step), abstract)
-        except Exception as error:  # orbax raises many kinds, for one cause
-            if latest(directory) == step:
-                raise UsageError(
-                    f"the checkpoint in {directory} does not fit this model and "
-                    f"optimizer, or is damaged: {_line(error)}"
-                ) from error
-            # a run that trains here saved newer states meanwhile, and deleted this one
+    ocp = _orbax()
+    try:
+        with ONE_AT_A_TIME:
+            return ocp.load(folder, abstract)
+    except Exception as error:  # orbax raises many kinds, for one cause
+        raise UsageError(f"{does_not_fit}, or is damaged: {_line(error)}") from error
 
 
-def read_origin(directory: Path | str) -> dict[str, Any]:
-    """What the states in a directory belong to (`describe`).
+def _shapes(tree):
+    """A line for each array of a tree, by path."""
+    return {
+        jax.tree_util.keystr(path): f"{leaf.dtype} {list(leaf.shape)}"
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
 
-    Raises UsageError where the file that says so is not there, or damaged.
-    """
-    path = Path(directory) / ORIGIN
-    found = read_json(path) if path.exists() else None
-    if not isinstance(found, dict):
-        raise UsageError(f"{path} does not say what training its states are of")
-    return found
+
+# Saving -----------------------------------------------------------------------------
 
 
 class Checkpoints:
-    """The newest two saved states in a directory of their own, for the run that saves.
+    """The newest two saved states in a directory that is this run's until closed.
 
-    Saves run in the background. Where they fail (a full disk) the first is a warning,
-    each tries afresh, and only the last one raises. Deletes what a killed save left:
-    one process at a time, which holds the run's lock. What the states belong to,
-    `origin`, is written beside them before the first.
+    Saves run in the background: written, sealed (`train.files`) and then named. Where
+    they fail (a full disk) the first is a warning, each tries afresh, and only the last
+    one raises. What the states belong to, `origin`, is under their seals. What has not
+    been made here is never deleted. Raises UsageError where another run has the
+    directory.
     """
 
     def __init__(self, directory: Path | str, origin: dict[str, Any] | None = None):
         self._directory, self._origin = Path(directory).resolve(), origin
-        self._step, self._response, self._failing = 0, None, False
-        self._saver = self._open()
-
-    def _open(self):
-        ocp, names = _orbax()
-        return ocp.training.Checkpointer(
-            self._directory,
-            step_name_format=names,
-            preservation_policy=ocp.training.preservation_policies.LatestN(2),
-            cleanup_tmp_directories=True,
-        )
+        self._half = self._directory / HALF
+        self._step, self._needed, self._failing = 0, 0, False
+        self._saving: Future[None] | None = None
+        self._pool = ThreadPoolExecutor(1)
+        self._lock = files.hold(self._directory)
+        shutil.rmtree(self._half, ignore_errors=True)  # of a save that was killed
 
     def save(self, step: int, tree: Any, *, last: bool = False) -> None:
         """Start saving, or with `last` save now; a step that is saved stays as it is.
@@ -129,36 +195,49 @@ class Checkpoints:
             return
         with self._trying(last):
             self._step = step
+            self._needed = sum(a.nbytes for a in jax.tree.leaves(tree)) + 2**20
             if saved is not None and saved > step:
-                raise ValueError(f"step {saved} is saved already")
-            self._saver = self._saver or self._open()
-            self._check_space(tree)
-            if self._origin is not None:
-                write_json(self._directory / ORIGIN, self._origin)
-                self._origin = None
+                raise UsageError(f"step {saved} is saved already")
+            self._check_space()
+            self._half.mkdir(exist_ok=True)
+            about = {"step": step, "origin": self._origin, "tree": _shapes(tree)}
+            half = self._half / _name(step)
             with ONE_AT_A_TIME:
-                self._response = self._saver.save_async(step, tree, force=True)
+                response = _orbax().save_async(half, tree, overwrite=True)
+            self._saving = self._pool.submit(self._commit, response, half, about)
             if last:
                 self._finish()
 
-    def close(self) -> None:
-        """Wait for a save under way."""
-        with self._trying():
-            self._finish()
-        self._drop()
+    def _commit(self, response, half, about):
+        """Seal what orbax has written, name it, and delete what is older than two."""
+        response.result()
+        files.seal(half, about)
+        os.replace(half, self._directory / half.name)
+        files.sync(self._directory)
+        for step in _steps(self._directory)[2:]:
+            folder = self._directory / _name(step)
+            if (folder / "SEAL.json").exists():  # ours
+                os.replace(folder, self._half / folder.name)
+        shutil.rmtree(self._half, ignore_errors=True)
 
-    def _check_space(self, tree):
+    def close(self) -> None:
+        """Wait for a save under way, and give the directory back."""
+        with self._lock, self._pool, self._trying():
+            self._finish()
+
+    def _check_space(self):
         """Raise OSError on a full disk: orbax finds it halfway, and prints of it."""
-        needed = sum(leaf.nbytes for leaf in jax.tree.leaves(tree)) + 2**20
-        free = shutil.disk_usage(self._directory).free
-        if free < needed:
-            raise OSError(f"{free:,} bytes are free, and {needed:,} are needed")
+        if self._free() < self._needed:
+            raise OSError("the disk is full")
+
+    def _free(self):
+        return shutil.disk_usage(self._directory).free
 
     def _finish(self):
-        """Wait for the save under way: unasked, it keeps a thread and three files."""
-        response, self._response = self._response, None
-        if response is not None:
-            response.result()
+        """Wait for the save under way."""
+        saving, self._saving = self._saving, None
+        if saving is not None:
+            saving.result()
             self._failing = False
 
     @contextlib.contextmanager
@@ -167,74 +246,21 @@ class Checkpoints:
         try:
             yield
         except Exception as error:
-            self._drop()
-            with contextlib.suppress(Exception):
-                self._saver = self._open()  # deletes what the failed save left
+            shutil.rmtree(self._half, ignore_errors=True)
             failed = f"step {self._step} was not saved: {_line(error)}"
+            if not isinstance(error, UsageError):
+                failed += (
+                    f" ({self._free():,} bytes are free in {self._directory}, "
+                    f"{self._needed:,} needed)"
+                )
             told, self._failing = self._failing, True
             if last:
                 raise UsageError(failed) from error
             if not told:
                 warnings.warn(f"{failed}; training goes on", stacklevel=2)
 
-    def _drop(self):
-        saver, self._saver = self._saver, None
-        if saver is not None:
-            with contextlib.suppress(Exception):
-                saver.close()  # orbax raises a failed save's error again and again
 
-
-# What states belong to ---------------------------------------------------------------
-
-WORDS = {
-    "seed": "another seed",
-    "settings": "other seeds or settings",
-    "steps": "another number of steps",
-    "log_every": "another number of steps a line",
-    "rows": "another number of training examples",
-    "batch_size": "another batch size",
-    "accumulate": "another number of parts of a batch",
-    "ema": "another averaging decay",
-    "patience": "another use of patience",
-    "init": "other parameters",
-    "data": "other training data",
-    "model": "another model, objective or augmentation",
-    "program": "another optimizer or schedule",
-}
-TOLD = set(WORDS) - {"settings", "init", "data", "model", "program"}  # with its value
-
-
-def describe(
-    carry: tuple[Any, Any],
-    source: Source,
-    model: Callable,
-    update: Callable,
-    *,
-    init: Any = None,
-    **numbers: Any,
-) -> dict[str, Any]:
-    """All that the states of a training follow from, beside their step, for JSON.
-
-    update(state, arrays of the source) is a step, its lowered text stands for model,
-    optimizer and rates: they are constants in it. model(state, arrays) is a step that
-    knows no optimizer.
-    """
-    state, best = carry
-    like = shapes(state), shapes(source.arrays)
-    data = source.stream.describe() if source.stream else checksums(source.arrays)
-    return {
-        "seed": int(state.seed),
-        "rows": source.rows,
-        "batch_size": source.size,
-        "patience": best is not None,
-        "init": None if init is None else checksums(init),
-        "data": data,
-        "jax": jax.__version__,
-        "platform": jax.default_backend(),
-        "model": text(model, like),
-        "program": text(update, like),
-        **numbers,
-    }
+# Beginning, or going on -------------------------------------------------------------
 
 
 def proceed(
@@ -243,106 +269,64 @@ def proceed(
     carry: Any,
     steps: int,
     resume: bool | Literal["longer"],
-) -> Any:
-    """The newest state in a directory, like `carry`; `carry` itself where none is.
+) -> tuple[Checkpoints, Any]:
+    """What saves in a directory, and the newest whole state there, like `carry`.
 
-    Raises UsageError where a state is saved and `resume` is False, where it is of
-    another training than `origin` describes (but, if "longer", for the optimizer and
-    its schedule), or past `steps`.
+    The state is `carry` itself where none is saved. Newer ones that are damaged are set
+    aside under another name, and a warning says how many steps are lost. Raises
+    UsageError where another run has the directory, where a state is saved and `resume`
+    is False, where it is of another training than `origin` describes (but, if "longer",
+    for the optimizer and its schedule), or past `steps`.
     """
-    step = latest(directory)
-    if step is None:
+    saver = Checkpoints(directory, origin)
+    try:
+        return saver, _proceed(Path(directory).resolve(), origin, carry, steps, resume)
+    except BaseException:
+        saver.close()
+        raise
+
+
+def _proceed(directory, origin, carry, steps, resume):
+    last = latest(directory)
+    if last is None:
         return carry
     if not resume:
         raise UsageError(
-            f"{directory} holds states of a training, the last of step {step}: "
+            f"{directory} holds states of a training, the last of step {last}: "
             "resume=True goes on from there, another directory starts afresh"
         )
-    _compare(read_origin(directory), origin, directory, resume)
+    step, about, damage = _newest(directory)
+    compare(about.get("origin"), origin, directory, resume)
     if step > steps:
         raise UsageError(
             f"the checkpoint in {directory} is at step {step}, past the {steps} steps "
             "asked for"
         )
-    return read(directory, carry)
+    tree = _load(directory / _name(step), about, carry)
+    _warn(damage)
+    for other in _steps(directory):
+        if other > step:
+            _set_aside(directory / _name(other))
+    if "tree" not in about:
+        _seal_old(directory, _shapes(carry))
+    return tree
 
 
-def _compare(began, now, directory, resume):
-    """Raise UsageError naming the first thing that differs."""
-    # another compiler writes the same program in other words
-    same = all(began.get(name) == now[name] for name in ("jax", "platform"))
-    skipped = set() if same else {"model", "program"}
-    skipped |= {"program"} if resume == "longer" else set()
-    for name, words in WORDS.items():
-        if name in skipped or began.get(name) == now.get(name):
-            continue
-        values = f": {began.get(name)}, now {now.get(name)}" if name in TOLD else ""
-        longer = name == "program" and "settings" not in now  # of one training
-        hint = 'resume="longer" goes on by it, ' if longer else ""
-        raise UsageError(
-            f"the training in {directory} began with {words}{values}; {hint}another "
-            "directory starts afresh"
-        )
+def _set_aside(folder):
+    """Give a damaged state a name that nothing looks for."""
+    to = folder.with_name(f"{folder.name}.damaged")
+    while to.exists():
+        to = to.with_name(f"{to.name}_again")
+    os.replace(folder, to)
 
 
-def text(function: Callable, args: Any) -> str:
-    """A hash of what a function does with such arguments, as it is lowered."""
-    text = jax.jit(function).lower(*args).as_text()
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def checksums(tree: Any) -> dict[str, str]:
-    """A line for each array of a tree, by path."""
-    return {
-        jax.tree_util.keystr(path): _checksum(leaf)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
-
-
-def _checksum(array):
-    array = np.ascontiguousarray(array)
-    crc = zlib.crc32(array.reshape(-1).view(np.uint8))
-    return f"{array.dtype} {list(array.shape)} {crc:08x}"
-
-
-# Small files ------------------------------------------------------------------------
-
-
-def read_json(path: Path) -> Any:
-    """A JSON file's content, lists as tuples. Raises UsageError if it is damaged."""
-    try:
-        return from_json(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError, RecursionError) as error:  # nested too deeply
-        raise UsageError(f"{path} cannot be read as JSON: {error}") from error
-
-
-def from_json(text: str) -> Any:
-    """What JSON says, lists as tuples. Raises ValueError if it is damaged."""
-
-    def freeze(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {name: freeze(v) for name, v in value.items()}
-        return tuple(map(freeze, value)) if isinstance(value, list) else value
-
-    return freeze(json.loads(text))
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a file that is whole or not there."""
-    with whole(path) as part:
-        part.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-
-
-@contextlib.contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """A file to write, which becomes `path` if nothing failed and is gone if it did."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    try:
-        yield part
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+def _seal_old(directory, tree):
+    """Seal the states of a version that sealed none, for those after them."""
+    old = directory / ORIGIN
+    for step in _steps(directory):
+        about = {"step": step, "origin": read_json(old), "tree": tree}
+        files.seal(directory / _name(step), about)
+    old.unlink()
 
 
 def _line(error):

@@ -17,11 +17,11 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from train import checkpoint, optim
+from train import checkpoint, optim, origin
 from train import mesh as meshes
 from train import step as one
 from train.evaluate import check_numbers, check_rows, checks, evaluate
-from train.mesh import Best, Chunks, copied, feed
+from train.mesh import Best, Chunks, copied, feed, finite
 from train.mesh import start as start
 from train.mesh import trained as trained
 from train.progress import bar, interrupts
@@ -129,7 +129,7 @@ def fit(
     eval_every: int | None = None,
     checkpoints: Path | str | None = None,
     resume: bool | Literal["longer"] = False,
-    save_seconds: float = 10.0,
+    save_seconds: float = 30.0,
     callbacks: Sequence[Callback] = (),
     progress: bool = True,
     mesh: jax.sharding.Mesh | None = None,
@@ -152,10 +152,13 @@ def fit(
     within about a second. `mesh` (`train.mesh`) splits each batch over devices.
 
     Raises UsageError for data, labels, shapes and numbers that cannot be right, states
-    in `checkpoints` without `resume` or of another training, and Diverged, one of them,
-    when loss or parameters are not finite: its `fit` is the last good state, saved.
+    in `checkpoints` without `resume` or of another training, a directory that another
+    run has, and Diverged, one of them, when loss or parameters are not finite: its
+    `fit` is the last good state, saved.
     """
     check_numbers(source, steps, accumulate, ema, mesh)
+    if checkpoints is not None:
+        checkpoint.check_free(checkpoints)  # before all that takes time
     if patience is not None and (evaluation is None or patience < 1):
         raise UsageError("patience wants to be 1 or more, and evaluation data to watch")
     log_every = _every("log_every", log_every, min(-(-steps // 100), 1000))
@@ -167,17 +170,21 @@ def fit(
         check_rows(evaluation, "evaluation data")
         like = shapes({name: array[:1] for name, array in evaluation.items()})
         checks(task, carry[0], like, "evaluation data")(evaluation)
-    about = None
+    saver = None
     if checkpoints is not None:
-        about = _describe(task, optimizer, source, carry, init, accumulate, ema)
-        carry = checkpoint.proceed(checkpoints, about, carry, steps, resume)
+        about = origin.describe(
+            *(task, optimizer, source, carry, init),
+            accumulate=accumulate,
+            ema=None if ema is None else float(ema),
+        )
+        saver, carry = checkpoint.proceed(checkpoints, about, carry, steps, resume)
     elif resume:
         raise UsageError("resume wants checkpoints, the directory of the states")
 
     watch = _Watch(carry, patience and patience * eval_every)
     asked: list[bool] = []
     with (
-        _Keeper(carry, checkpoints, about, save_seconds) as keeper,
+        _Keeper(carry, saver, save_seconds) as keeper,
         bar(steps, watch.now, enabled=progress) as show,
         interrupts() as interrupted,
     ):
@@ -262,26 +269,28 @@ class _Keeper:
     state itself is donated to the next steps.
     """
 
-    def __init__(self, carry, directory, about, seconds):
+    def __init__(self, carry, saver, seconds):
         self._carry, self._records = carry, []  # which `training` leaves alone
         self._since, self._seconds = int(carry[0].step), seconds
-        self._saved = None
-        if directory is not None:
-            self._saved = checkpoint.Checkpoints(directory, about)
-        self._saved_at = time.perf_counter()
+        self._saver, self._saved_at = saver, time.perf_counter()
 
     def keep(self, state, best, record):
-        if record is None:
-            return
-        self._records.append(record)
-        self._carry = copied(state), best
-        if time.perf_counter() - self._saved_at > self._seconds:
-            self.save()
+        due = self._saver and time.perf_counter() - self._saved_at > self._seconds
+        if record is not None:
+            self._records.append(record)
+            self._carry = copied(state), best
+            if due:
+                self.save()
+        # a line may take longer; what it tells is not known, so it must be looked at
+        elif due and finite((state.params, state.model)):
+            self._since = int(state.step)
+            self._saver.save(self._since, (copied(state), best))
+        if due:
             self._saved_at = time.perf_counter()
 
     def save(self, *, last=False):
-        if self._saved is not None:
-            self._saved.save(int(self._carry[0].step), self._carry, last=last)
+        if self._saver is not None:
+            self._saver.save(int(self._carry[0].step), self._carry, last=last)
 
     def fit(self, ended):
         return Fit(trained(*self._carry), self._records, ended, self._carry[0])
@@ -295,8 +304,8 @@ class _Keeper:
             error.fit = self.fit("interrupted" if stopped else "failed")
             if int(self._carry[0].step) > self._since:
                 self.save()
-        if self._saved is not None:
-            self._saved.close()
+        if self._saver is not None:
+            self._saver.close()
 
 
 def _ended(watch, steps, asked):
@@ -315,30 +324,6 @@ def _check_finite(record, since, finite):
             f"the training diverged: {bad[0]} in steps {since} to {record['step']}; "
             "try a smaller learning rate, or clipping"
         )
-
-
-def _describe(task, optimizer, source, carry, init, accumulate, ema):
-    """The origin of a training's states, for its checkpoints."""
-
-    def update(optimizer, **how):
-        step = one.make_step(task, optimizer, **how)
-
-        def run(state, arrays):
-            return step(state, source.batch(arrays, state.seed, state.step))
-
-        return run
-
-    plain = optim.optimizer("sgd", 1.0)
-    model = update(plain)
-    return checkpoint.describe(
-        carry,
-        source,
-        lambda s, a: model(s._replace(optimizer=plain.init(s.params)), a),
-        update(optimizer, ema=ema, parts=accumulate),
-        init=init,
-        accumulate=accumulate,
-        ema=None if ema is None else float(ema),
-    )
 
 
 def _every(name, asked, default):

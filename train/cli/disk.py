@@ -2,13 +2,10 @@
 
 import json
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from train.checkpoint import whole
-from zoo.base import UsageError
+from train.files import whole
 
 
 class FullDisk:
@@ -88,20 +85,3 @@ def _record(line):
         return None
     numbers = all(isinstance(value, int | float) for value in record.values())
     return record if numbers else None
-
-
-@contextmanager
-def locked(out: Path) -> Iterator[None]:
-    """Hold the directory: two runs in one would overwrite each other's states."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        yield
-        return
-    out.mkdir(parents=True, exist_ok=True)
-    with (out / ".lock").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise UsageError(f"another process is running in {out}") from error
-        yield

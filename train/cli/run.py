@@ -24,8 +24,8 @@ import numpy as np
 
 from train import checkpoint, loop, mesh
 from train import data as sets
-from train.checkpoint import read_json, whole, write_json
-from train.cli.disk import FullDisk, Log, locked
+from train.cli.disk import FullDisk, Log
+from train.files import hold, read_json, whole, write_json, write_sealed
 from train.recipes import RECIPES
 from train.recipes.base import Experiment
 from train.recipes.saved import FORMAT, Options, prepared, read_config, same_data
@@ -61,7 +61,7 @@ def train(
         options = options._replace(data_seed=options.seed)
     asked = (name, arguments, options)
     _claim(out, asked, resume, longer)  # a stranger's folder gets no lock
-    with locked(out):
+    with hold(out):
         # another run may have begun here before the lock was ours
         config = _claim(out, asked, resume, longer)
         done = config is not None and config["arguments"] == arguments
@@ -89,7 +89,7 @@ def _train(asked, out, config, resume):
         """Once, when all checks have passed, before the first step."""
         if new:
             (out / "result.json").unlink(missing_ok=True)
-            write_json(out / "config.json", _description(new.pop(), experiment))
+            write_sealed(out / "config.json", _description(new.pop(), experiment))
             _show_data(experiment, out / "data.png")
 
     with _told_of(out):
@@ -302,7 +302,8 @@ def _claim(out, asked, resume, longer):
     others = {p.name for p in out.iterdir()} if out.is_dir() else set()
     if others - {"checkpoints", "config.json.part", ".lock"}:  # of a killed start
         raise UsageError(f"{out} has other files in it; choose another --out")
-    if "checkpoints" in others and any((out / "checkpoints").iterdir()):
+    kept = (out / "checkpoints").iterdir() if "checkpoints" in others else ()
+    if any(not path.name.startswith(".") for path in kept):  # of a killed start, too
         raise UsageError(
             f"{out} holds states of a run whose config.json is gone: they are not "
             "continued; choose another --out"

@@ -9,9 +9,10 @@ from typing import Annotated, Any
 import tyro
 
 from train.checkpoint import latest, read_json
-from train.cli.disk import locked, read_log
+from train.cli.disk import read_log
 from train.cli.flags import parse
 from train.cli.tables import number, table
+from train.files import hold
 from train.recipes import RECIPES
 from train.recipes.saved import read_config
 from zoo.base import UsageError
@@ -46,7 +47,7 @@ def clear(directory: Path) -> None:
         return
     if not (directory / "config.json").exists():
         raise UsageError(f"expected a run to overwrite in {directory}, found none")
-    with locked(directory):
+    with hold(directory):
         result = directory / "result.json"
         own = FILES | set(read_json(result).get("files", ()) if result.exists() else ())
         others = sorted({path.name for path in directory.iterdir()} - own)

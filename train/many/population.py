@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from train import checkpoint
 from train import mesh as programs
+from train import origin as told
 from train import step as one
 from train.evaluate import make_eval
 from train.many.axes import Settings
@@ -244,14 +244,14 @@ class Population:
         return cost["flops"] if cost else math.nan  # None on a GPU
 
     def origin(self, **numbers: int) -> dict[str, Any]:
-        """What its states belong to, for their checkpoints (`train.checkpoint`)."""
+        """What its states belong to, for their checkpoints (`train.origin`)."""
         first = _alone((self._rest, self._total, self._own))
         shared = shapes(self._arrays), np.int32(0), np.int32(1)
         return {
             **numbers,
             "settings": {k: tuple(v.tolist()) for k, v in self.settings.items()},
-            "data": checkpoint.checksums(self._data.arrays),
-            "program": checkpoint.text(self._chunk, (shared, first)),
+            "data": told.checksums(self._data.arrays),
+            "program": told.text(self._chunk, (shared, first)),
             "jax": jax.__version__,
             "platform": jax.default_backend(),
         }

@@ -23,7 +23,7 @@ from train.progress import bar, interrupts
 from train.source import Arrays, Source
 from zoo.base import UsageError, check_int
 
-SECONDS = 10.0  # between saved states
+SECONDS = 30.0  # between saved states
 
 
 class Sweep(NamedTuple):
@@ -142,11 +142,10 @@ class _Run:
         if folder is not None:
             like = jax.tree.map(jnp.asarray, self._tree())
             origin = members.origin(steps=steps, log_every=every)
-            tree = checkpoint.proceed(folder, origin, like, steps, resume)
+            self._saved, tree = checkpoint.proceed(folder, origin, like, steps, resume)
             rest, total, history = jax.tree.map(np.asarray, tree)
             self._history = {k: np.array(v) for k, v in history.items()}
             members.begin(checkpoint.latest(folder) or 0, rest, total)
-            self._saved = checkpoint.Checkpoints(folder, origin)
 
     def _tree(self):
         return *self._members.carry, self._history

@@ -15,12 +15,13 @@ from train import checkpoint, evaluate, loop
 from train import data as sets
 from train import source as sources
 from train.data import Schema, Split, inputs
+from train.files import read_sealed
 from train.recipes import RECIPES, export
 from train.recipes.base import Experiment, build, prepare
 from train.step import Trained
 from zoo.base import Task, UsageError, check_choice, check_int
 
-FORMAT = 2  # of the directory; 1 had no number
+FORMAT = 3  # of the directory; 1 had no number, 2 no seals
 
 
 class Options(NamedTuple):
@@ -179,7 +180,7 @@ def read_config(directory: Path) -> dict[str, Any]:
         raise UsageError(f"there is no run in {directory} (no config.json)")
     config = checkpoint.read_json(path)
     _check(config, path)
-    return config
+    return read_sealed(path) if config["format"] > 2 or "seal" in config else config
 
 
 def _check(config, path):
@@ -187,9 +188,9 @@ def _check(config, path):
     if not isinstance(config, dict) or "recipe" not in config:
         raise UsageError(f"{path} does not describe a run")
     found = config.get("format", 1)
-    if found != FORMAT:
+    if found not in (2, FORMAT):
         raise UsageError(
             f"{path} has the format {found} of another version; this one reads the "
-            f"format {FORMAT}: train it again"
+            f"formats 2 and {FORMAT}: train it again"
         )
     check_choice("recipe", config["recipe"], tuple(RECIPES))

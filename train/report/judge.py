@@ -17,9 +17,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from train import checkpoint, loop, optim, step
+from train import loop, optim, origin, step
 from train.data import Data, download
 from train.evaluate import evaluate
+from train.files import whole
 from train.report import Measured, metrics
 from train.report.measure import tested
 from train.source import examples, shapes
@@ -130,9 +131,9 @@ def _name(lesson, seed):
     def run(state, arrays):
         return update(state, source.batch(arrays, state.seed, state.step))
 
-    program = [checkpoint.text(begin, (like,))]
-    program += [checkpoint.text(run, (jax.eval_shape(begin, like), like))]
-    about = [program, seed, steps, checkpoint.checksums(source.arrays)]
+    program = [origin.text(begin, (like,))]
+    program += [origin.text(run, (jax.eval_shape(begin, like), like))]
+    about = [program, seed, steps, origin.checksums(source.arrays)]
     about += [jax.__version__, jax.default_backend()]
     return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:32]
 
@@ -146,8 +147,8 @@ def _write(path: Path, params: Any) -> None:
     from safetensors.numpy import save
 
     arrays = dict(_leaves(params))
-    sums = {"checksums": json.dumps(checkpoint.checksums(arrays))}
-    with checkpoint.whole(path) as part:
+    sums = {"checksums": json.dumps(origin.checksums(arrays))}
+    with whole(path) as part:
         part.write_bytes(save(arrays, sums))
 
 
@@ -162,7 +163,7 @@ def _read(path: Path) -> Any:
             sums = json.loads((file.metadata() or {})["checksums"])
     except (OSError, SafetensorError, KeyError, ValueError):
         return None
-    if sums != checkpoint.checksums(arrays):
+    if sums != origin.checksums(arrays):
         return None
     for path_, array in arrays.items():
         module, name = path_.split("/")
