@@ -145,6 +145,8 @@ HELP = {
     "resume": "go on with the run in the directory",
     "longer": "go on with the run in the directory, finished or not, to so many steps "
     "in all; its schedule is then one over these",
+    "restarts": "train in another process, and start it again where it crashes, so "
+    "many times at most",
     "seed": "of the initial weights, the order of the examples, dropout, augmentation",
     "patience": "stop after so many evaluations without a lower loss on a tenth of the "
     "training data, which is watched instead, and restore the best",
@@ -167,6 +169,7 @@ def recipe_flags(recipe: Recipe, kept: dict[str, Any]) -> Callable[..., dict]:
         ("overwrite", bool, False),
         ("resume", bool, False),
         ("longer", int | None, None),
+        ("restarts", int, 0),
     ]
     rows = [(n, typed(a), kept.get(n, d), HELP[n]) for n, a, d in own + runs]
     about = [recipe.about, f"Takes {recipe.cost}." * bool(recipe.cost), recipe.paper]

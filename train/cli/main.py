@@ -98,10 +98,10 @@ def _list(argv: list[str]) -> int:
 
 
 def _train(argv: list[str]) -> int:
-    from train.cli import run, runs, tables
+    from train.cli import restart, run, runs, tables
     from train.cli.flags import parse, recipe_flags
     from train.recipes import RECIPES, parameters
-    from zoo.base import UsageError, check_choice
+    from zoo.base import UsageError, check_choice, check_int
 
     if not argv or argv[0].startswith("-"):
         print(f"usage: zoo train RECIPE [flags]\n\nrecipes: {', '.join(RECIPES)}")
@@ -112,9 +112,11 @@ def _train(argv: list[str]) -> int:
     flags = parse(recipe_flags(recipe, {}), argv[1:], program)
     resume = flags["resume"] or flags["longer"] is not None
     out = flags["out"] or runs.place(name, resume or flags["overwrite"])
+    if flags["overwrite"] and resume:
+        raise UsageError("expected --overwrite or --resume, found both")
+    if check_int("restarts", flags["restarts"], 0):
+        return restart.restarted(argv, out, flags["restarts"])
     if flags["overwrite"]:
-        if resume:
-            raise UsageError("expected --overwrite or --resume, found both")
         runs.clear(out)
     if resume and (out / "config.json").exists():
         began, kept = run.resumed(out)
