@@ -161,6 +161,18 @@ def test_a_run_goes_on_from_what_is_whole(whole, tmp_path):
     proceed(tmp_path / "copy2")[0].close()  # the lock of a refused one is given back
 
 
+def test_states_of_a_version_without_seals_go_on_under_seals(whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "old")
+    for path in (tmp_path / "old").glob("step_*/SEAL.json"):
+        path.unlink()
+    files.write_json(tmp_path / "old" / "origin.json", ABOUT)
+    assert outcome(lambda: checkpoint.read(tmp_path / "old", tree(0))) == "unseen"
+    saver, found = proceed(tmp_path / "old")
+    saver.close()
+    assert int(found["step"]) == 30 and not (tmp_path / "old" / "origin.json").exists()
+    assert all(files.sealed(path) for path in (tmp_path / "old").glob("step_*"))
+
+
 def test_states_that_changed_places_are_seen(whole, tmp_path):
     shutil.copytree(whole, tmp_path / "copy")
     a, b = (tmp_path / "copy" / checkpoint._name(step) for step in (20, 30))

@@ -194,6 +194,22 @@ def test_a_state_that_is_not_finite_is_never_saved(tmp_path):
         fit(tmp_path, optimizer=poisoned(11), log_every=1, resume=True)
 
 
+def test_states_are_saved_between_two_lines_too(tmp_path, monkeypatch):
+    on = loop.Chunks.on  # a step at a time
+    monkeypatch.setattr(loop.Chunks, "on", lambda run, now, _: on(run, now, now + 1))
+
+    def fails(state, record):
+        if state.step == 13:
+            raise ValueError("mine")
+
+    options = {"save_seconds": 0.0, "log_every": 10}
+    with pytest.raises(ValueError, match="mine") as caught:
+        fit(tmp_path, callbacks=[fails], **options)
+    assert int(caught.value.fit.state.step) == 10
+    assert checkpoint.latest(tmp_path) == 12
+    assert_equal(fit(tmp_path, resume=True, **options).state, fit().state)
+
+
 def test_a_run_that_diverges_at_once_saves_nothing(tmp_path):
     with pytest.raises(loop.Diverged) as caught:
         fit(tmp_path, optimizer=poisoned(1), log_every=5)

@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import threading
+import time
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -178,6 +179,7 @@ class Checkpoints:
         self._directory, self._origin = Path(directory).resolve(), origin
         self._half = self._directory / HALF
         self._step, self._needed, self._failing = 0, 0, False
+        self.seconds = 0.1  # that a save takes, in the background, too
         self._saving: Future[None] | None = None
         self._pool = ThreadPoolExecutor(1)
         self._lock = files.hold(self._directory)
@@ -201,14 +203,14 @@ class Checkpoints:
             self._check_space()
             self._half.mkdir(exist_ok=True)
             about = {"step": step, "origin": self._origin, "tree": _shapes(tree)}
-            half = self._half / _name(step)
+            half, began = self._half / _name(step), time.perf_counter()
             with ONE_AT_A_TIME:
                 response = _orbax().save_async(half, tree, overwrite=True)
-            self._saving = self._pool.submit(self._commit, response, half, about)
+            self._saving = self._pool.submit(self._commit, response, half, about, began)
             if last:
                 self._finish()
 
-    def _commit(self, response, half, about):
+    def _commit(self, response, half, about, began):
         """Seal what orbax has written, name it, and delete what is older than two."""
         response.result()
         files.seal(half, about)
@@ -219,6 +221,7 @@ class Checkpoints:
             if (folder / "SEAL.json").exists():  # ours
                 os.replace(folder, self._half / folder.name)
         shutil.rmtree(self._half, ignore_errors=True)
+        self.seconds = time.perf_counter() - began
 
     def close(self) -> None:
         """Wait for a save under way, and give the directory back."""
@@ -307,7 +310,7 @@ def _proceed(directory, origin, carry, steps, resume):
     for other in _steps(directory):
         if other > step:
             _set_aside(directory / _name(other))
-    if "tree" not in about:
+    if (directory / ORIGIN).exists():
         _seal_old(directory, _shapes(carry))
     return tree
 
@@ -324,8 +327,10 @@ def _seal_old(directory, tree):
     """Seal the states of a version that sealed none, for those after them."""
     old = directory / ORIGIN
     for step in _steps(directory):
-        about = {"step": step, "origin": read_json(old), "tree": tree}
-        files.seal(directory / _name(step), about)
+        folder = directory / _name(step)
+        if not (folder / "SEAL.json").exists():
+            about = {"step": step, "origin": read_json(old), "tree": tree}
+            files.seal(folder, about)
     old.unlink()
 
 

@@ -94,7 +94,7 @@ def seal(folder: Path, about: dict[str, Any]) -> None:
     """Sync all files of a folder, and write what they and `about` are to SEAL.json."""
     files = {}
     for path in sorted(folder.rglob("*")):
-        if path.is_file():
+        if path.is_file() and path.name != "SEAL.json":
             files[path.relative_to(folder).as_posix()] = _sum(path)
         sync(path)
     write_sealed(folder / "SEAL.json", about | {"files": files})

@@ -144,12 +144,13 @@ def fit(
     `evaluated`. With `patience`, training ends after that many evaluations without a
     lower loss, and the best parameters are restored.
 
-    Into `checkpoints`, a directory, states are saved every `save_seconds` and at the
-    end; with `resume` the newest one there is continued, if it is of this same
-    training, or, "longer", of one with another optimizer or schedule: more steps. Each
-    callback(state, record) hears of all that `training` yields, with the evaluation in
-    the record; where one returns True, training ends, and is saved. So does Ctrl-C,
-    within about a second. `mesh` (`train.mesh`) splits each batch over devices.
+    Into `checkpoints`, a directory, states are saved every `save_seconds`, or sooner
+    where that takes a thirtieth of the time at most, and at the end; with `resume` the
+    newest whole one there is continued, if it is of this same training, or, "longer",
+    of one with another optimizer or schedule: more steps. Each callback(state, record)
+    hears of all that `training` yields, with the evaluation in the record; where one
+    returns True, training ends, and is saved. So does Ctrl-C, within about a second.
+    `mesh` (`train.mesh`) splits each batch over devices.
 
     Raises UsageError for data, labels, shapes and numbers that cannot be right, states
     in `checkpoints` without `resume` or of another training, a directory that another
@@ -272,10 +273,12 @@ class _Keeper:
     def __init__(self, carry, saver, seconds):
         self._carry, self._records = carry, []  # which `training` leaves alone
         self._since, self._seconds = int(carry[0].step), seconds
-        self._saver, self._saved_at = saver, time.perf_counter()
+        self._saver, self._saved_at = saver, math.inf
 
     def keep(self, state, best, record):
-        due = self._saver and time.perf_counter() - self._saved_at > self._seconds
+        now = time.perf_counter()
+        self._saved_at = min(self._saved_at, now)  # once all is compiled
+        due = self._saver and now - self._saved_at > self._wait()
         if record is not None:
             self._records.append(record)
             self._carry = copied(state), best
@@ -287,6 +290,10 @@ class _Keeper:
             self._saver.save(self._since, (copied(state), best))
         if due:
             self._saved_at = time.perf_counter()
+
+    def _wait(self):
+        """The seconds between saves: more often while that is cheap."""
+        return min(self._seconds, 30 * self._saver.seconds)
 
     def save(self, *, last=False):
         if self._saver is not None:
