@@ -11,6 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -54,7 +55,7 @@ def test_they_hold_the_packages_their_data_and_the_licences(built):
     assert {f"{info}/licenses/{name}" for name in ("LICENSE", "NOTICE")} <= inside
     with tarfile.open(sdist) as archive:
         files = {name.partition("/")[2] for name in archive.getnames()}
-    beside = {"LICENSE", "NOTICE", "README.md", "CHANGELOG.md"}
+    beside = {"LICENSE", "NOTICE", "README.md", "CITATION.cff", "CHANGELOG.md"}
     assert sources() | beside <= files
     assert not [name for name in files if name.startswith(("tests", "notebooks"))]
 
@@ -73,3 +74,10 @@ def test_the_wheel_trains_in_an_empty_environment(built, tmp_path):
     # data of the package, which scikit-learn's are not
     program = "from train.data import load; print(len(load('mnist5k').test['y']))"
     assert run(binary / "python", "-c", program, cwd=tmp_path) == "1000\n"
+
+
+def test_the_citation_is_of_this_version():
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert cited["version"] == PROJECT["version"]
+    assert cited["license"] == PROJECT["license"]
+    assert cited["keywords"] == PROJECT["keywords"]
