@@ -30,8 +30,8 @@ def make_eval(task: Task) -> Callable[..., dict[str, Mean]]:
     """evaluate(trained, batch, seed=0) -> metrics, in evaluation mode: pure.
 
     Each example is a batch by itself, whose noise follows from the seed and its number
-    in the data set, batch["row"] [B] (in the batch, where there is none): whatever else
-    is in the batch, and wherever it stands, its numbers are the same.
+    in the data set, `batch["row"]` [B] (in the batch, where there is none): whatever
+    else is in the batch, and wherever it stands, its numbers are the same.
     """
 
     def evaluate(
