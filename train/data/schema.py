@@ -13,6 +13,7 @@ import numpy as np
 from train.data.columns import Column, Columns
 from train.data.formats import numbers
 from train.data.parts import split
+from train.data.shown import as_html, listed
 from zoo.base import UsageError, check_choice
 
 Arrays = dict[str, np.ndarray]
@@ -67,6 +68,27 @@ class Schema(NamedTuple):
     def image(self) -> bool:
         """Whether an example is [H, W, C]."""
         return len(self.shape) == 3
+
+    def _repr_html_(self) -> str:
+        return as_html(f"Schema of {self.name}", self.told())
+
+    def told(self) -> dict[str, Any]:
+        """What a reader wants to know of it, by name; statistics are left out."""
+        return {
+            "rows to train on": f"{self.rows:,}",
+            "example": " x ".join(map(str, self.shape)),
+            "target": self.target_name,
+            "classes": listed(self.classes),
+            "columns": listed(tuple(column.name for column in self.columns)),
+            "tokens": listed(self.tokens),
+            "target tokens": listed(self.target_tokens),
+            "names": " and ".join(f"{len(names):,}" for names in self.ids),
+            "edges": self.edges,
+            "samples a second": self.rate,
+            "group": self.group,
+            "time": self.time,
+            "season": self.season,
+        }
 
 
 class Data(NamedTuple):

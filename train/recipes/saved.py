@@ -15,11 +15,12 @@ from train import checkpoint, evaluate, loop
 from train import data as sets
 from train import source as sources
 from train.data import Schema, Split, inputs
+from train.data.shown import as_html
 from train.files import read_sealed
 from train.recipes import RECIPES, export
 from train.recipes.base import Experiment, build, prepare
 from train.step import Trained
-from zoo.base import Task, UsageError, check_choice, check_int
+from zoo.base import Task, UsageError, check_choice, check_int, count_parameters
 
 FORMAT = 3  # of the directory; 1 had no number, 2 no seals
 
@@ -66,6 +67,18 @@ class Loaded(NamedTuple):
     transcribe: Callable[..., Sequence[Any]] | None
     columns: int  # of a picture of samples
     lines: Callable[[np.ndarray], list[list[str]]] | None  # as `Report` has it
+
+    def _repr_html_(self) -> str:
+        asked = ("predict", "sample", "write", "translate", "transcribe")
+        given = self.config["arguments"].items()
+        known = {
+            "can": ", ".join(name for name in asked if getattr(self, name)),
+            "parameters": f"{count_parameters(self.params):,}",
+            "data": self.schema.name,
+            **self.schema.told(),
+            "flags": ", ".join(f"{k} {v}" for k, v in given if v is not None),
+        }
+        return as_html(f"Trained: {self.recipe}", known)
 
 
 def load(path: str | os.PathLike[str]) -> Loaded:
