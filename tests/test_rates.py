@@ -71,6 +71,7 @@ def test_the_picture_has_the_rates_and_what_is_suggested():
     assert axes.get_lines()[2].get_xdata()[0] == pytest.approx(rates[44] / 4)
 
 
+@pytest.mark.contract
 def test_the_command_suggests_draws_and_refuses(zoo, tmp_path):
     status, said, _ = zoo("lr linear --optimizer adam --steps 120 --high 1000")
     assert status == 0 and "zoo train linear --learning-rate" in said

@@ -173,11 +173,9 @@ def fit(
         checks(task, carry[0], like, "evaluation data")(evaluation)
     saver = None
     if checkpoints is not None:
-        about = origin.describe(
-            *(task, optimizer, source, carry, init),
-            accumulate=accumulate,
-            ema=None if ema is None else float(ema),
-        )
+        own = task, optimizer, source, carry, init
+        decay = None if ema is None else float(ema)
+        about = origin.describe(*own, accumulate=accumulate, ema=decay)
         saver, carry = checkpoint.proceed(checkpoints, about, carry, steps, resume)
     elif resume:
         raise UsageError("resume wants checkpoints, the directory of the states")
