@@ -27,6 +27,7 @@ PLACES["benchmarks/GROWTH.png"] = "results/GROWTH.png"
 PLACES |= {name: name.lower() for name in ("CONTRIBUTING.md", "CHANGELOG.md")}
 PLACES |= {f"notebooks/{name}.ipynb": f"tutorials/{name}.md" for name in NOTEBOOKS}
 PLACES |= {f"benchmarks/{name}": f"results/{name}" for name in RESULTS}
+ONE_PAGE = {"docs/api.md": "reference/index.md"}  # of the repository, not of the site
 LINK = re.compile(r"(?<=\]\()[^\s()#:]+")
 
 LETTERS = """Every public function, with its source. A type `Float[Array, "B T D"]`, or
@@ -66,7 +67,7 @@ def linked(path, uri):
 
     def place(found):
         target = os.path.normpath(os.path.join(os.path.dirname(path), found[0]))
-        to = PLACES.get(target, target.removeprefix("docs/"))
+        to = (PLACES | ONE_PAGE).get(target, target.removeprefix("docs/"))
         known = target in PLACES or target.startswith("docs/")
         return os.path.relpath(to, os.path.dirname(uri) or ".") if known else found[0]
 

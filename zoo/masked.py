@@ -164,7 +164,7 @@ def hidden_error(
 
 
 def task(model: MaskedAutoencoder, *, hidden: float = 0.75) -> Task:
-    """Draws the share of the patches of batch["x"] [B, H, W, C] that is `hidden`.
+    """Draws the share of the patches of batch["x"] `[B, H, W, C]` that is `hidden`.
 
     Which ones, the key says, in evaluation too. Metric: "loss", the mean squared error
     of a hidden pixel. Raises UsageError.
