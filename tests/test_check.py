@@ -6,8 +6,8 @@ import optax
 import pytest
 
 from train import optim
-from train.evaluate import check_rows
 from zoo.base import UsageError
+from zoo.checks import check_rows
 
 PARAMS = {"w": jnp.ones(3)}
 

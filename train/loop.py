@@ -20,12 +20,13 @@ import jax.numpy as jnp
 from train import checkpoint, optim, origin
 from train import mesh as meshes
 from train import step as one
-from train.evaluate import check_numbers, check_rows, checks, evaluate
+from train.check import check_data, check_numbers, check_options, checks
+from train.evaluate import measured
 from train.mesh import Best, Chunks, copied, feed, finite
 from train.mesh import start as start
 from train.mesh import trained as trained
 from train.progress import bar, interrupts
-from train.source import Arrays, Source, batch_shapes, shapes
+from train.source import Arrays, Source, batch_shapes
 from zoo.base import Number, Task, UsageError, check_int
 
 Record = dict[str, float]
@@ -90,12 +91,12 @@ def training(
     place = jax.device_put
     if mesh is not None:
         place = functools.partial(meshes.replicate, mesh)
-    state, check = place(copied(begin)), source.stream and check
+    state, later = place(copied(begin)), source.stream and check
     now, seed = int(state.step), int(state.seed)
     step = one.make_step(task, optimizer, ema=ema, parts=accumulate)
-    with contextlib.closing(feed(source, seed, now, steps, place, check)) as blocks:
+    with contextlib.closing(feed(source, seed, now, steps, place, later)) as blocks:
         run = Chunks(step, source, mesh, state, blocks)
-        del state, begin, check  # donated, or not needed
+        del state, begin, check, later  # donated, or not needed
         yield run.state, None
         began = time.perf_counter()  # compiling is not training
         while now < steps and not stop():
@@ -158,27 +159,22 @@ def fit(
     `fit` is the last good state, saved.
     """
     check_numbers(source, steps, accumulate, ema, mesh)
+    check_options(callbacks, checkpoints, resume, save_seconds, patience, evaluation)
     if checkpoints is not None:
         checkpoint.check_free(checkpoints)  # before all that takes time
-    if patience is not None and (evaluation is None or patience < 1):
-        raise UsageError("patience wants to be 1 or more, and evaluation data to watch")
     log_every = _every("log_every", log_every, min(-(-steps // 100), 1000))
     eval_every = _every("eval_every", eval_every, -(-steps // 20))
     watched = {"average": ema is not None, "watch": patience is not None}
     carry = start(task, optimizer, source, seed, init=init, **watched)
     accumulate = optim.pieces(source.size, accumulate, microbatch, carry[0].model)
     if evaluation is not None:
-        check_rows(evaluation, "evaluation data")
-        like = shapes({name: array[:1] for name, array in evaluation.items()})
-        checks(task, carry[0], like, "evaluation data")(evaluation)
+        check_data(task, carry[0], evaluation, "evaluation data")
     saver = None
     if checkpoints is not None:
         own = task, optimizer, source, carry, init
         decay = None if ema is None else float(ema)
         about = origin.describe(*own, accumulate=accumulate, ema=decay)
         saver, carry = checkpoint.proceed(checkpoints, about, carry, steps, resume)
-    elif resume:
-        raise UsageError("resume wants checkpoints, the directory of the states")
 
     watch = _Watch(carry, patience and patience * eval_every)
     asked: list[bool] = []
@@ -221,7 +217,7 @@ def _evaluated(events, task, data, name, due, watch):
     for state, record in events:
         if record is not None and (record["step"] % every == 0 or watch.now == last):
             found = trained(state)
-            scores = evaluate(task, found, data)
+            scores = measured(task, found, data)
             record |= {f"{name}_{key}": value for key, value in scores.items()}
             watch.see(scores["loss"], found)
         yield state, record

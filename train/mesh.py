@@ -24,8 +24,10 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from train import step as one
+from train.check import check_optimizer, check_task
 from train.source import Source, batch_shapes
 from zoo.base import Task, UsageError, check_int
+from zoo.checks import understood
 
 KEPT = 64  # programs, the least recently used go first
 
@@ -122,6 +124,8 @@ def start(
     UsageError for what of it the model has not.
     """
     check_int("seed", seed, 0, 2**32 - 1)
+    check_task(task)
+    check_optimizer(optimizer)
     like = batch_shapes(source)
     zeros = jax.tree.map(lambda a: np.zeros((1, *a.shape[1:]), a.dtype), like)
     given = None if init is None else _given(task, init, zeros)
@@ -139,7 +143,8 @@ def start(
     # runs once: optimizing its random numbers would take longer than all else
     quickly = {"xla_backend_optimization_level": 0}
     args = np.uint32(seed), zeros, given
-    run, _ = compiled(begin, *args, compiler_options=quickly)
+    with understood("data", like):
+        run, _ = compiled(begin, *args, compiler_options=quickly)
     state = copied(run(*args))
     best = Best(jnp.float32(math.inf), jnp.copy(state.step), trained(state))
     return state, best if watch else None
@@ -153,7 +158,8 @@ def _given(task, init, batch):
         return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
 
     key = jax.eval_shape(lambda: jax.random.key(0))
-    fresh = by_path(jax.eval_shape(task.init, key, batch))
+    with understood("data", batch):
+        fresh = by_path(jax.eval_shape(task.init, key, batch))
     found = by_path(tuple(init) if isinstance(init, one.Trained) else (init, {}))
     for path, leaf in found.items():
         name, has = path[3:], fresh.get(path)
@@ -164,6 +170,8 @@ def _given(task, init, batch):
                 f"{list(np.shape(leaf))} where it has {model}: leave out what is to "
                 "begin afresh"
             )
+        if not jnp.isfinite(leaf).all():
+            raise UsageError(f"expected finite parameters in init, found NaN in {name}")
     return {path: jnp.asarray(leaf) for path, leaf in found.items()}
 
 

@@ -74,6 +74,8 @@ def optimizer(
     if betas is not None:
         if name not in ("adam", "adamw"):
             raise UsageError(f"expected no betas (None) for {name}, found {betas}")
+        if np.shape(betas) != (2,):
+            raise UsageError(f"expected two betas, found {betas}")
         if not all(0 <= beta < 1 for beta in betas if concrete(beta)):
             raise UsageError(f"expected betas in [0, 1), found {betas}")
     if name in SEARCHES:

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from zoo.base import Batch, UsageError, check_int, concrete
+from zoo.checks import count_rows as count_rows
 
 Arrays = dict[str, Any]
 Augment = Callable[[jax.Array, Batch], Batch]
@@ -309,25 +310,6 @@ def _moments(x, mask):
 def nothing(size: int = 1) -> Source:
     """No data: of a model that makes its own. A batch is the step, "step" int32 [1]."""
     return Source({}, lambda _, seed, t: {"step": t[None]}, size, None, lambda _: ())
-
-
-def count_rows(arrays: Any, what: str = "data") -> int:
-    """N of {"x": [N, ...], "y": [N, ...]}, of numbers or shapes.
-
-    Raises UsageError for no dict, and missing, empty or unequal arrays.
-    """
-    if not isinstance(arrays, dict) or "x" not in arrays:
-        found = sorted(arrays) if isinstance(arrays, dict) else type(arrays).__name__
-        raise UsageError(f'expected {what} as a dict with "x", found {found}')
-    n = len(arrays["x"]) if np.ndim(arrays["x"]) else 0
-    if n == 0:
-        raise UsageError(f"the {what} is empty: x has shape {np.shape(arrays['x'])}")
-    for name, array in arrays.items():
-        if np.ndim(array) == 0 or len(array) != n:
-            raise UsageError(
-                f"expected {n} entries in {name!r} as in 'x', found {np.shape(array)}"
-            )
-    return n
 
 
 def shapes(tree: Any) -> Any:

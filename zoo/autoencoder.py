@@ -14,7 +14,16 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Float, Shaped
 
-from zoo.base import Model, Task, apply, is_zero, judged, parted
+from zoo.base import (
+    Model,
+    Task,
+    UsageError,
+    apply,
+    check_number,
+    is_zero,
+    judged,
+    parted,
+)
 from zoo.blocks import ConvDecoder, ConvEncoder, DenseDecoder
 from zoo.blocks import corrupt as corrupt
 from zoo.blocks import leaky as leaky
@@ -72,8 +81,10 @@ def task(model: Model, *, noise: Number = 0.0) -> Task:
     """Gives batch["x"] back: mean squared error over the entries of an example.
 
     With `noise`, the model sees corrupt(x, split(key)[0], noise) and is to give the
-    clean x. In evaluation the noise is drawn too, from the key given.
+    clean x. In evaluation the noise is drawn too, from the key given. Raises
+    UsageError for negative noise, and outputs of another shape than x.
     """
+    check_number("noise", noise)
 
     def init(key, batch):
         return parted(model.init(key, batch["x"], train=False))
@@ -83,6 +94,10 @@ def task(model: Model, *, noise: Number = 0.0) -> Task:
         noise_key, key = jax.random.split(key)
         seen = x if is_zero(noise) else corrupt(x, noise_key, noise)
         outputs, state = apply(model, params, state, seen, key=key, train=train)
+        if outputs.shape != x.shape:
+            raise UsageError(
+                f"expected x of the outputs' shape {outputs.shape}, found {x.shape}"
+            )
         error = jnp.square(outputs - x).reshape(x.shape[0], -1).mean(-1)
         return judged({"loss": error}, batch.get("mask"), state)
 

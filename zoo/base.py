@@ -5,7 +5,7 @@ that are no padding) and "mask" [B] or [B, T] (0 drops an example, or an entry).
 Shapes: B batch, T time.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -16,6 +16,8 @@ from zoo.checks import UsageError as UsageError
 from zoo.checks import check_choice as check_choice
 from zoo.checks import check_inputs as check_inputs
 from zoo.checks import check_int as check_int
+from zoo.checks import check_number as check_number
+from zoo.checks import concrete as concrete
 from zoo.checks import nearest as nearest
 from zoo.types import Array, Lengths, Tree
 from zoo.types import Number as Number
@@ -153,6 +155,7 @@ class Task(NamedTuple):
     predict(params, state, batch) -> predictions; None where that has no meaning
     classes(params, state, batch) -> number of classes; None where "y" is no label
     ids: of what each column of an integer "x" [B, F] names, how many there are
+    check(rows): raises UsageError for values, arrays on the host, that it cannot learn
     """
 
     init: Init
@@ -160,6 +163,7 @@ class Task(NamedTuple):
     predict: Predict | None = None
     classes: Classes | None = None
     ids: tuple[int, ...] | None = None
+    check: Callable[[Shapes], None] | None = None
 
 
 def parted(variables: Tree) -> tuple[Tree, Tree]:
@@ -219,11 +223,6 @@ def is_weight(params: Any) -> Any:
         return leaf.ndim > 1 and not name.endswith(("bias", "scale", "peephole"))
 
     return jax.tree_util.tree_map_with_path(weighs, params)
-
-
-def concrete(value: Any) -> bool:
-    """Whether Python may look at a number: inside `jit` or `vmap` it may be traced."""
-    return not isinstance(value, jax.core.Tracer)
 
 
 def is_zero(value: Any) -> bool:

@@ -17,7 +17,7 @@ from flax import linen as nn
 from jaxtyping import Float, PRNGKeyArray, Shaped
 
 from zoo.base import float32
-from zoo.checks import check_inputs, check_labels
+from zoo.checks import check_inputs, check_labels, check_sizes
 from zoo.layers import Conv, ConvTranspose, batch_norm
 from zoo.mlp import MLP
 from zoo.types import Activation, Array, Dtype, Initializer, Labels, Number
@@ -44,6 +44,7 @@ class ConvEncoder(nn.Module):
     dtype: Dtype = None
 
     def setup(self):
+        check_sizes(outputs=self.outputs, channels=self.channels)
         fields: dict[str, Any] = {"kernel_init": self.kernel_init, "dtype": self.dtype}
         normed = [self.batch_norm and i > 0 for i in range(len(self.channels))]
         self.convs = [
@@ -94,6 +95,7 @@ class ConvDecoder(nn.Module):
         self, z: Shaped[Array, "B Z"], *, train: bool = False
     ) -> Float[Array, "B H W C"]:
         """Images of `shape`, without an activation. UsageError for integers z."""
+        check_sizes(channels=self.channels)
         height, width, colours = self.shape
         times = 2 ** len(self.channels)
         small = (-(-height // times), -(-width // times), self.channels[0])

@@ -12,7 +12,7 @@ from flax import linen as nn
 from jaxtyping import Float, Shaped
 
 from zoo.base import UsageError, float32
-from zoo.checks import check_inputs
+from zoo.checks import check_inputs, check_sizes
 from zoo.layers import Conv, Dropout, batch_norm, max_pool
 from zoo.types import Array, Dtype, Number
 
@@ -40,6 +40,7 @@ class CNN(nn.Module):
         self, x: Shaped[Array, "B *S C"], *, train: bool = False
     ) -> Float[Array, "B {self.outputs}"]:
         """Logits. Raises UsageError for inputs of another rank, and for integers."""
+        check_sizes(outputs=self.outputs, channels=self.channels, width=self.widths)
         x = check_inputs(x, AXES[self.rank])
         for channels in self.channels:
             x = Conv(

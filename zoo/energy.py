@@ -24,7 +24,7 @@ from jax.lax import stop_gradient
 from jaxtyping import Float, Int, PRNGKeyArray, Shaped
 
 from zoo.base import Aux, Task, UsageError, check_int, judged, means, parted
-from zoo.checks import check_choice, check_inputs
+from zoo.checks import check_choice, check_inputs, check_unit
 from zoo.types import Array, Tree
 
 LIKELIHOODS = ("bernoulli", "gaussian")
@@ -223,7 +223,7 @@ def task(model: RBM, *, turns: int = 1, chains: int = 0) -> Task:
             state = {"chains": reached.astype(state["chains"].dtype)}
         return metrics["objective"].value(), Aux(metrics, state)
 
-    return Task(init, loss)
+    return Task(init, loss, check=check_unit if binary else None)
 
 
 # Partition functions ------------------------------------------------------------------

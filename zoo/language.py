@@ -20,7 +20,8 @@ from flax import linen as nn
 from jaxtyping import Float, Int, PRNGKeyArray
 
 from zoo.base import UsageError, concrete, is_zero
-from zoo.types import Array, Lengths, Number, Size, Tree
+from zoo.checks import check_int, check_tokens
+from zoo.types import Array, Number, Raw, Size, Tree
 
 Extend = Callable[[Array, Any], tuple[Array, Any]]
 
@@ -87,10 +88,10 @@ def generate(
     model: Writer,
     variables: Tree,
     key: PRNGKeyArray,
-    prompt: Int[Array, "B P"],
+    prompt: Raw,
     length: Size,
     *,
-    prompt_length: Lengths | None = None,
+    prompt_length: Any = None,
     stop: int | None = None,
     **options: Any,
 ) -> Int[Array, "B T"]:
@@ -100,14 +101,15 @@ def generate(
     the token `stop` a row is `stop` to its end. Deterministic in (variables, key); row
     i of a batch depends on i. One loop of P + length - 1 single tokens, each in time
     linear in what stands before; the last one drawn is not read. Raises UsageError for
-    an empty prompt.
+    an empty prompt, and for tokens and lengths that cannot be right.
     """
-    batch, width = prompt.shape
+    batch, width = check_tokens(prompt).shape
     if not width or length < 1:
         raise UsageError(
             f"expected a prompt and a length of at least one token, found {width} and "
             f"{length}"
         )
+    _check_prompt(model, variables, prompt, prompt_length, stop)
     ends = jnp.full(batch, width) if prompt_length is None else prompt_length
     total = width + length
 
@@ -127,6 +129,34 @@ def generate(
     _, tokens = jax.lax.scan(step, carry, jnp.arange(total - 1))
     at = (ends - 1).reshape(-1, 1) + jnp.arange(length).reshape(1, -1)
     return jnp.take_along_axis(tokens.T, at, 1)
+
+
+def _check_prompt(model, variables, prompt, lengths, stop):
+    """Raise UsageError for tokens that the model has not, and lengths of no prompt."""
+
+    def logits(variables, token):
+        cache = model.empty(token.shape[0], 1)
+        return model.apply(variables, token, cache, method="extend")[0]
+
+    vocabulary = jax.eval_shape(logits, variables, prompt[:, :1]).shape[-1]
+    if stop is not None:
+        check_int("stop", stop, 0, vocabulary - 1)
+    if concrete(prompt) and ((prompt < 0) | (prompt >= vocabulary)).any():
+        wrong = prompt[(prompt < 0) | (prompt >= vocabulary)]
+        raise UsageError(
+            f"expected a prompt of tokens 0 to {vocabulary - 1}, found {wrong[0]}"
+        )
+    if lengths is None:
+        return
+    batch, width = prompt.shape
+    if lengths.shape != (batch,) or not jnp.issubdtype(lengths.dtype, jnp.integer):
+        raise UsageError(
+            f"expected a whole number prompt_length for each of {batch} prompts, found "
+            f"{lengths.dtype} {lengths.shape}"
+        )
+    if concrete(lengths) and ((lengths < 1) | (lengths > width)).any():
+        wrong = lengths[(lengths < 1) | (lengths > width)]
+        raise UsageError(f"expected prompt_length from 1 to {width}, found {wrong[0]}")
 
 
 def search(

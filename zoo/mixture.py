@@ -15,7 +15,7 @@ from jaxtyping import Float, Int, PRNGKeyArray, Shaped
 
 from zoo import cluster
 from zoo.base import Model, Task, apply, judged, parted
-from zoo.checks import check_inputs, check_int
+from zoo.checks import check_inputs, check_int, check_unit
 from zoo.types import Array, Number, Tree
 
 
@@ -52,7 +52,8 @@ def task(model: Model) -> Task:
         likelihood, _ = apply(model, params, state, batch["x"])
         return judged({"loss": -likelihood}, batch.get("mask"), state)
 
-    return Task(init, loss)
+    unit = isinstance(model, BernoulliMixture)
+    return Task(init, loss, check=check_unit if unit else None)
 
 
 def generate(

@@ -8,7 +8,7 @@ from flax import linen as nn
 from jaxtyping import Float, Shaped
 
 from zoo.base import float32
-from zoo.checks import check_inputs
+from zoo.checks import check_inputs, check_sizes
 from zoo.layers import Dropout, batch_norm
 from zoo.types import Activation, Array, Dtype, Number
 
@@ -51,7 +51,8 @@ class MLP(nn.Module):
     def __call__(
         self, x: Shaped[Array, "B *D"], *, train: bool = False
     ) -> Float[Array, "B {self.outputs}"]:
-        """Logits, or whatever is fitted. Raises UsageError for integers x."""
+        """Logits, or whatever is fitted. UsageError for integers x, and no units."""
+        check_sizes(outputs=self.outputs, width=self.widths)
         x = check_inputs(x).reshape(x.shape[0], -1)
         for width in self.widths:
             x = nn.Dense(width, dtype=self.dtype)(x)

@@ -19,7 +19,7 @@ from flax.linen.dtypes import promote_dtype
 from jaxtyping import Float
 
 from zoo.base import UsageError, float32
-from zoo.checks import check_inputs, check_tokens
+from zoo.checks import check_inputs, check_sizes, check_tokens
 from zoo.layers import Dropout, recur
 from zoo.types import Array, Dtype, Lengths, Number, Raw, Size
 from zoo.weights import rnn_from_torch
@@ -180,6 +180,7 @@ class RNN(nn.Module):
         the last entry (in reverse, the first), one for each layer and direction in
         turn; given back, they continue a sequence that runs forward.
         """
+        check_sizes(features=self.features, layers=self.layers)
         if carry is not None and self.bidirectional:
             raise UsageError("a sequence read in both directions cannot be continued")
         carries = []

@@ -20,6 +20,7 @@ from zoo.base import (
     Task,
     UsageError,
     apply,
+    check_number,
     concrete,
     entries,
     is_weight,
@@ -62,8 +63,10 @@ def task(
 
     The loss is mean(values["loss"]) + l1 sum|w| + l2 sum w^2 over the weights w (see
     `zoo.base.is_weight`: no bias, no scale of a norm). The penalty is part of the loss
-    in training alone; the metric "loss" never has it.
+    in training alone; the metric "loss" never has it. Raises UsageError below 0.
     """
+    check_number("l1", l1)
+    check_number("l2", l2)
     penalised = not (is_zero(l1) and is_zero(l2))
 
     def arguments(batch):

@@ -23,7 +23,7 @@ from jaxtyping import Bool, Float, Int
 from zoo.attention import MultiHead, sinusoid
 from zoo.base import UsageError, entries, float32
 from zoo.cache import Cache, KeyValue, Memory, check_room, empty
-from zoo.checks import check_inputs, check_tokens
+from zoo.checks import check_inputs, check_sizes, check_tokens
 from zoo.layers import Dropout
 from zoo.types import Activation, Array, Dtype, Lengths, Number, Raw, Size, Tree
 from zoo.weights import transformer_from_torch
@@ -108,6 +108,7 @@ def stack(layers: int, remat: bool = False, **fields) -> nn.Module:
     layers. Parameters and intermediates have the layers as axis 0, caches and memories
     as axis 1. `remat` computes the inside of a block once more in the backward pass.
     """
+    check_sizes(layers=layers, width=fields["width"], heads=fields["heads"])
     same = nn.broadcast
     axes: dict[str, Any] = {
         "variable_axes": {"params": 0, "intermediates": 0},

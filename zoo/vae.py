@@ -17,9 +17,18 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Float, PRNGKeyArray, Shaped
 
-from zoo.base import Task, UsageError, apply, is_zero, judged, known, parted
+from zoo.base import (
+    Task,
+    UsageError,
+    apply,
+    check_number,
+    is_zero,
+    judged,
+    known,
+    parted,
+)
 from zoo.blocks import ConvDecoder, ConvEncoder, DenseDecoder, beside
-from zoo.checks import check_labels
+from zoo.checks import check_labels, check_unit
 from zoo.mlp import MLP
 from zoo.types import Array, Labels, Number, Tree
 
@@ -152,9 +161,11 @@ def task(model: Any, *, beta: Number = 1.0, anneal: Number = 0) -> Task:
     `model(x, noise, y, train=...)` gives (log p(x|z), mean, logvar), as a `VAE` does.
     With `anneal`, beta grows linearly from 0 over that many steps of training, counted
     in the state as "steps". Metrics in nats per example: "loss", "nll", "kl" and
-    "elbo" = -nll - kl. In evaluation the noise is drawn too, from the key given.
+    "elbo" = -nll - kl. In evaluation the noise is drawn too, from the key given. Raises
+    UsageError for a negative beta or anneal.
     """
-
+    check_number("beta", beta)
+    check_number("anneal", anneal)
     annealed = not is_zero(anneal)
 
     def arguments(batch, noise):
@@ -191,7 +202,9 @@ def task(model: Any, *, beta: Number = 1.0, anneal: Number = 0) -> Task:
         }
         return judged(values, batch.get("mask"), new)
 
-    return Task(init, loss, classes=known(model.classes))
+    unit = getattr(model, "likelihood", None) == "bernoulli"
+    check = check_unit if unit else None
+    return Task(init, loss, classes=known(model.classes), check=check)
 
 
 def variables_of(params: Tree, state: Tree) -> dict[str, Any]:

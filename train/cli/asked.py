@@ -10,9 +10,9 @@ import jax
 import tyro
 
 from train import many, optim
+from train.check import check_numbers
 from train.cli.flags import ASKED, HELP, Shown, parse, typed
 from train.data import Split
-from train.evaluate import check_numbers
 from train.recipes import RECIPES, Experiment, Recipe, parameters, prepare
 from train.recipes.members import numbers
 from train.source import batch_shapes

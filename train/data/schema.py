@@ -143,7 +143,16 @@ def to_json(schema: Schema) -> dict[str, Any]:
 
 
 def from_json(fields: dict[str, Any]) -> Schema:
-    """The schema that `to_json` made a dict of, also when json has been through it."""
+    """The schema that `to_json` made a dict of, also when json has been through it.
+
+    Raises UsageError for one that lacks a field, or has an unknown one.
+    """
+    needed = set(Schema._fields) - Schema._field_defaults.keys()
+    if wrong := sorted((needed - fields.keys()) | (fields.keys() - {*Schema._fields})):
+        raise UsageError(
+            f"expected a schema with {', '.join(sorted(needed))}, found one in which "
+            f"{wrong[0]!r} is missing or unknown"
+        )
 
     def freeze(value: Any) -> Any:
         return tuple(map(freeze, value)) if isinstance(value, list | tuple) else value

@@ -5,13 +5,13 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
 from train import optim
 from train import step as one
-from train.evaluate import check_numbers, checks
+from train.check import check_data as check_part
+from train.check import check_numbers, check_optimizer, check_task, checks
 from train.many.axes import Settings
-from train.source import Arrays, Source, batch_shapes, shapes
+from train.source import Arrays, Source, batch_shapes
 from zoo.base import Number, Task, UsageError, check_choice, concrete
 
 
@@ -81,7 +81,10 @@ def check_settings(
     check_names(make, own)
     # without settings, once
     for values in set(zip(*(v.tolist() for v in own.values()), strict=True)) or {()}:
-        ema = Member(*make(**dict(zip(own, values, strict=True)))).ema
+        member = Member(*make(**dict(zip(own, values, strict=True))))
+        check_task(member.task)
+        check_optimizer(member.optimizer)
+        ema = member.ema
         if ema is not None and concrete(ema) and not 0 < ema < 1:
             raise UsageError(f"expected an averaging decay in (0, 1), found {ema}")
 
@@ -108,5 +111,4 @@ def check_data(task: Task, state: one.State, data: Varied, own: dict[str, Any]) 
     for part in training:
         check(part)
     for part in judging:
-        like = shapes({name: np.asarray(array[:1]) for name, array in part.items()})
-        checks(task, what, like, "evaluation data")(part)
+        check_part(task, what, part, "evaluation data")

@@ -16,12 +16,14 @@ import jax.numpy as jnp
 
 from train import source as sources
 from train import step as one
-from train.evaluate import check_numbers, check_rows, make_eval
+from train.check import check_numbers
+from train.evaluate import make_eval
 from train.many.member import Member, Varied, check_names, same
 from train.many.population import SHAPED
 from train.optim import SEARCHING
 from train.source import Arrays, Source, batch_shapes
 from zoo.base import UsageError, check_int
+from zoo.checks import check_rows
 
 
 def through(

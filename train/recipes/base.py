@@ -18,6 +18,14 @@ from train.data import Arrays, Data, Schema, Split, request
 from train.report import Report
 from train.source import Source
 from zoo.base import Number, Task, UsageError, check_choice
+from zoo.checks import check_sizes
+
+# flags of which there is 1 or more
+SIZES = (
+    *("widths", "width", "channels", "features", "layers", "heads", "kv_heads"),
+    *("stack", "length", "components", "clusters", "turns", "environments", "memory"),
+    *("horizon", "epochs", "parts", "negatives", "window", "critic_steps", "min_count"),
+)
 
 
 class Training(NamedTuple):
@@ -140,6 +148,7 @@ def prepare(
 def build(recipe: Recipe, schema: Schema, **given: Any) -> Experiment:
     """What follows from a schema alone; `data` is None. Raises UsageError."""
     flags = _resolved(recipe, given)
+    check_sizes(**{k: v for k, v in flags.items() if k in SIZES})
     built = recipe.build(schema, **_picked(recipe.build, flags))
     training = Training(**{name: flags[name] for name in Training._fields})
     return Experiment(

@@ -109,7 +109,11 @@ def load(path: str | os.PathLike[str]) -> Loaded:
     predicts = experiment.task.predict is not None and not says
 
     def bound(function):
-        return function and (lambda *args, **more: function(trained, *args, **more))
+        def run(*args: Any, **more: Any) -> Any:
+            check_int("seed", more.get("seed", 0), 0, 2**32 - 1)
+            return function(trained, *args, **more)
+
+        return function and run
 
     return Loaded(
         config["recipe"],
@@ -131,6 +135,7 @@ def load(path: str | os.PathLike[str]) -> Loaded:
 
 def restore(directory: Path) -> Saved:
     """A run's model, without its rows. Raises UsageError where none is trained."""
+    directory = Path(directory)
     if directory.suffix == ".safetensors":
         trained, config = export.read_weights(directory)
         _check(config, directory)
@@ -207,3 +212,10 @@ def _check(config, path):
             f"formats 2 and {FORMAT}: train it again"
         )
     check_choice("recipe", config["recipe"], tuple(RECIPES))
+    for name in ("arguments", "options", "schema", "versions"):
+        if not isinstance(config.get(name), dict):
+            raise UsageError(f"expected {name!r} in {path}, found {config.get(name)!r}")
+    if "data" not in config["arguments"]:
+        raise UsageError(f"expected 'data' in the arguments of {path}, found none")
+    for name in config["options"]:
+        check_choice("option", name, Options._fields)
