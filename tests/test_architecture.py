@@ -10,7 +10,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted([*ROOT.glob("zoo/**/*.py"), *ROOT.glob("train/**/*.py")])
-TOP = "step source loop optim mesh origin files checkpoint evaluate progress".split()
+TOP = "step source loop optim mesh origin files check checkpoint".split()
+TOP += ["evaluate", "progress"]
 # who may import what of this project: the first two words of a module's name
 FLOORS = {
     "zoo": {"zoo"},
@@ -55,12 +56,13 @@ def test_one_gradient_of_a_loss():
         if ast.unparse(call.func).split(".")[-1] in taken
     ]
     # the penalty's is with respect to images, inside a loss; Newton's is of a gradient;
-    # those of examples, and those of a loss that curves, train nothing; those of tasks
-    # are what a loss says its gradient is
+    # those of examples, of a loss that curves, and of checks, train nothing; those of
+    # tasks are what a loss says its gradient is
     assert found == [
         "train/many/curvature.py",
         *["train/many/influence.py"] * 4,
         *("train/optim.py", "train/step.py", "zoo/gan.py", "zoo/multitask.py"),
+        *("zoo/testing/case.py", "zoo/testing/learning.py"),
     ]
 
 

@@ -44,6 +44,7 @@ from zoo import seq2seq as seq2seq
 from zoo import speech as speech
 from zoo import supervised as supervised
 from zoo import tables as tables
+from zoo import testing as testing
 from zoo import transformer as transformer
 from zoo import tsne as tsne
 from zoo import types as types
