@@ -19,6 +19,7 @@ from zoo.checks import check_int as check_int
 from zoo.checks import check_number as check_number
 from zoo.checks import concrete as concrete
 from zoo.checks import nearest as nearest
+from zoo.checks import plain as plain
 from zoo.types import Array, Lengths, Tree
 from zoo.types import Number as Number
 

@@ -6,6 +6,7 @@ JAX would compute on with most of what is wrong, and say something else of the r
 import contextlib
 import difflib
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -16,9 +17,29 @@ from jaxtyping import Integer, Shaped
 
 from zoo.types import Array, Labels
 
+# what a terminal obeys and does not show, but for ends of lines and tabs; marks that
+# turn the direction of writing; halves of characters, as in names that are no UTF-8
+_CONTROLS = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"
+    "\ud800-\udfff]"
+)
+
+
+def plain(text: object) -> str:
+    """Text to show, its control characters as Python writes them: "\\x1b"."""
+    return _CONTROLS.sub(
+        lambda found: found[0].encode("unicode_escape").decode(), str(text)
+    )
+
 
 class UsageError(ValueError):
-    """What the caller gave cannot be right; says what was expected and what found."""
+    """What the caller gave cannot be right; says what was expected and what found.
+
+    Names out of files stand in it: its text is `plain`.
+    """
+
+    def __str__(self) -> str:
+        return plain(super().__str__())
 
 
 def check_inputs(

@@ -45,7 +45,8 @@ def main(argv: list[str] | None = None) -> int:
         return 0 if argv else 2
     if argv[0] == "help":  # of a command or of a recipe
         argv = [*argv[1:], "--help"]
-    from zoo.base import UsageError, check_choice  # JAX: not to say how it is used
+    # JAX: not to say how it is used
+    from zoo.base import UsageError, check_choice, plain
 
     try:
         from train.cli import ask, completion, rates, runs
@@ -70,7 +71,7 @@ def main(argv: list[str] | None = None) -> int:
         sys.stderr.close()
         return 0
     except OSError as error:  # a full disk, a folder that may not be written
-        print(f"zoo: {error}", file=sys.stderr)
+        print(f"zoo: {plain(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("zoo: interrupted", file=sys.stderr)
@@ -176,8 +177,10 @@ def _cache():
 
 def _quiet():
     """Warnings of the project's own are lines, not source positions."""
+    from zoo.base import plain
+
     warnings.showwarning = lambda message, *rest, **kw: print(
-        f"zoo: warning: {message}", file=sys.stderr
+        f"zoo: warning: {plain(message)}", file=sys.stderr
     )
 
 

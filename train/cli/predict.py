@@ -10,7 +10,7 @@ import numpy as np
 import tyro
 
 from train.cli.flags import Directory, parse
-from zoo.base import UsageError
+from zoo.base import UsageError, plain
 
 
 def predict(argv: list[str]) -> int:
@@ -55,9 +55,11 @@ def predict(argv: list[str]) -> int:
     rows = answers(found, given, predictions)
     if ids is not None:
         rows = [[name, *row] for name, row in zip(ids, rows, strict=True)]
+    if sys.stdout.isatty():  # a file has names as they are
+        rows = [[plain(cell) for cell in row] for row in rows]
     csv.writer(sys.stdout, lineterminator="\n").writerows(rows)
     for warning in said:  # in the end: what was not known was predicted all the same
-        print(f"zoo: warning: {warning.message}", file=sys.stderr)
+        print(f"zoo: warning: {plain(warning.message)}", file=sys.stderr)
     return 0
 
 

@@ -4,11 +4,13 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from zoo.base import plain
+
 
 def failed(failure: str | None) -> int:
     """The exit status; says why a training failed."""
     if failure:
-        print(f"zoo: the training failed: {failure}", file=sys.stderr)
+        print(f"zoo: the training failed: {plain(failure)}", file=sys.stderr)
     return 1 if failure else 0
 
 
@@ -64,9 +66,9 @@ def table(heads: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
         right = all(value.lstrip("-").isdigit() for value in values)
         last = i == len(heads) - 1  # a long one: it is broken where it must be
         side: Any = "right" if right else "left"
-        table.add_column(escape(head), justify=side, no_wrap=not last)
+        table.add_column(escape(plain(head)), justify=side, no_wrap=not last)
     for row in rows:
-        table.add_row(*map(escape, row))
+        table.add_row(*(escape(plain(cell)) for cell in row))
     console = Console()
     console.width = (
         max(console.width, 140) if not console.is_terminal else console.width
