@@ -8,13 +8,15 @@ Shapes: N examples, H height, W width, C channels.
 import contextlib
 import gzip
 import math
+import re
+import struct
 import tarfile
 import warnings
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile, is_zipfile
+from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile
 
 import numpy as np
 
@@ -25,6 +27,44 @@ def quoted(names: Sequence[object]) -> str:
     """Up to ten names in quotes, for a message; "none" for none."""
     more = f" and {len(names) - 10:,} more" if len(names) > 10 else ""
     return (", ".join(f'"{name}"' for name in names[:10]) or "none") + more
+
+
+# Packed files -------------------------------------------------------------------------
+
+FREE = 2**28  # bytes that any file may unpack to
+RATIO = 20  # to more than that only so many times its own size
+BLOCK = 2**20  # bytes that are read at a time
+
+
+def most(packed: int) -> int:
+    """How many bytes a file of `packed` bytes may unpack to.
+
+    Deflate packs zeros a thousandfold: a small file could fill any memory.
+    """
+    return max(FREE, RATIO * packed)
+
+
+def unpacked(path: Path) -> bytes:
+    """All of a file, unpacked if its name ends in .gz.
+
+    What unpacks to too much is not held while it is measured: UsageError. A damaged
+    file raises OSError, EOFError or zlib.error.
+    """
+    if path.suffix.lower() != ".gz":
+        return path.read_bytes()
+    limit, size = most(path.stat().st_size), 0
+    with gzip.open(path) as file:
+        while size <= limit and (block := file.read(BLOCK)):
+            size += len(block)
+        if size <= limit:
+            file.seek(0)
+            return file.read(size)
+    raise UsageError(
+        f"expected at most {limit:,} bytes in {path} once it is unpacked, found more"
+    )
+
+
+# Data sets that are downloaded --------------------------------------------------------
 
 
 def read_idx(path: Path, ndim: int) -> np.ndarray:
@@ -39,6 +79,8 @@ def read_idx(path: Path, ndim: int) -> np.ndarray:
             if magic != bytes([0, 0, 8, ndim]) or len(sizes) < 4 * ndim:
                 raise damaged(path, f"the header {bytes([0, 0, 8, ndim])!r}", magic)
             shape = np.frombuffer(sizes, ">u4").tolist()
+            if math.prod(shape) > most(path.stat().st_size):
+                raise damaged(path, "an array of a size that it may have", shape)
             values = file.read(math.prod(shape) + 1)  # one more shows what is too long
     except (OSError, EOFError, zlib.error) as error:
         raise damaged(path, "a whole gzip file", error) from None
@@ -60,9 +102,12 @@ def read_cifar(path: Path, names: Sequence[str]) -> list[tuple[np.ndarray, np.nd
     try:
         with tarfile.open(path, "r:gz") as archive:
             for entry in archive:  # one pass: going back would decompress anew
-                if entry.isfile() and (file := archive.extractfile(entry)):
-                    if entry.name in names:
-                        found[entry.name] = file.read()
+                if entry.name not in names or not entry.isfile():
+                    continue
+                if entry.size > FREE:
+                    raise damaged(path, f"at most {FREE:,} bytes a file", entry.size)
+                if file := archive.extractfile(entry):
+                    found[entry.name] = file.read()
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
         raise damaged(path, "a whole tar.gz archive", error) from None
     batches = []
@@ -85,27 +130,116 @@ def damaged(path: Path, expected: str, found: object) -> UsageError:
     )
 
 
-# What reading such a file may raise; RuntimeError asks for a password.
-BROKEN_NPZ = (OSError, EOFError, ValueError, RuntimeError, BadZipFile, zlib.error)
+# .npz ---------------------------------------------------------------------------------
+
+# what reading such a file may raise; RuntimeError asks for a password, TypeError is of
+# numbers of three bytes
+BROKEN_NPZ = (
+    *(OSError, EOFError, ValueError, TypeError, RuntimeError, OverflowError),
+    *(BadZipFile, zlib.error, struct.error),
+)
+# numpy.lib.format, versions 1 to 3; the header is Python, which is not run here
+NPY = re.compile(
+    rb"\{'descr': '([<>|=]?[biufcSU][1-9]\d{0,8})', 'fortran_order': (True|False), "
+    rb"'shape': \(((?:\d+, ?)*\d*)\), ?\}\s*"
+)
+# how a file begins, and how many bytes the length of its header has
+VERSIONS = {b"\x93NUMPY\1\0": 2, b"\x93NUMPY\2\0": 4, b"\x93NUMPY\3\0": 4}
+HEADER = 10_000  # bytes; what numpy writes has some 100
 
 
-def open_npz(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of an .npz file by name; none may hold pickled objects."""
-    try:
-        if not is_zipfile(path):
-            raise ValueError("not a zip archive")
-        with np.load(path, allow_pickle=False) as file:
-            return {key: np.asarray(file[key]) for key in file.files}
-    except BROKEN_NPZ as error:
-        if "pickle" in str(error):
+class Archive(Mapping[str, np.ndarray]):
+    """The arrays of an .npz file by name, each read when it is first asked for.
+
+    An array's size is taken from its header, compared with what the archive says, and
+    bounded (`most`, of all that are read) before it is unpacked. None may hold pickled
+    objects. Reading raises UsageError, KeyError for a name that is not there.
+    """
+
+    def __init__(self, path: Path):
+        self._path = path
+        self._read: dict[str, np.ndarray] = {}
+        with self._opened() as archive:
+            ends = [m for m in archive.infolist() if m.filename.endswith(".npy")]
+            self._members = {m.filename.removesuffix(".npy"): m for m in ends}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._members)
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._members  # without reading it
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        if name not in self._read:
+            member = self._members[name]
+            with self._opened() as archive, archive.open(member) as file:
+                self._read[name] = self._array(name, member, file)
+        return self._read[name]
+
+    @contextlib.contextmanager
+    def _opened(self):
+        try:
+            with ZipFile(self._path) as archive:
+                yield archive
+        except UsageError:
+            raise
+        except BROKEN_NPZ as error:
             raise UsageError(
-                f"expected arrays of numbers or text in {path}, found Python objects, "
-                "which are not read: unpickling them may run any code"
+                f"expected an .npz file as numpy.savez writes it, found {self._path} "
+                f"({error})"
             ) from None
-        raise UsageError(
-            f"expected an .npz file as numpy.savez writes it, found {path} ({error})"
-        ) from None
 
+    def _array(self, name, member, file) -> np.ndarray:
+        """A member as an array."""
+        if member.compress_type not in (ZIP_STORED, ZIP_DEFLATED):
+            raise ValueError(f"{name} is packed as it never packs")
+        width = VERSIONS.get(file.read(8), 0)
+        length = int.from_bytes(file.read(width), "little")
+        header = file.read(length) if length < HEADER else b""
+        if b"'descr': '|O'" in header:
+            raise UsageError(
+                f"expected arrays of numbers or text in {self._path}, found Python "
+                f"objects in {name}, which are not read: unpickling them may run any "
+                "code"
+            )
+        if (found := NPY.fullmatch(header)) is None:
+            raise ValueError(f"{name} is no array of numbers or text")
+        kind, turned = np.dtype(found[1].decode()), found[2] == b"True"
+        shape = tuple(int(n) for n in found[3].split(b",") if n.strip())
+        size = math.prod(shape) * kind.itemsize
+        total = size + sum(array.nbytes for array in self._read.values())
+        if total > (limit := most(self._path.stat().st_size)):
+            raise UsageError(
+                f"expected at most {limit:,} bytes of arrays in {self._path}, found "
+                f"{total:,} with {name}: packed so tightly they are not read, but may "
+                "be as numpy.savez writes them"
+            )
+        if 8 + width + length + size != member.file_size:
+            raise ValueError(f"{name} is of another size than its header says")
+        array = _filled(file, size).view(kind)
+        return array.reshape(shape[::-1]).T if turned else array.reshape(shape)
+
+
+def _filled(file, size: int) -> np.ndarray:
+    """So many bytes of a file, uint8 [size]. Raises EOFError where there are fewer."""
+    array, at = np.empty(size, np.uint8), 0
+    while at < size:
+        read = file.readinto(array[at : at + BLOCK].data)
+        if not read:
+            raise EOFError(f"it ends after {at:,} of {size:,} bytes")
+        at += read
+    return array
+
+
+def open_npz(path: Path) -> Archive:
+    """The arrays of an .npz file by name, as `Archive` has them. Raises UsageError."""
+    return Archive(path)
+
+
+# Pictures -----------------------------------------------------------------------------
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 # of what Pillow reads, that which runs no other program; by content, not by name

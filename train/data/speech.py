@@ -26,6 +26,7 @@ from zoo.speech import log_mel
 
 SPEECH = ("fsdd", "tones")
 RATE = 8000  # samples a second
+LONGEST = 600  # seconds of a file
 FFT, HOP, MELS = 256, 128, 40
 FLOOR = 1e-4  # 60 dB below a tone as loud as a recording's peak
 WORD = 64  # frames of the longest recording
@@ -207,14 +208,15 @@ def heard(schema: Schema, path: str | os.PathLike[str]) -> Arrays:
 
 def read_wav(path: Path) -> np.ndarray:
     """The samples of a .wav file, int16 [S]. Raises UsageError for other than RATE,
-    one channel and 16 bits, and for silence."""
+    one channel and 16 bits, for more than LONGEST seconds, and for silence."""
     if not path.is_file():
         raise UsageError(f"expected a .wav file to hear, found no file at {path}")
     try:
         with waves.open(str(path), "rb") as file:
             kind = file.getframerate(), file.getnchannels(), 8 * file.getsampwidth()
-            data = file.readframes(file.getnframes())
-    except (waves.Error, EOFError) as error:
+            # its header may promise more than there is
+            data = file.readframes(min(file.getnframes(), LONGEST * RATE + 1))
+    except (waves.Error, EOFError, RuntimeError) as error:  # a chunk past the end
         raise UsageError(f"expected a .wav file, found {path} ({error})") from None
     if kind != (RATE, 1, 16):
         raise UsageError(
@@ -222,6 +224,8 @@ def read_wav(path: Path) -> np.ndarray:
             f"{kind[0]}, {kind[1]} and {kind[2]}"
         )
     found = np.frombuffer(data[: len(data) // 2 * 2], "<i2")
+    if len(found) > LONGEST * RATE:
+        raise UsageError(f"expected at most {LONGEST} seconds in {path}, found more")
     if not found.any():
         raise UsageError(f"expected sound in {path}, found silence")
     return found

@@ -5,6 +5,7 @@ through a NaN, a label out of range or an array of the wrong shape.
 Shapes: N examples, D features, L length, H height, W width, C channels.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -145,7 +146,7 @@ def _lengths(arrays, xs, path):
 
 
 def read_length(
-    arrays: dict[str, np.ndarray], key: str, x: np.ndarray, path: Path
+    arrays: Mapping[str, np.ndarray], key: str, x: np.ndarray, path: Path
 ) -> np.ndarray:
     """An array [N] of 1..L for the sequences x [N, L, C], int32. Raises UsageError."""
     if key not in arrays:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from train.data.formats import unpacked
 from train.data.schema import Data, Schema, Split, request
 from zoo.base import UsageError, nearest
 
@@ -113,9 +114,7 @@ def read_text(source: str) -> str:
             f"{source}" + nearest(source, list(TEXTS))
         )
     try:
-        data = path.read_bytes()
-        data = gzip.decompress(data) if path.suffix == ".gz" else data
-        return data.decode("utf-8-sig").replace("\r\n", "\n")
+        return unpacked(path).decode("utf-8-sig").replace("\r\n", "\n")
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise UsageError(f"expected text in UTF-8, found {path} ({error})") from None
 
