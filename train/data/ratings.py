@@ -5,8 +5,10 @@ Shapes: N ratings, U users, I items, F columns of ids.
 """
 
 import os
+import pickletools
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+from zipfile import ZipFile
 
 import numpy as np
 
@@ -82,9 +84,7 @@ def read_ratings(name: str) -> Ratings:
         return _tastes()
     path = Path(name)
     if name == "movielens_small":
-        # pickled names are read only of the file whose checksum is known
-        with np.load(by_hand(f"{name}.npz"), allow_pickle=True) as file:
-            return _films({key: file[key] for key in file.files})
+        return _films(by_hand(f"{name}.npz"))
     if not path.is_file():
         raise UsageError(
             f"expected an .npz file or one of the ratings {', '.join(RATINGS)}, found "
@@ -114,20 +114,49 @@ def _count(column):
     return int(column.max(initial=-1)) + 1 if column.dtype.kind in "iu" else 0
 
 
-def _films(file) -> Ratings:
+def _films(path) -> Ratings:
     """MovieLens: a film's genres together are one id, and so is its year."""
+    file = open_npz(path)
+    with ZipFile(path) as archive:  # of a known checksum; two arrays are pickled
+        titles, genres = (
+            _texts(archive.read(f"{name}.npy")) for name in ("title", "genres")
+        )
     film = file["movie"]
-    genres, genre = np.unique(file["genres"].astype(str), return_inverse=True)
+    kinds, genre = np.unique(genres, return_inverse=True)
     years, year = np.unique(file["year"], return_inverse=True)
     x = np.stack([file["user"], film, genre[film], year[film]], 1).astype(np.int32)
-    titles = zip(file["title"], file["year"], strict=True)
+    films = zip(titles, file["year"], strict=True)
     ids = (
         tuple(f"user {i}" for i in range(int(file["user"].max()) + 1)),
-        tuple(f"{title} ({when})" for title, when in titles),
-        tuple(genres.tolist()),
+        tuple(f"{title} ({when})" for title, when in films),
+        tuple(kinds.tolist()),
         tuple(map(str, years)),
     )
     return Ratings(x, file["rating"], ids)
+
+
+def _texts(npy: bytes) -> list[str]:
+    """The texts of an array of Python objects, without unpickling it.
+
+    Of the steps of the pickle those that put a text into the list are followed.
+    """
+    start = 10 + int.from_bytes(npy[8:10], "little")
+    seen: list[Any] = []  # what later steps refer to, by its number
+    found: list[str] | None = None
+    last: Any = None
+    argument: Any
+    for step, argument, _ in pickletools.genops(npy[start:]):
+        if step.name == "MEMOIZE":
+            seen.append(last)
+            continue
+        text = step.name.endswith("BINUNICODE")
+        known = text or step.name.endswith("BINGET")
+        last = argument if text else seen[argument] if known else None
+        if step.name == "EMPTY_LIST":
+            found = []
+        elif known and found is not None:
+            found.append(last)
+    return found or []
 
 
 def _tastes() -> Ratings:
