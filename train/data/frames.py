@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from train.data.formats import quoted
+from train.data.formats import most, quoted
 from zoo.base import UsageError
 
 if TYPE_CHECKING:  # half a second to import: only where there is a table
@@ -83,17 +83,16 @@ def _unpacked(path, name) -> bytes:
     """All of a file, unpacked; no line and no file larger than can be held."""
     parts, size, line = [], 0, 0
     try:
+        largest = BYTES if str(path) == "-" else most(Path(path).stat().st_size)
+        limits = {"a line": LINE, "a table": min(BYTES, largest)}
         for block in _blocks(path):
             size += len(block)
             first, last = block.find(b"\n"), block.rfind(b"\n")
             line += len(block) if first < 0 else first
-            if line > LINE or size > BYTES:
+            if line > LINE or size > limits["a table"]:
                 unit = "a line" if line > LINE else "a table"
-                most = LINE if line > LINE else BYTES
-                raise UsageError(
-                    f"expected {unit} of at most {most / 2**20:,.0f} MiB in {name}, "
-                    "found a longer one"
-                )
+                most_of = f"at most {limits[unit] / 2**20:,.0f} MiB in {name}"
+                raise UsageError(f"expected {unit} of {most_of}, found a longer one")
             line = line if first < 0 else len(block) - last - 1
             parts.append(block)
     except (OSError, EOFError, zlib.error) as error:
