@@ -11,12 +11,12 @@ import tyro
 from train.cli.flags import Directory, parse
 from train.cli.predict import predict
 from train.cli.tables import failed, scores, table
-from zoo.base import UsageError, count_parameters
+from zoo.base import UsageError, count_parameters, plain
 
 
 def info(argv: list[str]) -> int:
     """`zoo info DIR`: what was trained, on what, its scores, size and versions."""
-    from train.checkpoint import latest, read_json
+    from train.checkpoint import read_json
     from train.recipes import saved
 
     def flags(directory: Directory) -> Path:
@@ -24,11 +24,20 @@ def info(argv: list[str]) -> int:
 
     directory = parse(flags, argv, "zoo info")
     config = saved.read_config(directory)
-    experiment, schema = saved.described(config), saved.described(config).schema
     path = directory / "result.json"
     result = read_json(path) if path.exists() else {}
-    step = latest(directory / "checkpoints")
-    like = saved.start(config, experiment)[0]
+    with saved.understood(directory):
+        _tell(directory, config, result)
+    return failed(result.get("failure")) if result else 0
+
+
+def _tell(directory, config, result):
+    from train.checkpoint import latest
+    from train.recipes import saved
+
+    experiment = saved.described(config)
+    schema, step = experiment.schema, latest(directory / "checkpoints")
+    like = saved.shapes(config, experiment)[0]
     rows = [
         ("recipe", config["recipe"]),
         ("data", f"{schema.name}, {schema.rows:,} to train on"),
@@ -37,16 +46,15 @@ def info(argv: list[str]) -> int:
         ("parameters", f"{count_parameters(like.params):,}"),
         ("flags", _flags(config)),
         ("versions", ", ".join(f"{k} {v}" for k, v in config["versions"].items())),
-        ("device", config["device"]),
+        ("device", str(config["device"])),
         *[("table", note) for note in schema.notes],
     ]
     table(("", str(directory)), rows)
     if not result:
         print("not finished: zoo train --resume goes on")
-        return 0
+        return
     known = result.get("baselines", {})  # older runs have none
     scores(result["metrics"], f"on the {result['measured_on']}", known)
-    return failed(result.get("failure"))
 
 
 def _shape(schema):
@@ -129,7 +137,7 @@ def sample(argv: list[str]) -> int:
     assert found.write is not None
     prompt, length = given.pop("prompt", "The "), given.pop("length", 300)
     given.setdefault("temperature", 0.8)
-    print(prompt + found.write(prompt, length, seed=seed, **given))
+    print(plain(prompt + found.write(prompt, length, seed=seed, **given)))
     return 0
 
 
@@ -139,7 +147,7 @@ def _draw(found, directory, seed, n=64, label=None, out=None):
 
     drawn = found.sample(n, seed=seed, label=label)
     if isinstance(drawn, list):
-        print("\n".join(drawn))
+        print(plain("\n".join(drawn)))
         return 0
     at = sets.label_of(found.schema, label)
     name = f"sample-{seed}" if at is None else f"sample-{seed}-{at}"
@@ -176,7 +184,7 @@ def translate(argv: list[str]) -> int:
         raise UsageError(f"expected a model that translates, found {found.recipe}")
     said = found.translate(list(inputs), beams=beams)
     for source, one in zip(inputs, said, strict=True):
-        print(f"{source}\t{one.text}\t{one.log_probability:.2f} nats")
+        print(f"{source}\t{plain(one.text)}\t{one.log_probability:.2f} nats")
         drawing = plot.attention(one.attention, one.source, one.target, source)
         name = re.sub(r"\W+", "-", source)
         path = directory / f"attention-{name}.png"
@@ -214,7 +222,7 @@ def transcribe(argv: list[str]) -> int:
     for file, one in zip(
         files, found.transcribe(list(files), beams=beams), strict=True
     ):
-        print(f"{file}\t{one.text}\t{one.log_probability:.2f} nats")
+        print(f"{file}\t{plain(one.text)}\t{one.log_probability:.2f} nats")
         path = directory / f"alignment-{file.stem}.png"
         plot.save(one.picture(), path)
         print(path, file=sys.stderr)

@@ -86,10 +86,9 @@ def write_weights(trained: Trained, config: dict[str, Any], path: Path) -> None:
     """
     from safetensors.numpy import save
 
-    tree = {"params": trained.params, "state": trained.model}
     arrays = {
         name: np.ascontiguousarray(array)
-        for name, array in flatten_dict(jax.device_get(tree), sep="/").items()
+        for name, array in named(jax.device_get(trained)).items()
     }
     about = {
         "config": json.dumps(config),
@@ -101,6 +100,11 @@ def write_weights(trained: Trained, config: dict[str, Any], path: Path) -> None:
         part.write_bytes(save(arrays, about))
 
 
+def named(trained: Trained) -> dict[str, Any]:
+    """Parameters and model state by the names that a file has."""
+    return flatten_dict({"params": trained.params, "state": trained.model}, sep="/")
+
+
 def read_weights(path: Path) -> tuple[Trained, dict[str, Any]]:
     """What `write_weights` wrote, and the config. Raises UsageError for other files."""
     from safetensors import SafetensorError, safe_open
@@ -109,15 +113,19 @@ def read_weights(path: Path) -> tuple[Trained, dict[str, Any]]:
         with safe_open(path, "numpy") as file:
             about = file.metadata() or {}
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, TypeError) as error:  # a type that numpy has not
         raise UsageError(f"{path} cannot be read as weights: {error}") from None
     if "config" not in about:
         raise UsageError(f"{path} does not say what its weights are of")
     if about.get("sha256") != checksum(arrays):
         raise UsageError(f"the weights in {path} are not those that were written")
-    tree = jax.tree.map(jnp.asarray, unflatten_dict(arrays, sep="/"))
-    state = tree.get("state", {})
-    return Trained(tree.get("params", {}), state), from_json(about["config"])
+    try:
+        tree = jax.tree.map(jnp.asarray, unflatten_dict(arrays, sep="/"))
+        config = from_json(about["config"])
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        # "a" beside "a/b"; a config that is no JSON
+        raise UsageError(f"{path} cannot be read as weights: {error}") from None
+    return Trained(tree.get("params", {}), tree.get("state", {})), config
 
 
 def checksum(arrays: dict[str, np.ndarray]) -> str:

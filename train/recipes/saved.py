@@ -4,25 +4,33 @@ DIR/config.json has the recipe, its flags and the schema of its data; DIR/checkp
 the states. Both are enough: the rows may be gone.
 """
 
+import contextlib
+import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from train import checkpoint, evaluate, loop
 from train import data as sets
 from train import source as sources
+from train import step as one
 from train.data import Schema, Split, inputs
+from train.data.formats import most
 from train.data.shown import as_html
 from train.files import read_sealed
+from train.mesh import Best
 from train.recipes import RECIPES, export
 from train.recipes.base import Experiment, build, prepare
 from train.step import Trained
 from zoo.base import Task, UsageError, check_choice, check_int, count_parameters
 
 FORMAT = 3  # of the directory; 1 had no number, 2 no seals
+LARGEST = 2**26  # bytes of a config.json, which has the words of a data set
 
 
 class Options(NamedTuple):
@@ -136,43 +144,115 @@ def load(path: str | os.PathLike[str]) -> Loaded:
 def restore(directory: Path) -> Saved:
     """A run's model, without its rows. Raises UsageError where none is trained."""
     directory = Path(directory)
-    if directory.suffix == ".safetensors":
+    weights = directory.suffix == ".safetensors"
+    if weights:
         trained, config = export.read_weights(directory)
         _check(config, directory)
-        return Saved(config, described(config), trained)
-    config = read_config(directory)
+    else:
+        config = read_config(directory)
+    with understood(directory):
+        experiment = described(config)
+        like = shapes(config, experiment)
+    if weights:
+        wanted = Trained(like[0].params, like[0].model)
+        if sources.shapes(export.named(trained)) != sources.shapes(
+            export.named(wanted)
+        ):
+            raise UsageError(f"the weights in {directory} are not of its own config")
+        return Saved(config, experiment, trained)
     folder = directory / "checkpoints"
-    experiment = described(config)
     if checkpoint.latest(folder) is None:
         raise UsageError(f"the run in {directory} has saved no state yet")
-    like = start(config, experiment)
+    _check_size(folder, like)
     return Saved(config, experiment, loop.trained(*checkpoint.read(folder, like)))
 
 
-def start(config: dict[str, Any], experiment: Experiment) -> Any:
-    """What the states of a run are like: a state, and the best if it watches."""
+def shapes(config: dict[str, Any], experiment: Experiment) -> Any:
+    """What the states of a run are like: a state, and the best if it watches.
+
+    Nothing of that size is computed, or held.
+    """
     options = Options(**config["options"])
-    return loop.start(
-        experiment.task,
-        experiment.optimizer,
-        sources.full(sets.blank(experiment.schema)),
-        options.seed,
-        average=experiment.training.ema is not None,
-        watch=options.patience is not None,
+    task, average = experiment.task, experiment.training.ema is not None
+    batch = sources.batch_shapes(sources.full(sets.blank(experiment.schema)))
+
+    def begin(batch):
+        seed = np.uint32(0)
+        state = one.init(task, experiment.optimizer, seed, batch, average=average)
+        trained = state.average or Trained(state.params, state.model)
+        best = Best(jnp.float32(0), state.step, trained)
+        return state, best if options.patience is not None else None
+
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.tree.map(
+        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=here),
+        jax.eval_shape(begin, batch),
     )
+
+
+def _check_size(folder, like):
+    """Raise UsageError for files that are too small for the states they promise."""
+    found = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(OSError):  # a run that trains deletes old ones
+            found += path.stat().st_size
+    wanted = sum(math.prod(a.shape) * a.dtype.itemsize for a in jax.tree.leaves(like))
+    if wanted > most(found):
+        raise UsageError(
+            f"expected states of {wanted:,} bytes in {folder}, as its config says, "
+            f"found files of {found:,}"
+        )
+
+
+@contextlib.contextmanager
+def understood(path: Path) -> Iterator[None]:
+    """What goes wrong here is the config's fault: raise UsageError, naming its path."""
+    try:
+        yield
+    except UsageError:
+        raise
+    except Exception as error:  # made up, it can say anything, of any type
+        said = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+        raise UsageError(
+            f"{path} describes no run that can be built here: {said}"
+        ) from error
 
 
 def described(config: dict[str, Any]) -> Experiment:
     """The experiment that a config describes, without its rows."""
     flags = {k: v for k, v in config["arguments"].items() if k != "data"}
     schema = sets.from_json(config["schema"])
+    if not _fits(schema, Schema):
+        raise UsageError(f"the schema of {schema.name} has values of other types")
+    width = (*schema.shape[-1:], len(schema.mean), len(schema.scale))
+    if not schema.integer:
+        np.broadcast_shapes(*((size,) for size in width))
     return build(RECIPES[config["recipe"]], schema, **flags)
+
+
+def _fits(value, hint):
+    """Whether a value is of a type, as `Schema` has them."""
+    inner = get_args(hint)
+    if get_origin(hint) is tuple:
+        if not isinstance(value, tuple):
+            return False
+        inner = inner[:1] * len(value) if inner[-1] is ... else inner
+        same = len(value) == len(inner)
+        return same and all(map(_fits, value, inner))
+    if hasattr(hint, "_fields"):
+        fields = get_type_hints(hint)
+        return isinstance(value, hint) and all(
+            _fits(getattr(value, name), kind) for name, kind in fields.items()
+        )
+    kinds = (float, int) if hint is float else hint
+    return isinstance(value, kinds) and (hint is bool or not isinstance(value, bool))
 
 
 def with_rows(config: dict[str, Any], directory: Any) -> Experiment:
     """A run's experiment with its data loaded again. Raises UsageError for others."""
-    options = Options(**config["options"])
-    experiment = prepared(config["recipe"], config["arguments"], options)
+    with understood(Path(directory)):
+        options = Options(**config["options"])
+        experiment = prepared(config["recipe"], config["arguments"], options)
     same_data(config, experiment, directory)
     return experiment
 
@@ -196,6 +276,10 @@ def read_config(directory: Path) -> dict[str, Any]:
     path = Path(directory) / "config.json"
     if not path.exists():
         raise UsageError(f"there is no run in {directory} (no config.json)")
+    if (size := path.stat().st_size) > LARGEST:
+        raise UsageError(
+            f"expected at most {LARGEST:,} bytes in {path}, found {size:,}"
+        )
     config = checkpoint.read_json(path)
     _check(config, path)
     return read_sealed(path) if config["format"] > 2 or "seal" in config else config
@@ -203,7 +287,7 @@ def read_config(directory: Path) -> dict[str, Any]:
 
 def _check(config, path):
     """Raise UsageError for a config that is not of this format."""
-    if not isinstance(config, dict) or "recipe" not in config:
+    if not isinstance(config, dict) or not isinstance(config.get("recipe"), str):
         raise UsageError(f"{path} does not describe a run")
     found = config.get("format", 1)
     if found not in (2, FORMAT):
