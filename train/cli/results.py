@@ -184,12 +184,17 @@ def write(page: Path, found: list[dict[str, Any]]) -> None:
 
     Raises UsageError without the marks.
     """
-    text = page.read_text(encoding="utf-8") if page.exists() else ""
-    if text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise UsageError(f"expected {BEGIN} and {END} in {page}, each once")
     older = [each["recipe"] for each in found if old(each["recipe"], each)]
-    middle = f"{BEGIN}\n{markdown(found, older)}\n{END}"
-    text = re.sub(f"{BEGIN}.*{END}", lambda _: middle, text, flags=re.S)
+    put(page, BEGIN, END, markdown(found, older))
+
+
+def put(page: Path, begin: str, end: str, table: str) -> None:
+    """Write a table between two marks of a page. Raises UsageError without them."""
+    text = page.read_text(encoding="utf-8") if page.exists() else ""
+    if text.count(begin) != 1 or text.count(end) != 1:
+        raise UsageError(f"expected {begin} and {end} in {page}, each once")
+    middle = f"{begin}\n{table}\n{end}"
+    text = re.sub(f"{begin}.*{end}", lambda _: middle, text, flags=re.S)
     with whole(page) as part:
         part.write_text(text, encoding="utf-8")
 
