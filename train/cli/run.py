@@ -215,7 +215,8 @@ def _curves(experiment, records, part, name):
     title = f"{name} on {Path(schema.name).name}"
     # of a quantity, the root of the loss has its unit
     root = (schema.target_name, schema.target[1]) if schema.regression else None
-    return plot.curves(records, part, title=title, unit=unit, root=root if unit else None)
+    root = root if unit else None
+    return plot.curves(records, part, title=title, unit=unit, root=root)
 
 
 def _write(path, made):
