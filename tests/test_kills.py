@@ -128,6 +128,7 @@ def test_what_crashes_is_started_again(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="asks Linux")
 def test_a_training_that_is_killed_is_started_again(tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
