@@ -16,6 +16,9 @@ from zoo import belief, energy, supervised
 from zoo.base import UsageError
 from zoo.mlp import MLP
 
+# compiling takes longer than what it shows
+pytestmark = pytest.mark.contract
+
 WIDTHS = (500, 500)
 
 

@@ -167,6 +167,7 @@ def test_list_names_every_recipe(capsys):
     assert "accuracy >= 0.975" in out
 
 
+@pytest.mark.contract
 def test_early_stopping_restores_the_best(here, capsys):
     command = "train mlp --data iris --batch-size 16 --patience 2 --learning-rate 0.03"
     assert main([*command.split(), "--out", "run", "--steps", "4000"]) == 0

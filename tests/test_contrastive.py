@@ -22,6 +22,9 @@ from zoo import contrastive
 from zoo.base import UsageError
 from zoo.blocks import ConvEncoder
 
+# compiling takes longer than what it shows
+pytestmark = pytest.mark.contract
+
 KEY = jax.random.key(0)
 VIEW = augment.affine(degrees=10, pixels=1)
 

@@ -11,6 +11,9 @@ from train.report import scenes
 from zoo import detect
 from zoo.base import UsageError
 
+# compiling takes longer than what it shows
+pytestmark = pytest.mark.contract
+
 RNG = np.random.default_rng(0)
 NONE = [0, 0, 0, 0, 0]
 BOXES = np.array(

@@ -12,6 +12,9 @@ from zoo import driving, environments, imitation, rollouts
 from zoo.base import UsageError
 from zoo.driving import HALF, LENGTH, PIXEL, REACH, SIZE, Drive
 
+# compiling takes longer than what it shows
+pytestmark = pytest.mark.contract
+
 N = 200
 WIDE = driving.BEHIND + driving.BEYOND + LENGTH + 1
 

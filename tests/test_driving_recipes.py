@@ -16,6 +16,9 @@ from zoo import actors, rollouts
 from zoo import driving as roads
 from zoo.base import UsageError
 
+# compiling takes longer than what it shows
+pytestmark = pytest.mark.contract
+
 FEW = {"drivers": 2, "channels": (4,), "widths": (8,), "features": 8}
 
 

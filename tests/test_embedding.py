@@ -19,6 +19,9 @@ from train.source import full
 from zoo import embedding
 from zoo.base import UsageError
 
+# compiling takes longer than what it shows
+pytestmark = pytest.mark.contract
+
 COUNTS = (50, 20, 20, 7, 4, 1)
 V = len(COUNTS)
 EVERY = np.argwhere(np.ones((V, V))).astype(np.int32)  # all pairs of words

@@ -17,6 +17,9 @@ from train.recipes import RECIPES, prepare
 from zoo import belief, energy
 from zoo.base import UsageError
 
+# compiling takes longer than what it shows
+pytestmark = pytest.mark.contract
+
 V, H = 5, 3
 
 

@@ -162,6 +162,7 @@ def test_what_fills_a_fold_counts_for_nothing():
         assert np.abs(kernels[1] - wanted).max() > 1e-3
 
 
+@pytest.mark.contract
 def test_a_norm_wants_folds_of_one_length():
     rows = {name: array[:61] for name, array in CANCER.items()}
 

@@ -500,6 +500,7 @@ def test_semi_supervised_losses_are_of_one_class_more(few):
     assert found["accuracy"] == pytest.approx(right)
 
 
+@pytest.mark.contract
 def test_semi_supervised_odds_teach_the_generator_alone(few):
     players, task, batch, params, state = few
     key = jax.random.key(1)
@@ -538,6 +539,7 @@ def test_semi_supervised_evaluation_is_a_classifiers(few):
     assert sorted(aux.metrics) == ["accuracy", "loss"]
 
 
+@pytest.mark.contract
 def test_a_critic_measures_the_distance_to_move_the_mass():
     """Against a still generator, it approaches Wasserstein's distance."""
     generator = gan.dense((1,), LATENT, ()).generator

@@ -114,6 +114,7 @@ def test_the_judge_knows_real_images_from_noise(digits):
     )
 
 
+@pytest.mark.contract
 def test_images_of_one_class_are_a_failure(digits):
     data, one = digits
     threes = data.train["x"][data.train["y"] == 3][:100]

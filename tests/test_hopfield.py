@@ -8,6 +8,9 @@ import pytest
 from zoo import attention, hopfield
 from zoo.base import UsageError
 
+# compiling takes longer than what it shows
+pytestmark = pytest.mark.contract
+
 
 def patterns(n, d, seed=0):
     """n random memories of -1 and 1."""

@@ -16,6 +16,9 @@ from train.step import Trained
 from zoo import linear, mlp, rnn, supervised
 from zoo.base import UsageError
 
+# compiling takes longer than what it shows
+pytestmark = pytest.mark.contract
+
 DIABETES, CANCER = (
     jax.tree.map(np.asarray, source.standardized(source.full(rows)).arrays.of(rows))
     for rows in (sets.load(name).train for name in ("diabetes", "breast_cancer"))

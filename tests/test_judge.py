@@ -80,6 +80,7 @@ def test_a_damaged_file_is_made_anew(damage, few, folder, trainings):
     assert len(trainings) == 2 and path.read_bytes() == whole
 
 
+@pytest.mark.contract
 def test_a_folder_that_cannot_be_written_keeps_none(few, folder, trainings):
     folder.write_text("a file")
     assert_equal(judge.kept(few), judge.kept(few))

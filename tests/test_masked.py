@@ -13,6 +13,9 @@ from train.source import full
 from zoo import masked
 from zoo.base import UsageError
 
+# compiling takes longer than what it shows
+pytestmark = pytest.mark.contract
+
 KEY = jax.random.key(0)
 SHAPE, SIDE = (6, 8, 2), 2
 N, KEPT = 12, 3

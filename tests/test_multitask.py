@@ -18,6 +18,9 @@ from train.recipes.members import members
 from zoo import mlp, multitask, supervised
 from zoo.base import UsageError
 
+# compiling takes longer than what it shows
+pytestmark = pytest.mark.contract
+
 project = jax.jit(multitask.projected)
 surgery = jax.jit(multitask.surgery)
 

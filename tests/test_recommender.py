@@ -14,6 +14,9 @@ from train.source import examples, full
 from zoo import recommender
 from zoo.base import UsageError, is_weight
 
+# compiling takes longer than what it shows
+pytestmark = pytest.mark.contract
+
 TASTES = ratings.read_ratings("tastes")
 SIZES = tuple(map(len, TASTES.ids))
 ROWS = {"x": TASTES.x, "y": TASTES.y.astype(np.float32)}

@@ -12,6 +12,9 @@ from zoo import vae
 from zoo.base import UsageError
 from zoo.recurrent_vae import RecurrentVAE, generate
 
+# compiling takes longer than what it shows
+pytestmark = pytest.mark.contract
+
 VOCABULARY, LATENT, TIME = 3, 2, 4
 
 

@@ -194,6 +194,7 @@ def test_a_state_that_is_not_finite_is_never_saved(tmp_path):
         fit(tmp_path, optimizer=poisoned(11), log_every=1, resume=True)
 
 
+@pytest.mark.contract
 def test_states_are_saved_between_two_lines_too(tmp_path, monkeypatch):
     on = loop.Chunks.on  # a step at a time
     monkeypatch.setattr(loop.Chunks, "on", lambda run, now, _: on(run, now, now + 1))

@@ -15,6 +15,9 @@ from train import step as one
 from zoo import environments, sac
 from zoo.base import UsageError
 
+# compiling takes longer than what it shows
+pytestmark = pytest.mark.contract
+
 BEST, SHARP = 0.3, 4.0  # of an action in (-1, 1): what a bandit pays is -4 (a - 0.3)^2
 
 

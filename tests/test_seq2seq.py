@@ -44,6 +44,7 @@ def apply(name, *args, method=None):
     return run(MODELS[name], variables(name), *args, method=method)
 
 
+@pytest.mark.contract
 @EVERY
 def test_padding_of_the_source_changes_nothing(name):
     logits = apply(name, SOURCE, BEFORE)

@@ -17,6 +17,9 @@ from zoo import rnn
 from zoo import speech as models
 from zoo.base import UsageError
 
+# compiling takes longer than what it shows
+pytestmark = pytest.mark.contract
+
 WORDS = speech.load_recordings("tones")
 STRINGS = speech.load_strings("tones")
 QUIET = speech.silence(STRINGS.schema)

@@ -43,6 +43,7 @@ def steps_of_a_block(request, monkeypatch):
         monkeypatch.setattr(stream, "BLOCK", request.param * 10 * 16)
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize("size", [10, 25])
 def test_files_are_learned_from_as_the_same_arrays_are(
     tmp_path, steps_of_a_block, size

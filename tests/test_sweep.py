@@ -179,6 +179,7 @@ def test_an_average_is_what_is_judged_and_predicted_with():
         sweep(averaged, ROWS, 4, axes={"ema": [0.5, 1.5]})
 
 
+@pytest.mark.contract
 def test_groups_that_were_not_begun_are_missing(monkeypatch):
     asked = []
     stop = contextlib.nullcontext(lambda: len(asked) >= 2)

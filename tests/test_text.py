@@ -115,6 +115,7 @@ def test_text_that_cannot_be_used_is_named(file, novel):
         text.encode(novel.schema, "caf€é")
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize("name", list(pairs.PAIRS))
 def test_pairs_share_no_source_and_targets_end(name):
     rows = load_pairs(name)

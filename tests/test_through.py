@@ -16,6 +16,9 @@ from train import step as one
 from zoo import mlp, supervised
 from zoo.base import UsageError, is_weight
 
+# compiling takes longer than what it shows
+pytestmark = pytest.mark.contract
+
 STEPS = 25
 DIGITS = sets.load("digits")
 FEW = {name: array[:40] for name, array in DIGITS.train.items()}

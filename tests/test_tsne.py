@@ -14,6 +14,9 @@ from train.source import full
 from zoo import tsne
 from zoo.base import UsageError
 
+# compiling takes longer than what it shows
+pytestmark = pytest.mark.contract
+
 IRIS = load_iris().data.astype(np.float32)
 
 
