@@ -169,7 +169,7 @@ def test_a_run_predicts_new_texts(moods, capsys, tmp_path):
     assert [row.split(",")[0] for row in rows] == ["bad", "good", "bad", "good"]
     for wrong, said in [
         ("old.csv", "No such file"),
-        ("old.txt", "no file at old.txt"),
+        ("old.txt", "No such file"),
     ]:
         assert main(["predict", "run", wrong]) == 2
         assert said in capsys.readouterr().err
