@@ -8,7 +8,7 @@ import numpy as np
 import pandas
 import pytest
 
-from train.data import frames
+from train.data import frames, load
 from train.data.frames import read_frame
 from zoo.base import UsageError
 
@@ -150,3 +150,9 @@ def test_a_file_larger_than_memory_is_refused_before_it_is_read(file, monkeypatc
     packed = gzip.compress(b"a,b\n" + b"1,2\n" * 10**7, 1)
     with pytest.raises(UsageError, match="a table of at most 1 MiB"):
         read_frame(file(packed))
+
+
+def test_a_quantity_of_one_value_is_refused(tmp_path):
+    (tmp_path / "one.csv").write_text("a;b\n1;2\n2;2\n")
+    with pytest.raises(UsageError, match='to row in the column "b" of .*found 2 alone'):
+        load(tmp_path / "one.csv", target="b", kind="regression")

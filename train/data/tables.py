@@ -61,6 +61,11 @@ def targets(
                 f"expected numbers in {what} for regression, found the text "
                 + quoted(y[:1].tolist())
             )
+        if len(values) < 2:
+            raise UsageError(
+                f"expected a quantity that differs from row to row in {what}, found "
+                f"{values[0]:g} alone"
+            )
         return y.astype(np.float64), test if test is None else test.astype(float), ()
     if not text and not whole and len(values) > FEW:
         raise UsageError(
