@@ -161,15 +161,16 @@ def logits(x):
 def test_of_least_squares_it_is_exact(alpha, dense):
     rows = {name: a[:60] for name, a in DIABETES.items()}
     n, x = 60, DIABETES["x"][60:65]
+    weight = rows["weight"] = np.linspace(0.5, 1.5, n, dtype=np.float32)
     task = linear.regression(l2=alpha / n)
     found = many.influence(task, fitted(task, rows), rows, logits(x), dense=dense)
 
     def theirs(index):
         # the penalty of a mean over fewer rows
-        strength = alpha / n * len(index)
+        strength = alpha / n * weight[index].sum()
         model = Ridge(strength) if alpha else LinearRegression()
         x64, y64 = (rows[k][index].astype(np.float64) for k in ("x", "y"))
-        return model.fit(x64, y64).predict(x.astype(np.float64))
+        return model.fit(x64, y64, weight[index]).predict(x.astype(np.float64))
 
     every = np.arange(n)
     wanted = np.array([theirs(every[every != i]) - theirs(every) for i in every])

@@ -1,7 +1,10 @@
 """What a model is to a trainer, three pure functions; and what all models share.
 
 Batches are dicts of arrays: "x", "y", optionally "length" [B] (entries of a sequence
-that are no padding) and "mask" [B] or [B, T] (0 drops an example, or an entry).
+that are no padding), "mask" [B] or [B, T] (0 drops an example, or an entry) and
+"weight" [B], finite and not negative: training's loss and metrics are then means by
+it, sum w l / sum w over what the mask keeps, as if an example stood there w times.
+Evaluation does not see it.
 Shapes: B batch, T time.
 """
 
@@ -39,6 +42,7 @@ class Mean(NamedTuple):
     ) -> "Mean":
         """The mean of values [B, ...] over what mask [B], or [B, T], keeps.
 
+        A mask of other numbers than 0 and 1, as `masked` makes, weighs the values.
         What is dropped may be NaN. Sums are float32 at least: bfloat16 counts to 256.
         """
         values = float32(values)
@@ -65,13 +69,17 @@ def means(values: dict[str, Array], mask: Array | None) -> dict[str, Mean]:
 def masked(batch: Batch, state: Any = None) -> Batch:
     """The batch with zeros wherever its mask drops an example, or an entry of "y".
 
-    What padding holds, NaN too, then reaches neither a value nor a gradient. Raises
-    UsageError where a model's `state` is of batch norm: it would have zeros in it.
+    What padding holds, NaN too, then reaches neither a value nor a gradient. In
+    training, where the model's `state` is given, the mask is multiplied by the batch's
+    "weight". Raises UsageError where that is of batch norm: it would have zeros in it.
     """
-    if "mask" not in batch:
-        return dict(batch)
-    if "batch_stats" in str(jax.tree.structure(state)):
+    batch, norm = dict(batch), "batch_stats" in str(jax.tree.structure(state))
+    if norm and "mask" in batch:
         raise UsageError("expected no mask in training: the model has batch norm")
+    if state is not None and "weight" in batch:
+        batch["mask"] = _weighed(batch.pop("weight"), batch.get("mask"), norm)
+    if "mask" not in batch:
+        return batch
     mask = batch["mask"] != 0
     some = mask.reshape(mask.shape[0], -1).any(1)
 
@@ -81,6 +89,16 @@ def masked(batch: Batch, state: Any = None) -> Batch:
         return jnp.where(_beside(kept, array), array, jnp.zeros((), array.dtype))
 
     return {k: a if k == "mask" else clean(k, a) for k, a in batch.items()}
+
+
+def _weighed(weight, mask, norm):
+    """A mask times a weight [B], which is 0, not NaN, of what the mask drops."""
+    mask = jnp.ones(len(weight)) if mask is None else mask
+    some = mask.reshape(len(mask), -1).any(1)
+    weight = jnp.where(some, float32(weight), 0)
+    if norm:  # sees an example of weight 0 too: none is dropped
+        weight = jnp.maximum(weight, 1e-30 * weight.max())
+    return mask * _beside(weight, mask)
 
 
 def _beside(mask, values):

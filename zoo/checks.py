@@ -218,8 +218,8 @@ def check_rows(
     """The number of examples in {"x": [N, ...], "y": [N, ...]}.
 
     Raises UsageError for missing, empty or unequal arrays, for NaN or infinity (but
-    what "mask" [N] or [N, T] leaves out may be anything), and for a mask or a "length"
-    [N] that cannot be one. at(i) names the i-th.
+    what "mask" [N] or [N, T] leaves out may be anything), and for a mask, a "length"
+    [N] or a "weight" [N] that cannot be one. at(i) names the i-th.
     """
     n = count_rows(data, what)
     data = {name: np.asarray(array) for name, array in data.items()}
@@ -237,6 +237,8 @@ def check_rows(
         _check_mask(data, what, at)
     if "length" in data:
         _check_length(data, what, at)
+    if "weight" in data:
+        _check_weight(data["weight"], what)
     return n
 
 
@@ -257,6 +259,22 @@ def _check_mask(data, what, at):
     if not mask.any():
         raise UsageError(
             f"expected a mask that keeps some of the {what}, found no entry but 0"
+        )
+
+
+def _check_weight(weight, what):
+    if weight.ndim != 1:
+        raise UsageError(
+            f"expected a weight for each example of the {what}, [N], found "
+            f"{weight.shape}"
+        )
+    if (wrong := weight[weight < 0]).size:
+        raise UsageError(
+            f"expected weights of 0 or more in the {what}, found {wrong[0]:g}"
+        )
+    if not weight.any():
+        raise UsageError(
+            f"expected a weight above 0 in the {what}, found {len(weight)} of 0"
         )
 
 

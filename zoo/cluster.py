@@ -204,7 +204,7 @@ def task(clusters: int, *, keep: Number = 1.0) -> Task:
         metrics = means({"loss": distance}, mask)
         if not train:
             return metrics["loss"].value(), Aux(metrics, state)
-        weight = jnp.ones(len(x)) if mask is None else (mask != 0) * 1.0
+        weight = jnp.ones(len(x)) if mask is None else mask * 1.0
         each = weight @ jax.nn.one_hot(labels, clusters)
         count = keep * state["count"] + each
         share = weight / (2 * jnp.maximum(count, 1e-30)[labels])

@@ -133,7 +133,8 @@ def task(model: Model, view: View, objective: Objective) -> Task:
     embedding's variance that is of the view, 0 where it is of the image alone and 1
     where it tells no images apart. In evaluation an example's is its own, by the batch
     norm's running statistics. In training "objective", which is what is minimised.
-    Raises UsageError for other shapes, and in training for a batch of one.
+    Raises UsageError for other shapes, and in training for a batch of one, a mask or
+    weights.
     """
 
     def init(key, batch):
@@ -149,6 +150,10 @@ def task(model: Model, view: View, objective: Objective) -> Task:
         if not train:
             metrics = means(values, mask)
             return metrics["loss"].value(), Aux(metrics, state)
+        if mask is not None:
+            raise UsageError(
+                "expected no weights of images that are told from each other"
+            )
         found = jnp.broadcast_to(objective(a, b), x.shape[:1])
         metrics = means(values | {"objective": found}, mask)
         return metrics["objective"].value(), Aux(metrics, state)

@@ -301,17 +301,16 @@ def links(encoder: Model, *, inputs: tuple[str, ...] = INPUTS[:2]) -> Task:
     def loss(params, state, batch, key, *, train):
         batch = masked(batch)
         pairs, y = batch["pairs"], batch["y"] > 0
-        real = jnp.ones(pairs.shape[:2], bool)
-        if "mask" in batch:
-            real &= batch["mask"].reshape(len(real), -1) != 0
+        real = batch.get("mask", jnp.ones(len(pairs))).reshape(len(pairs), -1)
+        real = jnp.broadcast_to(real, pairs.shape[:2])
         drop, draw = jax.random.split(key)
         z, state = apply(
             encoder, params, state, *arguments(batch), key=drop, train=train
         )
         if train:
             others, apart = negatives(draw, batch, pairs.shape[1])
-            pairs, real = jnp.concatenate([pairs, others], 1), jnp.tile(real & y, 2)
-            real &= jnp.concatenate([y, apart], 1)
+            pairs, real = jnp.concatenate([pairs, others], 1), jnp.tile(real * y, 2)
+            real *= jnp.concatenate([y, apart], 1)
             y = jnp.concatenate([y, jnp.zeros_like(y)], 1)
         logits = dots(z, pairs)
         values = {

@@ -22,6 +22,8 @@ HELP = {
     " .tsv, .txt, .parquet, also .gz, - for standard input; a text, .txt; pairs, .tsv) "
     "or folder: of pictures, a folder for each class",
     "target": "the column of a table to predict",
+    "class_weight": "balanced: each class counts as much in training, however rare it "
+    "is; by scikit-learn's weights",
     "group": "the column of a table that tells its sequences, or series, apart",
     "time": "the column of a table that orders the steps of a sequence, or series",
     "season": "steps after which a series repeats itself, for the forecast that it "

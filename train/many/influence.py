@@ -121,7 +121,7 @@ def influence(
     _check_alone(trained, True)
     count_rows(rows)
     w, restore = ravel_pytree(trained.params)
-    rows = masked(jax.tree.map(jnp.asarray, rows))
+    rows = masked(jax.tree.map(jnp.asarray, rows), trained.model)
 
     def loss(w, rows):
         """The objective; the mean of the rows' own losses, without the penalty."""

@@ -8,8 +8,9 @@ the user asked for; `build` does without rows, to list, restore, serve or export
 import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import optax
 
 from train import optim
@@ -42,6 +43,7 @@ class Training(NamedTuple):
     accumulate: int = 1  # batches that a step reads, for one update by all
     microbatch: int | None = None  # examples computed at a time; None: a whole batch
     ema: Number | None = None  # decay of a moving average to predict with
+    class_weight: Literal["balanced"] | None = None  # of the rows of a class
 
 
 class Goal(NamedTuple):
@@ -101,10 +103,12 @@ class Experiment(NamedTuple):
     def source(self, rows: Arrays | None = None) -> Source:
         """What a step reads: `accumulate` batches of the training rows, or of others.
 
-        Raises UsageError where there are fewer.
+        Raises UsageError where there are fewer, and for no classes to weigh.
         """
-        if rows is None:
-            rows = self.parts.train
+        rows = self.parts.train if rows is None else rows
+        if self.training.class_weight is not None:
+            check_choice("class_weight", self.training.class_weight, ("balanced",))
+            rows = _balanced(rows, self.schema)
         size, times = self.training.batch_size, self.training.accumulate
         return self.batches(rows, None if size is None else size * times)
 
@@ -163,6 +167,20 @@ def build(recipe: Recipe, schema: Schema, **given: Any) -> Experiment:
         built.stoppable,
         built.source,
     )
+
+
+def _balanced(rows: Arrays, schema: Schema) -> Arrays:
+    """The rows with scikit-learn's "weight" [N] of their classes, N / (K N_c).
+
+    N_c of the N are of one of the K classes: the mean is 1.
+    """
+    if not schema.classes or np.ndim(rows.get("y", 0)) != 1:
+        raise UsageError(
+            f"expected one class for each row of {schema.name} to balance, found none"
+        )
+    counts = np.bincount(rows["y"])
+    weight = len(rows["y"]) / (np.count_nonzero(counts) * counts[rows["y"]])
+    return rows | {"weight": (weight * rows.get("weight", 1)).astype(np.float32)}
 
 
 def _optimizer(training: Training) -> optax.GradientTransformation:
