@@ -75,6 +75,30 @@ def test_scores_of_thresholds_are_scikit_learns_to_the_last_bit(k):
     assert scores["average_precision"] == precision
 
 
+def test_scores_of_several_labels_are_scikit_learns():
+    rng = np.random.default_rng(0)
+    y = (rng.random((60, 3)) < [0.5, 0.1, 0.8]).astype(int)
+    p = np.round(np.clip(0.4 * y + 0.6 * rng.random((60, 3)), 0, 1), 1)
+    scores, said = metrics.multilabel(p, y, THREE), p > 0.5
+    assert scores["exact"] == theirs.accuracy_score(y, said)
+    assert scores["accuracy"] == pytest.approx(1 - theirs.hamming_loss(y, said))
+    for name, score, given in (
+        ("f1", theirs.f1_score, said),
+        ("roc_auc", theirs.roc_auc_score, p),
+        ("average_precision", theirs.average_precision_score, p),
+    ):
+        assert scores[name] == pytest.approx(score(y, given, average="macro"))
+        for i, label in enumerate(THREE):
+            own = scores["per_label"][label][name]
+            assert own == pytest.approx(score(y[:, i], given[:, i]))
+    never = metrics.multilabel(p, y * [1, 0, 1], THREE)
+    assert never["roc_auc"] is None and never["per_label"]["b"]["f1"] == 0
+    json.dumps(never, allow_nan=False)
+    for wrong in (y[:, :2], y + 1):
+        with pytest.raises(UsageError, match="labels"):
+            metrics.multilabel(p, wrong, THREE)
+
+
 def test_absent_class_has_no_part_in_the_means():
     p = [[0.8, 0.1, 0.1], [0.1, 0.8, 0.1], [0.1, 0.8, 0.1]]
     scores = metrics.classification(p, [0, 1, 0], THREE)

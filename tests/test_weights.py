@@ -235,4 +235,5 @@ def test_a_rare_class_is_found_where_classes_are_balanced(zoo):
     assert zoo(command)[0] == 0
     result = json.loads(Path("even", "result.json").read_text())
     assert result["metrics"]["balanced_accuracy"] > 0.7  # 0.5 without
-    assert zoo("eval even")[0] == 0
+    status, _, said = zoo("eval even")
+    assert status == 0, said

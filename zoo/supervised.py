@@ -174,6 +174,19 @@ def _binary(logits, y):
     }
 
 
+def _labels(logits, y):
+    if logits.ndim != 2 or logits.shape != y.shape:
+        raise UsageError(
+            f"expected labels [B, K] of the logits' shape {logits.shape}, found "
+            f"{y.shape}"
+        )
+    y = y.astype(logits.dtype)
+    return {
+        "loss": losses.sigmoid_binary_cross_entropy(logits, y).mean(-1),
+        "accuracy": ((logits > 0) == (y > 0)).astype(logits.dtype).mean(-1),
+    }
+
+
 def _neuron(logits, y):
     logit = _single(logits, y)
     return {
@@ -208,6 +221,10 @@ Also of logits [B, T, V] and tokens y [B, T]: a language model's, in nats per to
 
 binary = Measure(_binary, _two_columns, _two)
 """Cross-entropy of one logit [B, 1] and y [B] in {0, 1}, nats; probabilities [B, 2]."""
+
+labels = Measure(_labels, nn.sigmoid, _two)
+"""K labels that exclude none: the mean of their cross-entropies, of logits [B, K] and y
+[B, K] in {0, 1}, nats; accuracy, the share that is right; probabilities [B, K]."""
 
 neuron = Measure(_neuron, _two_columns, _two)
 """Squared error of sigmoid(logit [B, 1]) and y [B] in {0, 1}; probabilities [B, 2]."""

@@ -37,9 +37,18 @@ def _rows(found, schema, predictions):
         several = range(1, 1 + int(np.prod(schema.target_shape)))
         heads = [f"{schema.target_name}+{i}" for i in several]
         cells = predictions.reshape(len(predictions), -1)
+        one = list(schema.targets) or [schema.target_name]
         return [
-            heads if schema.forecast else [schema.target_name],
+            heads if schema.forecast else one,
             *([f"{value:.7g}" for value in row] for row in cells),
+        ]
+    if schema.multilabel:
+        return [
+            [*schema.classes, *(f"p({name})" for name in schema.classes)],
+            *(
+                [*(str(int(p > 0.5)) for p in row), *(f"{p:.4f}" for p in row)]
+                for row in predictions
+            ),
         ]
     names = sets.labels(schema, predictions.argmax(-1))
     return [

@@ -63,6 +63,9 @@ def _shape(schema):
     if schema.ids:
         return "ids of " + " and ".join(str(len(names)) for names in schema.ids)
     kinds = f", {len(schema.classes)} classes" if schema.classes else ", a quantity"
+    if schema.targets:
+        what = "labels" if schema.multilabel else "quantities"
+        kinds = f", {len(schema.targets)} {what}"
     return f"{list(schema.shape)}{kinds}"
 
 

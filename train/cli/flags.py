@@ -21,7 +21,7 @@ HELP = {
     "data": "a data set's name, or the path of a file of your own (.npz; a table: .csv,"
     " .tsv, .txt, .parquet, also .gz, - for standard input; a text, .txt; pairs, .tsv) "
     "or folder: of pictures, a folder for each class",
-    "target": "the column of a table to predict",
+    "target": "the column of a table to predict, or several that are numbers: a,b",
     "class_weight": "balanced: each class counts as much in training, however rare it "
     "is; by scikit-learn's weights",
     "group": "the column of a table that tells its sequences, or series, apart",

@@ -214,8 +214,8 @@ def _curves(experiment, records, part, name):
     schema, unit = experiment.schema, experiment.report.unit
     title = f"{name} on {Path(schema.name).name}"
     # of a quantity, the root of the loss has its unit
-    root = (schema.target_name, schema.target[1]) if schema.regression else None
-    root = root if unit else None
+    one = unit and schema.regression and not schema.targets
+    root = (schema.target_name, schema.target[1]) if one else None
     return plot.curves(records, part, title=title, unit=unit, root=root)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from train.data.builtin import NAMES, PUBLISHED, SERIES
 from train.data.columns import Columns, encode, numeric
+from train.data.formats import quoted
 from train.data.frames import is_table
 from train.data.graphs import GRAPHS
 from train.data.labelled import LABELLED
@@ -24,6 +25,7 @@ from train.data.scenes import SCENES
 from train.data.schema import (
     Arrays,
     Data,
+    Each,
     Schema,
     Split,
     change,
@@ -55,6 +57,7 @@ def load(
     target: str | None = None,
     kind: Kind | None = None,
     holdout: float | None = None,
+    several: bool = False,
     **wishes: Any,
 ) -> Data:
     """A data set by its name in NAMES or its path (.npz, a table); a `Data` as it is.
@@ -69,7 +72,8 @@ def load(
     `target` is its column to predict. `kind` decides where numbers may be
     classes or a quantity. `holdout` is the fraction of the rows that becomes the test
     part, where the data set has none of its own: 0.2 unless given (but a truth table
-    is all for training), 0 for none. Raises UsageError.
+    is all for training), 0 for none. `several` allows y [N, T], of columns "a,b" or
+    of a file: labels where all are 0 or 1, else quantities. Raises UsageError.
     """
     wanted = request(source)
     if isinstance(wanted.source, Data):
@@ -78,7 +82,12 @@ def load(
     if kind not in (None, "classes", "regression"):
         raise UsageError(f'expected the kind "classes" or "regression", found "{kind}"')
     asked = Wishes(**wishes)
-    return from_rows(read_rows(name, target, kind, asked), wanted, holdout, asked)
+    rows = read_rows(name, target, kind, asked)
+    if rows.targets and not several:
+        raise UsageError(
+            f"expected one target, found {quoted(rows.targets)}: try mlp, or linear"
+        )
+    return from_rows(rows, wanted, holdout, asked)
 
 
 def from_rows(
@@ -97,22 +106,26 @@ def from_rows(
     mean, scale = tuple(center.tolist()), tuple(unit.tolist())
     if rows.plain:
         mean, scale = (0.0,) * len(mean), (1.0,) * len(scale)
-    target_mean, target_scale = 0.0, 1.0
+    target: tuple[Each, Each] = (0.0, 1.0)
     if not rows.classes:
-        target_mean, target_scale = (v.item() for v in moments(train["y"][:, None]))
+        each = moments(train["y"].reshape(len(train["y"]), -1))
+        middle, width = (tuple(v.tolist()) for v in each)
+        target = (middle, width) if rows.targets else (middle[0], width[0])
     schema = Schema(
         name,
         train["x"].shape[1:],
         rows.classes,
         mean,
         scale,
-        (target_mean, target_scale),
+        target,
         columns,
         rows.target_name,
+        target_shape=rows.y.shape[1:],
         lengths=bool(rows.lengths),
         rows=len(train["x"]),
         id=wishes.id or "",
         notes=notes,
+        targets=rows.targets,
     )
     data = Data(schema, train, test, watched)
     return change(data, lambda part: preprocess(schema, part))
@@ -123,7 +136,8 @@ def _prepare(rows, parts, wishes) -> tuple[Columns, tuple[str, ...]]:
     if rows.frame is None:
         return rows.columns, rows.notes
     names = [str(name) for name in rows.frame.columns]
-    named = listed(wishes.category, [*names, rows.target_name], "--category")
+    own = rows.targets or [rows.target_name]
+    named = listed(wishes.category, [*names, *own], "--category")
     frames = [part and rows.frame.iloc[part["x"][:, 0]] for part in parts]
     columns, notes = learn(frames[0], wishes, named)
     for part, frame, what in zip(parts, frames, ("", "test", "watched"), strict=True):
@@ -220,7 +234,7 @@ def read_rows(
 
 def preprocess(schema: Schema, arrays: Arrays) -> Arrays:
     """Rows in their own units -> what a model trains on."""
-    mean, scale = schema.target
+    mean, scale = map(np.asarray, schema.target)
     if schema.regression:
         y = ((arrays["y"] - mean) / scale).astype(np.float32)
     else:

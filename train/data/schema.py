@@ -17,6 +17,7 @@ from train.data.shown import as_html, listed
 from zoo.base import UsageError, check_choice
 
 Arrays = dict[str, np.ndarray]
+Each = float | tuple[float, ...]  # of one target, or of several
 
 
 class Schema(NamedTuple):
@@ -27,7 +28,7 @@ class Schema(NamedTuple):
     classes: tuple[str, ...]  # names in label order; () for regression
     mean: tuple[float, ...]  # of the training part's x: [D] or [C]
     scale: tuple[float, ...]  # standard deviation; 1 where a feature is constant
-    target: tuple[float, float] = (0.0, 1.0)  # mean and scale of a regression's y
+    target: tuple[Each, Each] = (0.0, 1.0)  # mean and scale of a quantity y, or of each
     columns: Columns = ()  # of a table: what was learned of each
     target_name: str = "y"
     tokens: tuple[str, ...] = ()  # what x's integers stand for; () for numbers
@@ -48,11 +49,17 @@ class Schema(NamedTuple):
     units: str = ""  # of labelled texts, "words" or "characters"; "" for no such
     id: str = ""  # the column of a table that says which row it is, if any
     notes: tuple[str, ...] = ()  # sentences: what was left out and filled
+    targets: tuple[str, ...] = ()  # the names of several, y [N, T]
 
     @property
     def regression(self) -> bool:
         """Whether y is a quantity rather than a class."""
         return not self.classes and not self.target_tokens
+
+    @property
+    def multilabel(self) -> bool:
+        """Whether classes exclude none: y [N, K] says of each whether it holds."""
+        return bool(self.targets and self.classes)
 
     @property
     def forecast(self) -> bool:
@@ -92,7 +99,8 @@ class Schema(NamedTuple):
 
 
 class Data(NamedTuple):
-    """A data set ready to train on: "x" [N, *shape] float32, "y" [N] int32 or float32.
+    """A data set ready to train on: "x" [N, *shape] float32, "y" [N] int32 or float32;
+    [N, T] of several targets.
 
     All parts are standardised with the statistics of the training part. Sequences may
     have a "length" [N] int32, past which x is zero; tokens are int32.
@@ -218,15 +226,16 @@ def standardize(schema: Schema, x: np.ndarray) -> np.ndarray:
 
 def restore_target(schema: Schema, y: Any) -> np.ndarray:
     """A regression's standardised y, or its prediction -> float64 in its own unit."""
-    mean, scale = schema.target
+    mean, scale = map(np.asarray, schema.target)
     return np.asarray(y, np.float64) * scale + mean
 
 
 def labels(schema: Schema, y: Any) -> np.ndarray:
     """Labels [...] -> the names of their classes [...]. Raises UsageError."""
     y = np.asarray(y)
-    if schema.regression:
-        raise UsageError(f"expected classes in {schema.name}, found a regression")
+    if schema.regression or schema.multilabel:
+        found = "several labels" if schema.multilabel else "a regression"
+        raise UsageError(f"expected classes in {schema.name}, found {found}")
     count = len(schema.classes)
     if y.dtype.kind not in "iu":
         raise UsageError(f"expected labels of {schema.name}, found {y.dtype}")

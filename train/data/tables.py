@@ -15,6 +15,7 @@ from train.data.columns import Columns, as_numbers, check_complete, path_of
 from train.data.formats import numbers, open_npz, quoted
 from train.data.frames import read_frame
 from train.data.prepare import FEW, MANY, Wishes, learn, listed
+from train.data.targets import several
 from zoo.base import UsageError, nearest
 
 if TYPE_CHECKING:  # half a second to import: only where there is a table
@@ -29,7 +30,7 @@ class Rows(NamedTuple):
     """A data set as stored, in its own units."""
 
     x: np.ndarray  # [N, ...] numbers
-    y: np.ndarray  # [N] int32 labels, or float64 for regression
+    y: np.ndarray  # [N] int32 labels, or float64 for regression; or [N, T]
     classes: tuple[str, ...] = ()  # names in label order; () for regression
     test: tuple[np.ndarray, np.ndarray] | None = None  # x and y, where there are any
     columns: Columns = ()  # of the features of x, where they are columns
@@ -38,6 +39,7 @@ class Rows(NamedTuple):
     plain: bool = False  # a truth table: not standardised, all of it for training
     frame: "DataFrame | None" = None  # a table, of which x has the numbers of rows
     notes: tuple[str, ...] = ()  # what is to be said of it
+    targets: tuple[str, ...] = ()  # the names of several, y [N, T]
 
 
 def targets(
@@ -95,7 +97,8 @@ def read_npz(path: Path, kind: Kind | None = None) -> Rows:
     x is [N, D], [N, L, C] or [N, H, W, C]; [N] becomes [N, 1]. Whole numbers or
     booleans [N, H, W] are grey images and become [N, H, W, 1]; floats of three
     dimensions stay sequences, padded if length_train (and length_test) [N] say how
-    much of each counts. Raises UsageError.
+    much of each counts. y is [N], or [N, T] of several targets y0, y1 and so on.
+    Raises UsageError.
     """
     arrays = open_npz(path)
     wanted = ["x_train", "y_train"]
@@ -109,10 +112,11 @@ def read_npz(path: Path, kind: Kind | None = None) -> Rows:
     for x_key, y_key in zip(wanted[::2], wanted[1::2], strict=True):
         x, y = arrays[x_key], arrays[y_key]
         y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
-        if y.ndim != 1 or y.dtype.kind not in "biufU":
+        kinds = "biuf" if y.ndim == 2 else "biufU"
+        if y.dtype.kind not in kinds or y.ndim > 2 or 0 in (y.ndim, *y.shape[1:]):
             raise UsageError(
-                f"expected {y_key} of {path} to be [N] labels or numbers, found shape "
-                f"{y.shape} of {y.dtype}"
+                f"expected {y_key} of {path} to be [N] labels or numbers, or [N, T] "
+                f"numbers, found shape {y.shape} of {y.dtype}"
             )
         x = examples(x, f"{x_key} of {path}")
         if len(x) != len(y):
@@ -127,6 +131,11 @@ def read_npz(path: Path, kind: Kind | None = None) -> Rows:
             f"expected x_test of {path} to have examples of shape {xs[0].shape[1:]} as "
             f"x_train has, found {xs[1].shape[1:]}"
         )
+    if ys[-1].shape[1:] != ys[0].shape[1:]:
+        raise UsageError(
+            f"expected y_test of {path} to be {ys[0].shape[1:]} for each example as "
+            f"y_train is, found {ys[1].shape[1:]}"
+        )
     if ys[-1].dtype.kind != "U":
         numbers(ys[-1], f"{wanted[-1]} of {path}")
     if (ys[-1].dtype.kind == "U") != (ys[0].dtype.kind == "U"):
@@ -134,10 +143,21 @@ def read_npz(path: Path, kind: Kind | None = None) -> Rows:
             f"expected y_train and y_test of {path} to be both text or both numbers, "
             f"found {ys[0].dtype} and {ys[1].dtype}"
         )
+    if ys[0].ndim == 2:
+        return _several(xs, ys, kind, path, _lengths(arrays, xs, path))
     y_test = ys[1] if len(ys) == 2 else None
     y, y_test, names = targets(ys[0], y_test, kind, f"y_train of {path}")
     test = (xs[1], y_test) if y_test is not None else None
     return Rows(xs[0], y, names, test, lengths=_lengths(arrays, xs, path))
+
+
+def _several(xs, ys, kind, path, lengths):
+    """The rows of an .npz of several targets: of one kind in both parts."""
+    names = tuple(f"y{i}" for i in range(ys[0].shape[1]))
+    y, labels = several(np.concatenate(ys), names, kind, f"y of {path}")
+    n = len(ys[0])
+    test = (xs[1], y[n:]) if len(xs) == 2 else None
+    return Rows(xs[0], y[:n], labels, test, targets=names, lengths=lengths)
 
 
 def _lengths(arrays, xs, path):
@@ -188,7 +208,8 @@ def read_table(
     kind: Kind | None = None,
     wishes: Wishes = PLAIN,
 ) -> Rows:
-    """The rows of a table, of which the column `target` is to be predicted.
+    """The rows of a table, of which the column `target`, or those of "a,b", is to be
+    predicted.
 
     x [N, 1] has their numbers in `frame`, the columns to learn from: nothing is made of
     them before they are parted. Rows without a target are left out, and with the wish
@@ -201,7 +222,9 @@ def read_table(
         texts=[n for n in (wishes.id, *(wishes.category or "").split(",")) if n],
     )
     names = [str(name) for name in head.columns]
-    if target not in names:
+    many = target is not None and target not in names and "," in target
+    wanted = listed(target, names, "--target") if many else [str(target)]
+    if not many and target not in names:
         missing = "none was named" if target is None else f'"{target}"'
         raise UsageError(
             f"expected as target one of the columns {quoted(names)} of {path}, found "
@@ -213,34 +236,38 @@ def read_table(
     )
     named = listed(wishes.category, names, "--category")
     own = listed(wishes.id, names, "--id")
-    beside = [n for n in names if n not in (target, *drop, *own)]
+    beside = [n for n in names if n not in (*wanted, *drop, *own)]
     beside = [n for n in beside if n in keep or not keep]
     if not beside:
         raise UsageError(f'expected columns in {path} beside "{target}", found none')
     notes = [*head.attrs["notes"], *_numbering(head[beside])]
-    frame = _complete(head, target, beside, wishes, named, notes)
-    where = f'the column "{target}" of {path}'
-    y, _, classes = targets(_target(frame[target], kind), None, kind, where)
+    frame = _complete(head, wanted, beside, wishes, named, notes)
+    if many:
+        cells = np.stack([_quantity(frame[name]) for name in wanted], 1)
+        what = f"the targets of {path}"
+        y, classes = several(cells, tuple(wanted), kind, what)
+    else:
+        where = f'the column "{target}" of {path}'
+        y, _, classes = targets(_target(frame[target], kind), None, kind, where)
     at = np.arange(len(frame))[:, None]
-    return Rows(
-        at, y, classes, target_name=target, frame=frame[beside], notes=tuple(notes)
-    )
+    told = Rows(at, y, classes, frame=frame[beside], notes=tuple(notes))
+    return told._replace(target_name=str(target), targets=tuple(wanted) if many else ())
 
 
-def _complete(frame, target, beside, wishes, named, notes):
+def _complete(frame, wanted, beside, wishes, named, notes):
     """The rows that have a target and, where they are wanted, no gap in what is used.
 
     Raises UsageError where gaps are refused, or nothing is left.
     """
-    gaps = frame[target].isna().to_numpy()
+    gaps = frame[wanted].isna().any(axis=1).to_numpy()
     if gaps.any() and wishes.missing != "refuse":
-        what = f'without a value of "{target}"'
+        what = f"without a value of {quoted(wanted)}"
         notes.append(f"left out {gaps.sum():,} of {len(gaps):,} rows {what}")
         frame = frame[~gaps]
     if len(frame) and wishes.missing != "fill":
         used = [c.name for c in learn(frame[beside], wishes, named)[0]]
         if wishes.missing == "refuse":
-            check_complete(frame, [target, *used])
+            check_complete(frame, [*wanted, *used])
         gaps = frame[used].isna().any(axis=1).to_numpy()
         if gaps.any():
             notes.append(f"left out {gaps.sum():,} of {len(gaps):,} rows with gaps")
@@ -262,6 +289,17 @@ def _numbering(frame):
                     "unless their order means something"
                 )
     return found
+
+
+def _quantity(cells):
+    """One of several targets, which are numbers."""
+    if cells.dtype.kind in "OM":
+        found = "dates" if cells.dtype.kind == "M" else f'"{cells.iloc[0]}"'
+        raise UsageError(
+            f'expected numbers in the column "{cells.name}" of {path_of(cells)}, one '
+            f"of several targets, found {found}"
+        )
+    return cells.to_numpy(np.float64)
 
 
 def _target(cells, kind):

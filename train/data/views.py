@@ -38,8 +38,9 @@ def table(
     holdout: float | None = None,
     **wishes: Any,
 ) -> Data:
-    """Classes or a quantity, as the data has it."""
-    return load(request, target=target, kind=kind, holdout=holdout, **wishes)
+    """Classes or a quantity, or several, as the data has it."""
+    wishes |= {"kind": kind, "holdout": holdout}
+    return load(request, target=target, several=True, **wishes)
 
 
 @tabular("keep")
@@ -63,8 +64,9 @@ def quantity(
     holdout: float | None = 0.0,
     **wishes: Any,
 ) -> Data:
-    """A quantity to predict."""
-    return load(request, target=target, kind="regression", holdout=holdout, **wishes)
+    """A quantity to predict, or several."""
+    wishes |= {"kind": "regression", "holdout": holdout}
+    return load(request, target=target, several=True, **wishes)
 
 
 @tabular()

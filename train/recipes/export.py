@@ -48,7 +48,8 @@ def program(task: Task, trained: Trained, schema: Schema) -> Callable[..., jax.A
         found = predict(trained.params, trained.model, batch)
         if not schema.regression:
             return found
-        return found.reshape(-1, *schema.target_shape) * unit + center
+        found = found.reshape(-1, *schema.target_shape)
+        return found * _beside(unit, found) + _beside(center, found)
 
     return call
 

@@ -80,7 +80,7 @@ CROPPED_AND_MIRRORED = augment.compose(augment.crop(4), augment.flip())
 
 
 def outputs(schema: Schema) -> int:
-    """A class for each output, or an output for each quantity."""
+    """An output for each class, label or quantity."""
     return math.prod(schema.target_shape) if schema.regression else len(schema.classes)
 
 
@@ -92,10 +92,11 @@ def fitted(
     smoothing: Number = 0.0,
 ) -> Built:
     """A network that classifies, or predicts a quantity; batches may be changed."""
-    if schema.regression and not is_zero(smoothing):
-        raise UsageError(f"expected no smoothing of a quantity, found {smoothing}")
-    measure = supervised.smoothed(smoothing)
-    measure = supervised.regression if schema.regression else measure
+    one = not (schema.regression or schema.multilabel)
+    if not one and not is_zero(smoothing):
+        raise UsageError(f"expected no smoothing but of classes, found {smoothing}")
+    other = supervised.labels if schema.multilabel else supervised.regression
+    measure = supervised.smoothed(smoothing) if one else other
     inputs = ("x", "length") if schema.lengths else ("x",)
     task = supervised.task(network, measure, inputs=inputs)
     built = Built(task, network, predictions(task, schema))

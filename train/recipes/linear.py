@@ -2,6 +2,7 @@
 
 from train.data import Schema, views
 from train.recipes.base import Built, Goal, Recipe, Training
+from train.recipes.images import outputs
 from train.report.measure import predictions
 from zoo import linear as linears
 from zoo.base import Number, Task, UsageError, concrete
@@ -9,19 +10,19 @@ from zoo.base import Number, Task, UsageError, concrete
 
 def linear(schema: Schema) -> Built:
     """Linear regression by least squares."""
-    return _built(linears.regression(), schema)
+    return _built(linears.regression(outputs=outputs(schema)), schema)
 
 
 def ridge(schema: Schema, *, alpha: Number = 1.0) -> Built:
     """`alpha` is that of scikit-learn's Ridge, on standardised data."""
     _at_least_zero("alpha", alpha)
-    return _built(linears.regression(l2=alpha / schema.rows), schema)
+    return _penalised(schema, l2=alpha / schema.rows)
 
 
 def lasso(schema: Schema, *, alpha: Number = 0.01) -> Built:
     """`alpha` is that of scikit-learn's Lasso, on standardised x and y."""
     _at_least_zero("alpha", alpha)
-    return _built(linears.regression(l1=2 * alpha), schema)
+    return _penalised(schema, l1=2 * alpha)
 
 
 def logistic(schema: Schema, *, penalty: Number = 1.0) -> Built:
@@ -43,6 +44,13 @@ def neuron(schema: Schema) -> Built:
     _two_classes("neuron", schema)
     built = _built(linears.neuron(), schema)
     return built._replace(report=built.report._replace(unit=""))  # no cross entropy
+
+
+def _penalised(schema, **strength):
+    """Of several quantities the loss is the mean, and so is the penalty."""
+    count = outputs(schema)
+    strength = {name: value / count for name, value in strength.items()}
+    return _built(linears.regression(outputs=count, **strength), schema)
 
 
 def _built(task: Task, schema: Schema) -> Built:

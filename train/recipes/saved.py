@@ -9,6 +9,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import UnionType
 from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
 import jax
@@ -227,12 +228,19 @@ def described(config: dict[str, Any]) -> Experiment:
     width = (*schema.shape[-1:], len(schema.mean), len(schema.scale))
     if not schema.integer:
         np.broadcast_shapes(*((size,) for size in width))
+    if schema.targets:  # classes, or a mean and a scale of each
+        each = (schema.classes,) if schema.classes else schema.target
+        sizes = {np.shape(one) for one in each}
+        if sizes != {(len(schema.targets),)} or schema.target_shape not in sizes:
+            raise UsageError(f"the targets of {schema.name} do not fit each other")
     return build(RECIPES[config["recipe"]], schema, **flags)
 
 
 def _fits(value, hint):
     """Whether a value is of a type, as `Schema` has them."""
     inner = get_args(hint)
+    if get_origin(hint) is UnionType:
+        return any(_fits(value, kind) for kind in inner)
     if get_origin(hint) is tuple:
         if not isinstance(value, tuple):
             return False

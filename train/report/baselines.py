@@ -49,7 +49,8 @@ def _judge(schema, predicted, test):
         y, values = (restore_target(schema, v) for v in (test["y"], predicted))
         scores = metrics.regression(values, y)
     else:
-        scores = metrics.classification(predicted, test["y"], schema.classes)
+        judge = metrics.multilabel if schema.multilabel else metrics.classification
+        scores = judge(predicted, test["y"], schema.classes)
     return {k: v for k, v in scores.items() if isinstance(v, float)}
 
 
@@ -67,6 +68,8 @@ def _left_out(schema, train, test):
 
 
 def _majority(schema, train, test):
+    if schema.multilabel:
+        return _mean(schema, train, test)
     share = np.bincount(train["y"], minlength=len(schema.classes)) / len(train["y"])
     return np.tile(share, (len(test["y"]), 1))
 
@@ -79,10 +82,14 @@ def _mean(schema, train, test):
 def _logistic(schema, train, test):
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
+    from sklearn.multiclass import OneVsRestClassifier
 
     model = LogisticRegression(max_iter=ITERATIONS)
+    if schema.multilabel:
+        model = OneVsRestClassifier(model)
     with warnings.catch_warnings():  # near enough to be compared with
         warnings.simplefilter("ignore", ConvergenceWarning)
+        warnings.filterwarnings("ignore", "Label .* is present|Label not")
         model.fit(_flat(train), train["y"])
     p = np.zeros((len(test["y"]), len(schema.classes)))
     p[:, model.classes_] = model.predict_proba(_flat(test))

@@ -1,5 +1,7 @@
 """Scores of what a model predicts, of what it evaluates to, and their pictures."""
 
+from typing import Any
+
 import numpy as np
 
 from train import evaluate
@@ -34,14 +36,18 @@ def predictions(task: Task, schema: Schema) -> Report:
         found = evaluate.predict(task, trained, rows)
         y, values = (restore_target(schema, v) for v in (rows["y"], found))
         values = values.reshape(y.shape)
-        return Measured(
-            metrics.regression(values, y),
-            files={
-                "predictions.png": lambda: _plot().regression(
-                    values, y, schema.target_name
-                )
-            },
-        )
+        scores: dict[str, Any] = metrics.regression(values, y)
+        if not schema.targets:
+            return Measured(scores, files=_line(values, y, schema.target_name))
+        each = zip(schema.targets, values.T, y.T, strict=True)
+        scores["per_target"] = {n: metrics.regression(*both) for n, *both in each}
+        unit = f"deviations of {schema.target_name}"
+        return Measured(scores, files=_line(found, rows["y"], unit))
+
+    def labels(trained: Trained, data: Data) -> Measured:
+        rows = tested(data)
+        found = evaluate.predict(task, trained, rows)
+        return Measured(metrics.multilabel(found, rows["y"], schema.classes))
 
     def classes(trained: Trained, data: Data) -> Measured:
         rows = tested(data)
@@ -57,9 +63,14 @@ def predictions(task: Task, schema: Schema) -> Report:
         return baselines.found(schema, baselines.seen(data.train), tested(data))
 
     if not schema.regression:
-        return Report(classes, baselines=compared, unit="nats")
+        several = labels if schema.multilabel else classes
+        return Report(several, baselines=compared, unit="nats")
     unit = f"variances of {schema.target_name}"  # for y is standardised
     return Report(quantity, baselines=compared, unit=unit)
+
+
+def _line(values, y, unit):
+    return {"predictions.png": lambda: _plot().regression(values, y, unit)}
 
 
 def losses(task: Task) -> Report:

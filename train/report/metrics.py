@@ -54,6 +54,40 @@ def classification(probabilities: Any, y: Any, classes: tuple[str, ...]) -> dict
     }
 
 
+def multilabel(probabilities: Any, y: Any, names: tuple[str, ...]) -> dict:
+    """Probabilities [N, K] of K labels that exclude none, y in {0, 1} -> scores.
+
+    "accuracy" is the share of labels that are right, "exact" that of rows all of whose
+    are; "f1", "roc_auc" and "average_precision" are means over the labels, whose own
+    are in "per_label". F1 of none at all is 0; the others are None where a label never
+    or always holds, and so is their mean. Raises UsageError for other arrays.
+    """
+    from sklearn import metrics
+
+    p, y = _finite("probabilities", probabilities), np.asarray(y)
+    if p.shape != y.shape or p.shape[1:] != (len(names),):
+        raise UsageError(
+            f"expected probabilities and labels [N, {len(names)}], found shapes "
+            f"{p.shape} and {y.shape}"
+        )
+    if p.min() < 0 or p.max() > 1 or not np.isin(y, (0, 1)).all():
+        raise UsageError("expected probabilities in [0, 1] and labels 0 or 1")
+    said = p > 0.5
+    each = {}
+    for k, name in enumerate(names):
+        f1 = float(metrics.f1_score(y[:, k], said[:, k], zero_division=0))
+        ranked = _ranked(np.stack([1 - p[:, k], p[:, k]], 1), y[:, k])
+        each[name] = {"f1": f1, **ranked, "support": int(y[:, k].sum())}
+    found: dict[str, Any] = {
+        "accuracy": float((said == y).mean()),
+        "exact": float((said == y).all(1).mean()),
+    }
+    for score in ("f1", "roc_auc", "average_precision"):
+        own = [row[score] for row in each.values()]
+        found[score] = None if None in own else float(np.mean(own))
+    return found | {"per_label": each}
+
+
 def _ranked(p, y):
     """Scores at every threshold, each class against the rest; of two, of the second."""
     from sklearn import metrics
