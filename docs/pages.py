@@ -87,7 +87,7 @@ def notebook(path, uri):
 def modules():
     """What the modules say that have something to call; but for the command line."""
     said = {}
-    for path in [*sorted(ROOT.glob("zoo/*.py")), *sorted(ROOT.glob("train/**/*.py"))]:
+    for path in sorted(ROOT.glob("zoo/**/*.py")) + sorted(ROOT.glob("train/**/*.py")):
         name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
         tree = ast.parse(path.read_text())
         members = [
