@@ -26,12 +26,23 @@ HEADS = ("what we promise", "how it is tested", "figure")
 PROMISES = {
     "A run that is killed, or interrupted, goes on with `--resume` and ends with the "
     "same bits": (
+        "test_kills test_killed_again_and_again_it_ends_bit_equal",
         "test_cli test_killed_and_interrupted_runs_end_bit_equal_to_an_"
         "uninterrupted_one",
         "test_cli test_the_main_job_killed_halfway_ends_bit_equal",
     ),
     "Every recipe, resumed in a fresh process, ends with the same bits": (
         "test_contract_fit test_resumed_in_a_fresh_process_is_bit_equal",
+    ),
+    "With `--restarts`, a kill a minute costs at most a tenth of the time": (
+        "test_kills test_a_kill_a_minute_costs_little",
+    ),
+    "A saved state that is damaged is never believed: the one before it is read, with "
+    "a warning": ("test_damage test_many_damages_are_seen",),
+    "A state is on the disk before it has its name, and whole after a kill at any "
+    "call": (
+        "test_damage test_a_state_is_on_the_disk_before_it_has_its_name",
+        "test_damage test_a_kill_at_any_call_leaves_a_whole_state",
     ),
     "Two devices that share a batch train as one": (
         "test_contract_fit test_two_devices_share_a_batch_and_equal_one",
@@ -47,12 +58,20 @@ PROMISES = {
         "test_checkpoint test_checkpoints_leave_other_folders_alone",
         "test_cli test_a_run_is_never_overwritten",
     ),
-    "Two runs never share a folder: the second is refused": (
+    "Two runs never share a folder: the second is refused within a second, and told by "
+    "whom": (
+        "test_damage test_a_second_run_is_told_who_has_the_directory",
         "test_run test_a_directory_that_another_process_holds_is_left_alone",
     ),
     "Looking at a run that trains touches nothing of it": (
         "test_run test_reading_beside_a_run_that_trains",
         "test_checkpoint test_a_reader_touches_nothing",
+    ),
+    "Rows and arguments that cannot be right are told in a sentence before anything is "
+    "compiled": (
+        "test_mistakes test_rows_that_cannot_be_right_are_told",
+        "test_mistakes test_calls_that_cannot_be_right_are_told",
+        "test_mistakes test_a_config_that_cannot_be_right_is_told",
     ),
     "A file that a stranger made runs no code, fills no memory and ends in a result or "
     "a sentence": ("test_strangers test_500_damaged_files_run_no_code",),

@@ -84,7 +84,7 @@ KILLED = [pytest.param(n, marks=FEW.get(n, LONG)) for n in RECIPES if n not in T
 
 
 @pytest.mark.parametrize("name", KILLED)
-def test_killed_again_and_again_it_ends_bit_equal(name, killed):
+def test_killed_again_and_again_it_ends_bit_equal(name, killed, record_property):
     folders, lost = killed
     straight = jax.tree.leaves(trained(small(name)))
     with np.load(folders[name] + ".npz") as found:
@@ -92,6 +92,7 @@ def test_killed_again_and_again_it_ends_bit_equal(name, killed):
             np.testing.assert_array_equal(found[key], leaf)
     # what was told after the last save but one, which may still be under way
     assert max(lost[name]) <= 2
+    record_property("figure", f"{KILLS} kills of each recipe: the same bits")
 
 
 def test_what_crashes_is_started_again(tmp_path, monkeypatch, capsys):
@@ -141,6 +142,40 @@ def test_a_training_that_is_killed_is_started_again(tmp_path):
     run.communicate(timeout=200)
     assert run.returncode == 0
     assert_equal_runs(whole, cut)
+
+
+def told(out):
+    """The step of the last line of a run's log that is whole, 0 without one."""
+    log = out / "metrics.jsonl"
+    lines = log.read_text().split("\n")[:-1] if log.exists() else []
+    return json.loads(lines[-1])["step"] if lines else 0
+
+
+@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="asks Linux")
+def test_a_kill_a_minute_costs_little(tmp_path, record_property):
+    """What is reached after three kills, as a share of what would be without."""
+    recipe = ("cnn", "--steps", "100000")
+    run = start(tmp_path, "--restarts", "9", recipe=recipe)
+    began, seen = time.time(), []
+    for minute in (1, 2, 3, 4):
+        while time.time() < began + 60 * minute:
+            seen.append((time.time() - began, told(tmp_path)))
+            time.sleep(0.1)
+        if minute < 4:
+            tasks = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text()
+            subprocess.run(["kill", "-KILL", *tasks.split()], check=True)
+    run.terminate()
+    run.communicate(timeout=60)
+    # the pace without a kill: from the first line to the last before the first kill
+    lines = [(at, step) for at, step in seen if step and at < 60]
+    (first, step), (last, reached) = lines[0], max(lines, key=lambda line: line[1])
+    last = next(at for at, step in lines if step == reached)
+    alone = first + (seen[-1][1] - step) * (last - first) / (reached - step)
+    goodput = alone / seen[-1][0]
+    record_property("figure", f"{goodput:.0%} of the undisturbed pace")
+    assert goodput > 0.85, seen[:: len(seen) // 40]
 
 
 @pytest.mark.slow
