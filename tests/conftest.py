@@ -215,7 +215,7 @@ TWINS = (
     *("peephole_lstm", "conditional_vae", "dcgan", "conditional_gan", "few_labels"),
     *("gcn", "factorization_machine", "bpr", "drive_cnn", "fasttext", "char_lstm"),
     *("seq2seq_transformer", "copy", "wgan_gp", "recurrent_vae", "sac"),
-    *("text_lstm", "text_transformer", "barlow_twins"),
+    *("text_lstm", "text_transformer", "barlow_twins", "unet"),
 )
 MARKS |= dict.fromkeys(TWINS, [pytest.mark.contract, pytest.mark.long])
 EVERY = [pytest.param(name, marks=MARKS.get(name, ())) for name in OF_ROWS]
