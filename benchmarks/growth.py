@@ -22,6 +22,7 @@ from benchmarks.families import FAMILIES
 from benchmarks.peers import purezoo
 from benchmarks.report import markdown
 from train import loop, mesh, optim, source
+from train.guard import guarded
 from train.step import make_step
 from zoo import mlp, rnn, supervised, transformer
 from zoo.base import Task
@@ -97,7 +98,7 @@ def step_ms(task: Task, shape: tuple[int, ...], rows: int, batch: int) -> float:
     }
     optimizer, drawn = optim.optimizer("adam", 1e-3), source.examples(data, batch)
     state, now = loop.start(task, optimizer, source.full(data))[0], 0
-    step = make_step(task, optimizer)
+    step = guarded(make_step(task, optimizer))
     metrics = jax.eval_shape(step, state, source.batch_shapes(drawn))[1]
     zero = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), metrics)
     chunk = jax.jit(mesh.make_chunk(step, drawn), donate_argnums=0)

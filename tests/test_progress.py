@@ -40,6 +40,16 @@ def test_a_line_has_the_loss_first_and_what_was_evaluated_next():
     assert progress.describe({"loss": 1.0}, 0) == "loss 1"  # something, always
 
 
+def test_all_steps_that_were_skipped_so_far_are_shown(capsys):
+    with progress.bar(60) as show:
+        for step in range(1, 61):
+            show(step, RECORD | ({"skipped": 2} if step in (5, 8) else {}))
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 20 and "skipped" not in lines[0]
+    assert "loss 0.2312  skipped 2  accuracy" in lines[1]  # of a line before
+    assert "skipped 4" in lines[-1]
+
+
 def test_nothing_is_shown_where_nothing_is_asked_for(monkeypatch):
     monkeypatch.setattr(sys, "stdout", io.StringIO())
     with progress.bar(10, enabled=False) as show:

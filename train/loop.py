@@ -22,22 +22,18 @@ from train import mesh as meshes
 from train import step as one
 from train.check import check_data, check_numbers, check_options, checks
 from train.evaluate import measured
-from train.mesh import Best, Chunks, copied, feed, finite
+from train.guard import Diverged as Diverged
+from train.guard import Tally
+from train.mesh import Best, Chunks, copied, feed
 from train.mesh import start as start
 from train.mesh import trained as trained
 from train.progress import bar, interrupts
 from train.source import Arrays, Source, batch_shapes
-from zoo.base import Number, Task, UsageError, check_int
+from zoo.base import Number, Task, check_int
 
 Record = dict[str, float]
 Event = tuple[one.State, Record | None]
 Callback = Callable[[one.State, Record | None], bool | None]
-
-
-class Diverged(UsageError):
-    """The loss, its gradient or the parameters are not finite any more."""
-
-    fit: "Fit"  # with the last good state
 
 
 class Fit(NamedTuple):
@@ -63,6 +59,7 @@ def training(
     mesh: jax.sharding.Mesh | None = None,
     begin: one.State | None = None,
     stop: Callable[[], Any] = bool,
+    debug_nans: bool = False,
 ) -> Generator[Event, None, None]:
     """Train, and yield (state, record) between the chunks of steps.
 
@@ -95,9 +92,10 @@ def training(
     now, seed = int(state.step), int(state.seed)
     step = one.make_step(task, optimizer, ema=ema, parts=accumulate)
     with contextlib.closing(feed(source, seed, now, steps, place, later)) as blocks:
-        run = Chunks(step, source, mesh, state, blocks)
+        run = Chunks(step, source, mesh, state, blocks, debug_nans)
         del state, begin, check, later  # donated, or not needed
         yield run.state, None
+        tally = Tally(source, now, steps)
         began = time.perf_counter()  # compiling is not training
         while now < steps and not stop():
             since, line = now, min(steps, *(_after(now, every) for every in lines))
@@ -107,8 +105,8 @@ def training(
                     yield run.state, None
             if now == since:
                 return
+            tally.see(since, now, *run.skipped())
             record = {"step": now, **run.metrics()}
-            _check_finite(record, since, run.finite())
             yield run.state, record | {"seconds": time.perf_counter() - began}
 
 
@@ -134,6 +132,7 @@ def fit(
     callbacks: Sequence[Callback] = (),
     progress: bool = True,
     mesh: jax.sharding.Mesh | None = None,
+    debug_nans: bool = False,
 ) -> Fit:
     """Train a task for `steps` updates on the batches of a source (`train.source`).
 
@@ -153,10 +152,16 @@ def fit(
     returns True, training ends, and is saved. So does Ctrl-C, within about a second.
     `mesh` (`train.mesh`) splits each batch over devices.
 
+    A step whose loss, gradient, parameters or model state are not finite is skipped:
+    but for its number the state stays as it was, with all that the optimizer counts (a
+    schedule waits). The record has how many were, as "skipped". With `debug_nans` the
+    first of them ends the training, and the error names the operation: slowly, step by
+    step, to find a fault.
+
     Raises UsageError for data, labels, shapes and numbers that cannot be right, states
     in `checkpoints` without `resume` or of another training, a directory that another
-    run has, and Diverged, one of them, when loss or parameters are not finite: its
-    `fit` is the last good state, saved.
+    run has, and Diverged, one of them, where 20 steps in a row, or more than 1 % of an
+    epoch and than one, were skipped: its `fit` is the last line's state, saved.
     """
     check_numbers(source, steps, accumulate, ema, mesh)
     check_options(callbacks, checkpoints, resume, save_seconds, patience, evaluation)
@@ -194,6 +199,7 @@ def fit(
             mesh=mesh,
             begin=carry[0],
             stop=lambda: interrupted() or asked or watch.stale(),
+            debug_nans=debug_nans,
         )
         del carry  # the keeper has it
         with contextlib.closing(run):
@@ -278,8 +284,7 @@ class _Keeper:
             self._carry = copied(state), best
             if due:
                 self.save()
-        # a line may take longer; what it tells is not known, so it must be looked at
-        elif due and finite((state.params, state.model)):
+        elif due:  # a line may take longer
             self._since = int(state.step)
             self._saver.save(self._since, (copied(state), best))
         if due:
@@ -313,18 +318,6 @@ def _ended(watch, steps, asked):
     if watch.now == steps:
         return "finished"
     return "early" if watch.stale() else "stopped" if asked else "interrupted"
-
-
-def _check_finite(record, since, finite):
-    values = {name: record[name] for name in ("loss", "grad_norm")}
-    bad = [f"{name} is {v}" for name, v in values.items() if not math.isfinite(v)]
-    if not finite:
-        bad.append("parameters or statistics are not finite")
-    if bad:
-        raise Diverged(
-            f"the training diverged: {bad[0]} in steps {since} to {record['step']}; "
-            "try a smaller learning rate, or clipping"
-        )
 
 
 def _every(name, asked, default):

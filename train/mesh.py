@@ -10,7 +10,6 @@ by its text: what is equal is compiled once, and no model or data is kept alive.
 
 import hashlib
 import math
-import operator
 import time
 import weakref
 from collections import OrderedDict
@@ -25,6 +24,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from train import step as one
 from train.check import check_optimizer, check_task
+from train.guard import Diverged, Skipped, cause, guarded, watched
 from train.source import Source, batch_shapes
 from zoo.base import Task, UsageError, check_int
 from zoo.checks import understood
@@ -196,7 +196,7 @@ def make_chunk(step: Callable, source: Source, mesh: jax.sharding.Mesh | None = 
             if mesh is not None:
                 batch = rows(mesh, batch)
             state, metrics = step(state, batch)
-            return state, jax.tree.map(operator.add, total, metrics)
+            return state, {name: total[name] + found for name, found in metrics.items()}
 
         return jax.lax.fori_loop(state.step, stop, body, (state, total))
 
@@ -210,50 +210,74 @@ def finite(tree: Any) -> jax.Array:
 
 
 class Chunks:
-    """A compiled chunk with what it needs at hand: state, data, running metrics."""
+    """A compiled chunk of a guarded step with what it needs at hand: state, data,
+    running metrics. With `explained` it is of one step, and the first that would be
+    skipped raises Diverged."""
 
-    def __init__(self, step, source, mesh, state, blocks):
+    def __init__(self, step, source, mesh, state, blocks, explained=False):
         self.state, self._blocks, self._size = state, blocks, source.size
         self._arrays, self._end = next(blocks)
         self._pace, self._busy, self._examples = 1.0, 0.0, 0
-        chunk = make_chunk(step, source, mesh)
-
-        def checked(*args):
-            state, total = chunk(*args)
-            return state, total, finite((state.params, state.model))
-
-        metrics = jax.eval_shape(step, state, batch_shapes(source))[1]
+        self._explained, self._step, self._batch = explained, step, source.batch
+        whole = guarded(step)
+        metrics = jax.eval_shape(whole, state, batch_shapes(source))[1]
+        self._names = [*watched(state, metrics)]
         self._zero = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), metrics)
-        self._total, self._good = self._zero, np.True_
+        self._total = self._zero
         args = state, self._total, self._arrays, 0
-        self._run, _ = compiled(checked, *args, donate_argnums=0)
+        chunk = make_chunk(whole, source, mesh)
+        self._run, _ = compiled(chunk, *args, donate_argnums=0)
 
     def on(self, now, boundary):
         """Train until `boundary`, or for about a second; the new step."""
         if now == self._end:
             self._arrays, self._end = next(self._blocks)
-        stop = min(boundary, self._end, now + max(1, int(self._pace)))
+        most = 1 if self._explained else max(1, int(self._pace))
+        stop = min(boundary, self._end, now + most)
         began = time.perf_counter()
-        self.state, self._total, self._good = self._run(
-            self.state, self._total, self._arrays, stop
-        )
+        self.state, self._total = self._run(self.state, self._total, self._arrays, stop)
         # reading a number would block signals until the chunk ends; this does not
         jax.block_until_ready(self._total)
         seconds = time.perf_counter() - began
         self._pace = (stop - now) / seconds
         self._busy += seconds
         self._examples += (stop - now) * self._size
+        if self._explained:
+            self._explain()
         return stop
 
-    def finite(self):
-        """Whether parameters and model state are, after the last step."""
-        return bool(self._good)
+    def skipped(self):
+        """Of the steps since the last call of `metrics`, and what was not finite."""
+        found = Skipped(*map(int, self._total["skipped"]))
+        return found, self._names[found.what]
+
+    def _explain(self):
+        """Raise Diverged if the last step was skipped, with the operation."""
+        found, name = self.skipped()
+        if found.row == 0:
+            return
+
+        def again(state, arrays):
+            batch = self._batch(arrays, state.seed, state.step)
+            return self._step(state, batch)
+
+        # what it began with has stayed as it was
+        before = self.state._replace(step=self.state.step - 1)
+        said = cause(again, before, self._arrays)
+        raise Diverged(f"{name} is not finite in step {found.step}: {said}")
 
     def metrics(self):
         """The means since the last call, and the speed of the steps alone."""
-        values = {name: float(mean.value()) for name, mean in self._total.items()}
+        means = {name: mean for name, mean in self._total.items() if name != "skipped"}
+        values = {name: float(mean.value()) for name, mean in means.items()}
+        if count := int(self._total["skipped"].count):
+            values["skipped"] = count
         values["examples_per_second"] = self._examples / max(self._busy, 1e-9)
-        self._total, self._busy, self._examples = self._zero, 0.0, 0
+        # what is in a row may go on
+        row = np.int32(self._total["skipped"].row)
+        none = self._zero["skipped"]._replace(row=row)
+        self._total = self._zero | {"skipped": none}
+        self._busy, self._examples = 0.0, 0
         return values
 
 

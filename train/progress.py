@@ -19,7 +19,14 @@ def bar(steps: int, start: int = 0, *, enabled: bool = True) -> Iterator[Show]:
     A terminal shows one bar, and beside it what its width has room for; other output a
     line for each record.
     """
-    console = Console(file=sys.stdout)
+    console, skipped = Console(file=sys.stdout), 0
+
+    def counted(record: dict | None) -> dict:
+        """The record with all steps that were skipped, so far."""
+        nonlocal skipped
+        skipped += (record or {}).get("skipped", 0)
+        return {**(record or {}), **({"skipped": skipped} if skipped else {})}
+
     if not enabled:
         yield lambda step, record: None
     elif console.is_terminal or console.is_jupyter:
@@ -39,7 +46,7 @@ def bar(steps: int, start: int = 0, *, enabled: bool = True) -> Iterator[Show]:
             newest: dict = {}
 
             def show(step: int, record: dict | None) -> None:
-                newest.update(record or {})
+                newest.update(counted(record))
                 progress.update(
                     task, completed=step, description=describe(newest, room)
                 )
@@ -50,6 +57,7 @@ def bar(steps: int, start: int = 0, *, enabled: bool = True) -> Iterator[Show]:
 
         def line(step: int, record: dict | None) -> None:
             nonlocal printed
+            record = record and counted(record)
             if record and (step >= printed + steps / 20 or step == steps):
                 printed = step
                 print(f"step {step:,}/{steps:,}  {describe(record)}", flush=True)
@@ -64,7 +72,8 @@ def describe(record: dict, room: int | None = None) -> str:
     """
     hidden = {"step", "seconds", "examples_per_second", "grad_norm"}
     parts_of = tuple(n[: -len("loss")] for n in record if n.endswith("_loss"))
-    order = sorted(record, key=lambda n: (n != "loss", not n.startswith(parts_of)))
+    first = ("loss", "skipped")  # what evaluations gave follows
+    order = sorted(record, key=lambda n: (n not in first, not n.startswith(parts_of)))
     parts = [f"{name} {record[name]:.4g}" for name in order if name not in hidden]
     if record.get("examples_per_second"):
         parts.append(f"{record['examples_per_second']:,.0f} examples/s")

@@ -20,6 +20,7 @@ from benchmarks.families import (
 )
 from benchmarks.setting import Setting
 from train import loop, mesh, optim, source
+from train.guard import guarded
 from train.step import make_step
 from zoo import cnn, gan, linear, mlp, rnn, supervised, transformer, vae
 from zoo.base import count_parameters
@@ -155,7 +156,7 @@ def prepare(family: Family, arrays: Arrays, peer: str, setting: Setting) -> Trai
     task, optimizer, state = _start(family, data, setting)
     rows = jax.tree.map(jnp.asarray, data)
     parts = optim.pieces(family.batch, 1, _microbatch(family, setting))
-    one_step = make_step(task, optimizer, parts=parts)
+    one_step = guarded(make_step(task, optimizer, parts=parts))
     drawn = source.examples(rows, family.batch)
 
     def in_order(arrays, seed, t):

@@ -149,6 +149,8 @@ HELP = {
     "in all; its schedule is then one over these",
     "restarts": "train in another process, and start it again where it crashes, so "
     "many times at most",
+    "debug_nans": "end at the first step that is not finite, and name the operation: "
+    "slowly, a step at a time",
     "seed": "of the initial weights, the order of the examples, dropout, augmentation",
     "patience": "stop after so many evaluations without a lower loss on a tenth of the "
     "training data, which is watched instead, and restore the best",
@@ -172,6 +174,7 @@ def recipe_flags(recipe: Recipe, kept: dict[str, Any]) -> Callable[..., dict]:
         ("resume", bool, False),
         ("longer", int | None, None),
         ("restarts", int, 0),
+        ("debug_nans", bool, False),
     ]
     rows = [(n, typed(a), kept.get(n, d), HELP[n]) for n, a, d in own + runs]
     about = [recipe.about, f"Takes {recipe.cost}." * bool(recipe.cost), recipe.paper]

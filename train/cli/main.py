@@ -132,7 +132,8 @@ def _train(argv: list[str]) -> int:
         own["steps"] = flags["longer"]
     options = run.Options(**{k: flags[k] for k in run.Options._fields})
     longer = flags["longer"] is not None
-    done = run.train(name, own, options, out, resume, longer)
+    debug = flags["debug_nans"]
+    done = run.train(name, own, options, out, resume, longer, debug)
     if done.result is None:
         again = f"`zoo train {name} --out {out} --resume`"
         print(f"stopped at step {done.steps}, saved; {again} goes on")
@@ -140,8 +141,9 @@ def _train(argv: list[str]) -> int:
     result = done.result
     title = f"{name} on the {result['measured_on']}"
     tables.scores(result["metrics"], title, result.get("baselines", {}))
+    skipped = f" ({result['skipped']:,} skipped)" if result.get("skipped") else ""
     print(
-        f"{result['steps']:,} steps in {result['seconds']:.1f} s, "
+        f"{result['steps']:,} steps{skipped} in {result['seconds']:.1f} s, "
         f"{result['examples_per_second']:,.0f} examples/s, "
         f"{result['parameters']:,} parameters; saved in {out}"
     )

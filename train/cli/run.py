@@ -49,11 +49,13 @@ def train(
     out: Path,
     resume: bool,
     longer: bool = False,
+    debug_nans: bool = False,
 ) -> Run:
     """Run a recipe in the directory `out`, or go on there with `resume`.
 
-    With `longer` the run goes on to more steps than it began with. Raises UsageError
-    for what cannot be right, or where the directory is taken.
+    With `longer` the run goes on to more steps than it began with; `debug_nans` as in
+    `train.loop.fit`. Raises UsageError for what cannot be right, or where the directory
+    is taken.
     """
     data = arguments.get("data", RECIPES[name].data)
     arguments = arguments | {"data": sets.absolute(data)}
@@ -68,11 +70,13 @@ def train(
         if done and (out / "result.json").exists():
             result = read_json(out / "result.json")
             return Run(out, result, result["steps"])
-        return _train(asked, out, config, "longer" if longer else resume)
+        how = {"resume": "longer" if longer else resume, "debug_nans": debug_nans}
+        return _train(asked, out, config, how)
 
 
-def _train(asked, out, config, resume):
-    """Run a recipe, from the beginning or, where `config` is a run's, on with it."""
+def _train(asked, out, config, how):
+    """Run a recipe, from the beginning or, where `config` is a run's, on with it; `how`
+    are options of `train.loop.fit`."""
     name, arguments, options = asked
     experiment = _told(prepared(name, arguments, options))
     if config is not None:
@@ -83,7 +87,7 @@ def _train(asked, out, config, resume):
     part = "test" if options.patience is None else "watched"
     log = Log(out / "metrics.jsonl")
     # a run goes on under what was said of it, but for one that is made longer
-    new = [] if config is not None and resume != "longer" else [asked]
+    new = [] if config is not None and how["resume"] != "longer" else [asked]
 
     def describe(state, record):
         """Once, when all checks have passed, before the first step."""
@@ -106,7 +110,7 @@ def _train(asked, out, config, resume):
             evaluated=part,
             patience=options.patience,
             checkpoints=out / "checkpoints",
-            resume=resume,
+            **how,
             callbacks=(describe, log, _drawing(experiment, part, options.seed, out)),
             mesh=mesh.data_parallel(options.devices) if options.devices != 1 else None,
         )
@@ -200,6 +204,7 @@ def _result(name, experiment, fit, records, options, part, out):
         "measured_on": "training data" if data.test is None else "test data",
         "evaluated": part if part == "watched" or data.test else None,
         "steps": int(records[-1]["step"]),
+        "skipped": sum(int(record.get("skipped", 0)) for record in records),
         "seconds": records[-1]["seconds"],
         "examples_per_second": float(np.median(speeds)),
         "parameters": count_parameters(fit.trained.params),

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from train.loop import Diverged, training
+from train.loop import training
 from train.source import Source
 from zoo.base import Task, UsageError, check_int
 
@@ -54,13 +54,12 @@ def range_test(
     more: dict[str, Any] = {"steps": steps, "seed": seed, "accumulate": accumulate}
     losses: list[float] = []
     with closing(training(task, optimizer, source, log_every=1, **more)) as run:
-        try:
-            for _, record in run:
-                losses += [] if record is None else [record["loss"]]
-                if _risen(losses):
-                    break
-        except Diverged:
-            pass
+        for _, record in run:
+            if record is not None and "skipped" in record:
+                break
+            losses += [] if record is None else [record["loss"]]
+            if _risen(losses):
+                break
     if len(losses) < 3:
         raise UsageError(f"the training diverged at a rate of {low}: expected a lower")
     # a step's loss is that before its update: the rate before has led to it
