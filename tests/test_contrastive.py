@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tests.test_recipes import fit
-from train import loop, optim, step
+from train import loop, many, optim, step
 from train.data import Split, augment
 from train.evaluate import evaluate
 from train.recipes import RECIPES, prepare
@@ -199,6 +199,10 @@ def test_parts_of_a_batch_are_refused(digits):
     optimizer, source = optim.optimizer("adam", 0.01), full({"x": digits.train["x"]})
     with pytest.raises(UsageError, match="expected no microbatch"):
         loop.fit(task, optimizer, source, steps=1, microbatch=32, progress=False)
+    with pytest.raises(UsageError, match="compares the examples .* found 3 parts"):
+        loop.fit(task, optimizer, source, steps=1, accumulate=3, progress=False)
+    with pytest.raises(UsageError, match="compares the examples .* found 3 parts"):
+        many.Member(task, optimizer, parts=3).step()
 
 
 def test_what_are_no_images_is_refused(begun):

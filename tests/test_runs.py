@@ -55,6 +55,31 @@ def test_a_folder_of_others_is_no_run(zoo, tmp_path):
         assert status == 2 and wrong in error, command
 
 
+@pytest.mark.parametrize(
+    "command, wrong",
+    [
+        ("linear --learning-rate -1 --optimizer sgd", "learning rate"),
+        ("linear --data nowhere.csv --out deep/down", "nowhere.csv"),
+        ("linear --accumulate 0", "accumulate"),
+        ("simclr --data digits --labels 1000 --accumulate 2", "compares the examples"),
+    ],
+)
+def test_what_is_refused_leaves_nothing(zoo, tmp_path, command, wrong):
+    status, _, error = zoo(f"train {command}")
+    assert status == 2 and wrong in error
+    assert not [*tmp_path.iterdir()]
+
+
+def test_what_is_refused_leaves_a_folder_as_it_was(zoo, tmp_path):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs/notes.txt").write_text("what I saw")
+    (tmp_path / "free").mkdir()
+    for out in ("runs/linear", "free"):
+        assert zoo(f"train linear --accumulate 0 --out {out}")[0] == 2
+    found = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")}
+    assert found == {"runs", "runs/notes.txt", "free"}
+
+
 def test_version_and_help(zoo):
     status, said, _ = zoo("--version")
     assert status == 0 and said.startswith("purezoo ")

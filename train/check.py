@@ -122,6 +122,7 @@ def check_numbers(
     accumulate: int,
     ema: Number | None,
     mesh: jax.sharding.Mesh | None,
+    task: Task | None = None,
 ) -> None:
     """Raise UsageError for numbers that cannot be right, or do not fit each other."""
     if not isinstance(source, Source):
@@ -131,6 +132,8 @@ def check_numbers(
         )
     check_int("steps", steps, 1)
     check_int("accumulate", accumulate, 1)
+    if task is not None:
+        check_parts(task, accumulate)
     if ema is not None:
         check_number("averaging decay", ema, high=1.0)
         if ema in (0, 1):
@@ -152,6 +155,15 @@ def check_numbers(
             raise UsageError(
                 f"a batch of {size} does not divide into {parts}{devices} devices"
             )
+
+
+def check_parts(task: Task, parts: int) -> None:
+    """Raise UsageError for parts of a batch whose examples are compared."""
+    if parts > 1 and getattr(task, "together", False):
+        raise UsageError(
+            "expected whole batches, without accumulate or microbatch, for a loss that "
+            f"compares the examples of a batch with each other, found {parts} parts"
+        )
 
 
 def _kept(rows):

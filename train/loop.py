@@ -72,7 +72,7 @@ def training(
 
     Raises UsageError, before the first step, for what cannot be right, and Diverged.
     """
-    check_numbers(source, steps, accumulate, ema, mesh)
+    check_numbers(source, steps, accumulate, ema, mesh, task)
     lines = log_every if isinstance(log_every, tuple) else (log_every,)
     lines = tuple(
         _every("log_every", every, min(-(-steps // 100), 1000)) for every in lines
@@ -163,7 +163,7 @@ def fit(
     run has, and Diverged, one of them, where 20 steps in a row, or more than 1 % of an
     epoch and than one, were skipped: its `fit` is the last line's state, saved.
     """
-    check_numbers(source, steps, accumulate, ema, mesh)
+    check_numbers(source, steps, accumulate, ema, mesh, task)
     check_options(callbacks, checkpoints, resume, save_seconds, patience, evaluation)
     if checkpoints is not None:
         checkpoint.check_free(checkpoints)  # before all that takes time

@@ -175,6 +175,8 @@ class Task(NamedTuple):
     classes(params, state, batch) -> number of classes; None where "y" is no label
     ids: of what each column of an integer "x" [B, F] names, how many there are
     check(rows): raises UsageError for values, arrays on the host, that it cannot learn
+    together: whether the loss compares a batch's examples with each other: the mean of
+        its parts would be another
     """
 
     init: Init
@@ -183,6 +185,7 @@ class Task(NamedTuple):
     classes: Classes | None = None
     ids: tuple[int, ...] | None = None
     check: Callable[[Shapes], None] | None = None
+    together: bool = False
 
 
 def parted(variables: Tree) -> tuple[Tree, Tree]:

@@ -158,7 +158,7 @@ def task(model: Model, view: View, objective: Objective) -> Task:
         metrics = means(values | {"objective": found}, mask)
         return metrics["objective"].value(), Aux(metrics, state)
 
-    return Task(init, loss)
+    return Task(init, loss, together=True)
 
 
 def features(

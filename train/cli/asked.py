@@ -66,12 +66,12 @@ def asked(
     out = flags["out"] or Path("runs") / f"{name}-{command}"
     _claim(out, flags.get("resume", False))
     experiment = prepare(recipe, Split(data, watched, flags["seed"]), **given)
-    training = experiment.training
+    task, training = experiment.task, experiment.training
     source = experiment.source()
-    check_numbers(source, training.steps, training.accumulate, None, None)
+    check_numbers(source, training.steps, training.accumulate, None, None, task)
     if training.microbatch is not None:
         key = jax.eval_shape(jax.random.key, 0)
-        state = jax.eval_shape(experiment.task.init, key, batch_shapes(source))[1]
+        state = jax.eval_shape(task.init, key, batch_shapes(source))[1]
         optim.pieces(source.size, training.accumulate, training.microbatch, state)
     words = [f"zoo train {name}"] + [f"--data {data}"] * (data != recipe.data)
     words += [flag(n, v) for n, v in given.items()]

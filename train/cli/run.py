@@ -24,7 +24,7 @@ import numpy as np
 
 from train import checkpoint, loop, mesh
 from train import data as sets
-from train.cli.disk import FullDisk, Log
+from train.cli.disk import FullDisk, Log, traceless
 from train.files import hold, read_json, whole, write_json, write_sealed
 from train.recipes import RECIPES
 from train.recipes.base import Experiment
@@ -63,7 +63,8 @@ def train(
         options = options._replace(data_seed=options.seed)
     asked = (name, arguments, options)
     _claim(out, asked, resume, longer)  # a stranger's folder gets no lock
-    with hold(out):
+    made = [folder for folder in (out, *out.parents) if not folder.exists()]
+    with hold(out), traceless(out, made):
         # another run may have begun here before the lock was ours
         config = _claim(out, asked, resume, longer)
         done = config is not None and config["arguments"] == arguments

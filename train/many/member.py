@@ -9,7 +9,13 @@ import jax
 from train import optim
 from train import step as one
 from train.check import check_data as check_part
-from train.check import check_numbers, check_optimizer, check_task, checks
+from train.check import (
+    check_numbers,
+    check_optimizer,
+    check_parts,
+    check_task,
+    checks,
+)
 from train.many.axes import Settings
 from train.source import Arrays, Source, batch_shapes
 from zoo.base import Number, Task, UsageError, check_choice, concrete
@@ -25,6 +31,7 @@ class Member(NamedTuple):
 
     def step(self) -> Callable[..., Any]:
         """The step of its training (`train.step.make_step`)."""
+        check_parts(self.task, self.parts)
         return one.make_step(self.task, self.optimizer, ema=self.ema, parts=self.parts)
 
 
