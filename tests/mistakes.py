@@ -15,8 +15,23 @@ import numpy as np
 
 from train import evaluate, many, optim
 from train.loop import fit
+from train.report.judge import Judge
+from train.report.samples import translate as told
 from train.source import examples, full, rows, windows
-from zoo import autoencoder, language, mlp, supervised, transformer, vae
+from zoo import (
+    autoencoder,
+    belief,
+    cnn,
+    gan,
+    language,
+    mixture,
+    mlp,
+    recurrent_vae,
+    seq2seq,
+    supervised,
+    transformer,
+    vae,
+)
 from zoo.base import UsageError
 
 
@@ -285,6 +300,34 @@ def written(prompt=((1, 2),), length=3, **more):
     return language.generate(TEXT, fresh(), key, prompt, length, **more)
 
 
+SPEAKERS = (
+    seq2seq.Recurrent(7, 9, features=4, width=4),
+    transformer.EncoderDecoder(7, 9, width=4, layers=1, heads=1),
+)
+
+
+def translated(source=((3, 5, 0),), length=4, model=SPEAKERS[0], **more):
+    return seq2seq.translate(model, {}, jnp.asarray(source), length, **more)
+
+
+def drawn(model=None, n=3, labels=None, classes=0):
+    model = model or vae.dense((8,), 2, (3,), classes=classes)
+    y = None if labels is None else jnp.array(labels)
+    if isinstance(model, gan.Generator):
+        return gan.generate(model, {"generator": {}}, {}, jax.random.key(0), n, y)
+    return vae.generate(model, {}, jax.random.key(0), n, y)
+
+
+def dreamt(layers=2, n=3, turns=1):
+    parts = [{}] * layers
+    return belief.generate(belief.stack(8, (4, 3)), parts, jax.random.key(0), n, turns)
+
+
+def looked(x):
+    return Judge(cnn.one_conv(3), {}, 1.0).look(x)
+
+
+MAKER = gan.dense((8,), 2, (3,), classes=4).generator
 NAN = np.float32("nan")
 GREY = {"x": RNG.uniform(size=(7, 7, 7)).astype(np.float32)}
 NARROW = autoencoder.task(mlp.MLP(7, (3,)))
@@ -455,4 +498,66 @@ CALLS = [
     ("generate: top_k 12 of 11", "top_k", lambda: written(top_k=12)),
     ("generate: top_p 0", "top_p", lambda: written(top_p=0.0)),
     ("generate: stop 11 of 11", "stop", lambda: written(stop=11)),
+    ("generate: a length of 2.5", "length.*2.5", lambda: written(length=2.5)),
+    (
+        "generate: another model's",
+        "parameters cannot read the prompt",
+        lambda: language.generate(
+            TEXT, {"params": {}}, jax.random.key(0), jnp.ones((1, 2), int), 3
+        ),
+    ),
+    ("translate: token 50 of 7", "0 to 6, found 50", lambda: translated([[3, 50]])),
+    ("translate: token -1", "found -1", lambda: translated([[3, -1]])),
+    (
+        "translate: token 7 of 7, by the other",
+        "0 to 6, found 7",
+        lambda: translated([[3, 7]], model=SPEAKERS[1]),
+    ),
+    ("translate: real tokens", "integer", lambda: translated([[1.0, 2.0]])),
+    ("translate: a source [S]", r"\[B, S\]", lambda: translated([1, 2])),
+    ("translate: no source", "some tokens", lambda: translated(np.zeros((0, 3), int))),
+    ("translate: no token", "some tokens", lambda: translated(np.zeros((2, 0), int))),
+    ("translate: padding alone", "row 1", lambda: translated([[3, 5], [0, 0]])),
+    ("translate: padding before", "padding.*row 0", lambda: translated([[0, 5]])),
+    ("translate: padding within", "padding.*row 0", lambda: translated([[3, 0, 5]])),
+    ("translate: a length of 0", "length.*found 0", lambda: translated(length=0)),
+    ("translate: a length of 2.5", "length.*2.5", lambda: translated(length=2.5)),
+    ("translate: 0 beams", "beams.*found 0", lambda: translated(beams=0)),
+    ("translate: another model's", "cannot read the source", translated),
+    (
+        "translate: one text, no list",
+        "list of texts.*'abc'",
+        lambda: told(SPEAKERS[0], None, trained(), "abc"),
+    ),
+    ("translate: no text", "list", lambda: told(SPEAKERS[0], None, trained(), [])),
+    ("draw: no image", "n between.*found 0", lambda: drawn(n=0)),
+    ("draw: -1 images", "n between.*found -1", lambda: drawn(MAKER, n=-1)),
+    ("draw: no labels", "labels", lambda: drawn(classes=4)),
+    ("draw: labels of none", "without classes", lambda: drawn(labels=[0, 1, 2])),
+    ("draw: 2 labels of 3", "label for each", lambda: drawn(MAKER, labels=[0, 1])),
+    ("draw: label 4 of 4", "found 4", lambda: drawn(MAKER, labels=[0, 1, 4])),
+    ("draw: label -1", "found -1", lambda: drawn(classes=4, labels=[0, 1, -1])),
+    ("draw: no dream", "n between.*found 0", lambda: dreamt(n=0)),
+    ("draw: -1 turns", "turns between.*found -1", lambda: dreamt(turns=-1)),
+    ("draw: one layer of two", "2 machines, found 1", lambda: dreamt(layers=1)),
+    (
+        "draw: no component",
+        "n between.*found 0",
+        lambda: mixture.generate(mixture.BernoulliMixture(2), {}, jax.random.key(0), 0),
+    ),
+    (
+        "draw: a text of no token",
+        "length between.*found 0",
+        lambda: recurrent_vae.generate(
+            recurrent_vae.RecurrentVAE(5), {}, jax.random.key(0), 2, 0
+        ),
+    ),
+    (
+        "draw: a line of no step",
+        "steps between.*found 0",
+        lambda: vae.interpolate(vae.dense((8,), 2), {}, PIXELS["x"], PIXELS["x"], 0),
+    ),
+    ("look: at nothing", "N, H, W, C", lambda: looked(np.zeros((0, 8, 8, 1), "f4"))),
+    ("look: at one image", "N, H, W, C", lambda: looked(np.zeros((8, 8, 1), "f4"))),
+    ("look: without weights", "read the images", lambda: looked(np.ones((2, 8, 8, 1)))),
 ]

@@ -107,7 +107,7 @@ def test_translate_prints_a_line_for_each_and_draws_the_attention(zoo):
         ("translate lstm rose", "translates, found char_lstm"),
         ("translate pairs", "a word or a sentence"),
         ("translate pairs 12", "found '2' in '12'"),
-        ("translate pairs 1 --beams 0", "1 beam"),
+        ("translate pairs 1 --beams 0", "beams between 1"),
         ("predict lstm rose.npz", "zoo sample"),
         ("train char_lstm --data nowhere.txt --out x", "no file at nowhere.txt"),
         ("train seq2seq_lstm --data nowhere.tsv --out x", "no file at nowhere.tsv"),

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Float, PRNGKeyArray, Shaped
 
-from zoo.base import UsageError
+from zoo.base import UsageError, check_int
 from zoo.energy import RBM, draw, flat, gibbs
 from zoo.types import Array, Tree
 
@@ -68,7 +68,15 @@ def generate(
     """Means of n images: the top machine's chains from noise, then layer by layer down.
 
     `layers` are the parameters of each, the lowest first (section 2 of Hinton et al.).
+    Raises UsageError for no image, other turns, and other parameters than each has.
     """
+    check_int("n", n, 1)
+    check_int("turns", turns, 0)
+    if not models or len(models) != len(layers):
+        raise UsageError(
+            f"expected parameters of each of {len(models)} machines, found "
+            f"{len(layers)}"
+        )
     first, walk, last, *keys = jax.random.split(key, len(models) + 3)
     top, variables = models[-1], {"params": layers[-1]}
     v = draw(top.likelihood, first, jnp.zeros((n, top.visible)))

@@ -13,11 +13,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jaxtyping import Float, PRNGKeyArray, Shaped
 
-from zoo.base import float32
-from zoo.checks import check_inputs, check_labels, check_sizes
+from zoo.base import UsageError, concrete, float32
+from zoo.checks import check_inputs, check_int, check_labels, check_sizes
 from zoo.layers import Conv, ConvTranspose, batch_norm
 from zoo.mlp import MLP
 from zoo.types import Activation, Array, Dtype, Initializer, Labels, Number
@@ -144,6 +145,25 @@ def corrupt(
     """x plus normal noise of that standard deviation, in x's units."""
     deviation = jnp.asarray(noise, x.dtype)
     return x + deviation * jax.random.normal(key, x.shape, x.dtype)
+
+
+def check_draws(n: int, y: Labels | None = None, classes: int = 0) -> None:
+    """Raise UsageError unless n are 1 or more, with labels y [n] if there are classes.
+
+    Labels that are traced are right.
+    """
+    check_int("n", n, 1)
+    if not classes and y is not None:
+        raise UsageError("expected no labels for a model without classes, found some")
+    if not classes:
+        return
+    if (found := np.shape(check_labels(y, classes))) != (n,):
+        raise UsageError(f"expected a label for each of {n} draws, found {found}")
+    if concrete(y):
+        wrong = np.asarray(y)
+        wrong = wrong[(wrong < 0) | (wrong >= classes)]
+        if wrong.size:
+            raise UsageError(f"expected labels 0 to {classes - 1}, found {wrong[0]}")
 
 
 def beside(

@@ -27,7 +27,15 @@ from jax.lax import stop_gradient
 from jaxtyping import Float, PRNGKeyArray
 
 from zoo.base import Task, apply, is_zero, judged, known, parted
-from zoo.blocks import ConvDecoder, ConvEncoder, DenseDecoder, beside, corrupt, leaky
+from zoo.blocks import (
+    ConvDecoder,
+    ConvEncoder,
+    DenseDecoder,
+    beside,
+    check_draws,
+    corrupt,
+    leaky,
+)
 from zoo.mlp import MLP
 from zoo.supervised import classes as labels
 from zoo.types import Array, Labels, Number, Raw, Tree
@@ -253,7 +261,11 @@ def generate(
     n: int,
     y: Labels | None = None,
 ) -> Float[Array, "n *D"]:
-    """n images in (-1, 1) from a task's params and state; labels y if conditional."""
+    """n images in (-1, 1) from a task's params and state; labels y if conditional.
+
+    Raises UsageError for other labels, and no image.
+    """
+    check_draws(n, y, generator.classes)
     z = jax.random.normal(key, (n, generator.latent))
     inner = state.get("generator", {})
     return apply(generator, params["generator"], inner, z, y)[0]

@@ -12,15 +12,17 @@ Shapes: B batch, P prompt, T time, V vocabulary, W beams.
 """
 
 from collections.abc import Callable
+from numbers import Real
 from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jaxtyping import Float, Int, PRNGKeyArray
 
 from zoo.base import UsageError, concrete, is_zero
-from zoo.checks import check_int, check_tokens
+from zoo.checks import check_int, check_tokens, understood
 from zoo.types import Array, Number, Raw, Size, Tree
 
 Extend = Callable[[Array, Any], tuple[Array, Any]]
@@ -104,12 +106,13 @@ def generate(
     an empty prompt, and for tokens and lengths that cannot be right.
     """
     batch, width = check_tokens(prompt).shape
-    if not width or length < 1:
-        raise UsageError(
-            f"expected a prompt and a length of at least one token, found {width} and "
-            f"{length}"
-        )
+    if not width:
+        raise UsageError("expected a prompt of at least one token, found none")
+    check_count("length", length)
+    if prompt_length is not None:
+        prompt_length = jnp.asarray(prompt_length)
     _check_prompt(model, variables, prompt, prompt_length, stop)
+    prompt = jnp.asarray(prompt)
     ends = jnp.full(batch, width) if prompt_length is None else prompt_length
     total = width + length
 
@@ -131,6 +134,23 @@ def generate(
     return jnp.take_along_axis(tokens.T, at, 1)
 
 
+def check_count(name: str, value: Any) -> None:
+    """Raise UsageError unless a number, but for the symbol of an export, is 1 or more,
+    and whole."""
+    if isinstance(value, Real):
+        check_int(name, value, 1)
+
+
+def check_vocabulary(what: str, tokens: Raw, size: int) -> None:
+    """Raise UsageError unless tokens are in [0, size); traced ones are."""
+    if not concrete(tokens):
+        return
+    wrong = np.asarray(tokens)
+    wrong = wrong[(wrong < 0) | (wrong >= size)]
+    if wrong.size:
+        raise UsageError(f"expected {what} of tokens 0 to {size - 1}, found {wrong[0]}")
+
+
 def _check_prompt(model, variables, prompt, lengths, stop):
     """Raise UsageError for tokens that the model has not, and lengths of no prompt."""
 
@@ -138,14 +158,11 @@ def _check_prompt(model, variables, prompt, lengths, stop):
         cache = model.empty(token.shape[0], 1)
         return model.apply(variables, token, cache, method="extend")[0]
 
-    vocabulary = jax.eval_shape(logits, variables, prompt[:, :1]).shape[-1]
+    with understood("prompt", {"prompt": prompt}):
+        vocabulary = jax.eval_shape(logits, variables, prompt[:, :1]).shape[-1]
     if stop is not None:
         check_int("stop", stop, 0, vocabulary - 1)
-    if concrete(prompt) and ((prompt < 0) | (prompt >= vocabulary)).any():
-        wrong = prompt[(prompt < 0) | (prompt >= vocabulary)]
-        raise UsageError(
-            f"expected a prompt of tokens 0 to {vocabulary - 1}, found {wrong[0]}"
-        )
+    check_vocabulary("a prompt", prompt, vocabulary)
     if lengths is None:
         return
     batch, width = prompt.shape

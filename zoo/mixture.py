@@ -59,7 +59,8 @@ def task(model: Model) -> Task:
 def generate(
     model: BernoulliMixture, variables: Tree, key: PRNGKeyArray, n: int
 ) -> Float[Array, "{n} D"]:
-    """The means mu of n components drawn by pi."""
+    """The means mu of n components drawn by pi. Raises UsageError for none."""
+    check_int("n", n, 1)
     params = variables["params"]
     k = jax.random.categorical(key, params["pi"], shape=(n,))
     return nn.sigmoid(jnp.asarray(params["mu"])[k])

@@ -11,7 +11,8 @@ from jaxtyping import Float, Int, PRNGKeyArray, Shaped
 from optax import losses
 
 from zoo.base import is_zero
-from zoo.checks import check_tokens
+from zoo.checks import check_int, check_tokens
+from zoo.language import check_count
 from zoo.rnn import LSTM, RNN
 from zoo.types import Array, Number, Raw, Size, Tree
 
@@ -120,7 +121,9 @@ class RecurrentVAE(nn.Module):
 def generate(
     model: RecurrentVAE, variables: Tree, key: PRNGKeyArray, n: int, length: Size
 ) -> Int[Array, "{n} {length}"]:
-    """n sequences of tokens from the prior."""
+    """n sequences of tokens from the prior. Raises UsageError for none, or no token."""
+    check_int("n", n, 1)
+    check_count("length", length)
     z_key, key = jax.random.split(key)
     z = jax.random.normal(z_key, (n, model.latent))
     found = model.apply(variables, z, key, length, method="draw")

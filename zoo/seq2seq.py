@@ -15,13 +15,14 @@ Shapes: B batch, S source, T target, H units, V target vocabulary, W beams.
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jaxtyping import Float, Int
 
 from zoo import language
 from zoo.attention import Attention
-from zoo.base import Task, UsageError, apply, float32, judged, known, parted
-from zoo.checks import check_tokens
+from zoo.base import Task, UsageError, apply, concrete, float32, judged, known, parted
+from zoo.checks import check_tokens, understood
 from zoo.layers import Dropout
 from zoo.rnn import LSTM, RNN, Cell
 from zoo.supervised import classes
@@ -151,9 +152,14 @@ def translate(
     """Source [B, S] -> (the best target found, its log p in nats).
 
     Greedy with one beam. A target ends with the end, which then fills the row. Raises
-    UsageError for what is no source.
+    UsageError for what is no source of the model, and numbers that cannot be right.
     """
-    memory = model.apply(variables, check_tokens(source, "B S"), method="encode")
+    _check_source(model, source)
+    for name, size in (("length", length), ("beams", beams)):
+        language.check_count(name, size)
+    source = jnp.asarray(source)
+    with understood("source", {"source": source}):
+        memory = model.apply(variables, source, method="encode")
     cache = model.empty(memory, length)
 
     def extend(tokens, cache):
@@ -162,3 +168,21 @@ def translate(
     start = jnp.full(source.shape[0], START, source.dtype)
     found = language.search(extend, cache, start, length, beams=beams, stop=END)
     return found[0][:, 0], found[1][:, 0]
+
+
+def _check_source(model, source):
+    """Raise UsageError for what is no source [B, S]; what is traced has no values."""
+    if not all(check_tokens(source, "B S").shape):
+        raise UsageError(f"expected a source of some tokens, found {source.shape}")
+    size = getattr(model, "source_vocabulary", 2**31)
+    language.check_vocabulary("a source", source, size)
+    if not concrete(source):
+        return
+    real = np.asarray(source) != PAD
+    wrong = ~real[:, 0] | (~real[:, :-1] & real[:, 1:]).any(1)
+    if wrong.any():
+        first = int(wrong.argmax())
+        raise UsageError(
+            f"expected padding ({PAD}) behind a source alone, found "
+            f"{source[first].tolist()} in row {first}"
+        )

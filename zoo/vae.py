@@ -27,8 +27,8 @@ from zoo.base import (
     known,
     parted,
 )
-from zoo.blocks import ConvDecoder, ConvEncoder, DenseDecoder, beside
-from zoo.checks import check_labels, check_unit
+from zoo.blocks import ConvDecoder, ConvEncoder, DenseDecoder, beside, check_draws
+from zoo.checks import check_int, check_labels, check_unit
 from zoo.mlp import MLP
 from zoo.types import Array, Labels, Number, Tree
 
@@ -245,7 +245,11 @@ def bound(
 def generate(
     model: VAE, variables: Tree, key: PRNGKeyArray, n: int, y: Labels | None = None
 ) -> Float[Array, "n *D"]:
-    """The means of p(x|z) for n draws of z from the prior."""
+    """The means of p(x|z) for n draws of z from the prior, of labels y if conditional.
+
+    Raises UsageError for other labels, and no draw.
+    """
+    check_draws(n, y, model.classes)
     z = jax.random.normal(key, (n, model.latent))
     return model.apply(variables, z, y, method="mean")  # type: ignore[return-value]
 
@@ -275,8 +279,9 @@ def interpolate(
 ) -> Float[Array, "B {steps} *D"]:
     """From a to b along a line of the latent space, in so many steps.
 
-    With labels y, of both ends alike.
+    With labels y, of both ends alike. Raises UsageError for no step.
     """
+    check_int("steps", steps, 1)
     ends = encode(model, variables, a, y), encode(model, variables, b, y)
 
     def at(t):

@@ -11,7 +11,7 @@ from train import evaluate
 from train.data import Schema, speech
 from train.step import Trained
 from zoo import ctc
-from zoo.base import Task, UsageError
+from zoo.base import Task, UsageError, check_int
 
 LONGEST = 100  # words that are looked for in a file, by beams
 
@@ -54,8 +54,9 @@ def transcribe(
 
     Raises UsageError for files that are none, or have another rate or more channels.
     """
-    if beams < 1:
-        raise UsageError(f"expected beams of at least 1, found {beams}")
+    check_int("beams", beams, 1)
+    if isinstance(paths, str):
+        raise UsageError(f"expected a list of files to transcribe, found {paths!r}")
     found = []
     for path in paths:
         rows = speech.heard(schema, path)

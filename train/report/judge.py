@@ -26,6 +26,7 @@ from train.report.measure import tested
 from train.source import examples, shapes
 from zoo import cnn, supervised
 from zoo.base import UsageError
+from zoo.checks import understood
 
 BATCH = 500
 
@@ -38,11 +39,17 @@ class Judge(NamedTuple):
     accuracy: float  # on real test images
 
     def look(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Images [N, H, W, C] -> (features [N, F], probabilities [N, K])."""
+        """Images [N, H, W, C] -> (features [N, F], probabilities [N, K]).
+
+        Raises UsageError for none, and for others.
+        """
+        if np.ndim(x) != 4 or not len(x):
+            raise UsageError(f"expected images [N, H, W, C], found {np.shape(x)}")
         parts = [x[i : i + BATCH] for i in range(0, len(x), BATCH)]
-        seen = [
-            _look(self.network, self.variables, jnp.asarray(part)) for part in parts
-        ]
+        with understood("images", {"x": parts[0]}):
+            seen = [
+                _look(self.network, self.variables, jnp.asarray(part)) for part in parts
+            ]
         features, p = (np.concatenate(both) for both in zip(*seen, strict=True))
         return features, p
 

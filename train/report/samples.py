@@ -11,7 +11,7 @@ from flax import linen as nn
 from train.data import Schema, pairs, text
 from train.step import Trained
 from zoo import language, seq2seq
-from zoo.base import UsageError
+from zoo.base import UsageError, check_int
 from zoo.transformer import EncoderDecoder, attention_maps
 
 
@@ -95,8 +95,11 @@ def translate(
 ) -> list[Translation]:
     """The likeliest target found for each source, and what was read to write it.
 
-    Raises UsageError for sources that the model cannot read.
+    Raises UsageError for sources that the model cannot read, and for none.
     """
+    check_int("beams", beams, 1)
+    if isinstance(sources, str) or not len(sources):
+        raise UsageError(f"expected a list of texts to translate, found {sources!r}")
     tokens = [pairs.encode_source(schema, source) for source in sources]
     width = schema.shape[0]
     padded = np.stack([np.pad(row, (0, width - len(row))) for row in tokens])
