@@ -50,6 +50,13 @@ PROMISES = {
     "A state that is not finite is never saved": (
         "test_resume test_a_state_that_is_not_finite_is_never_saved",
     ),
+    "A step that is not finite changes nothing and is counted; too many end a training "
+    "with a sentence of what was not finite, and the last line's state": (
+        "test_guard test_all_of_a_state_stays_but_for_its_number",
+        "test_guard test_a_row_without_a_finite_loss_is_left_out_batch_by_batch",
+        "test_guard test_so_many_are_too_many",
+        "test_guard test_what_is_resumed_among_skipped_steps_is_bit_equal",
+    ),
     "A full disk is one warning; training goes on, and what was reached is not lost": (
         "test_checkpoint test_a_disk_that_stays_full_is_one_warning",
         "test_resume test_a_full_disk_at_the_end_loses_nothing_to_python",
