@@ -57,6 +57,10 @@ def test_the_memory_is_a_ring():
     np.testing.assert_array_equal(ring.terminated, [0, 1, 1, 1, 0, 0])
     np.testing.assert_array_equal(ring.observation[:, 1], ring.reward)
     np.testing.assert_array_equal(ring.following[:, 0], ring.reward + 1)
+    broken = seen._replace(reward=row.at[0, 1].set(jnp.nan))
+    ring = dqn.remember(ring, broken, jnp.int32(5))
+    np.testing.assert_array_equal(ring.reward, [30, 31, 40, 41, 40, 21])
+    np.testing.assert_array_equal(ring.terminated, [0, 1, 1, 1, 1, 0])
 
 
 def test_the_target_is_what_was_learned_some_steps_ago():

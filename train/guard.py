@@ -44,6 +44,15 @@ class Skipped(NamedTuple):
         return Skipped(self.count + one.count, row, longest, newest, what)
 
 
+def stays(node: Any) -> bool:
+    """Whether a node of the state is written by a step that is skipped, too.
+
+    That of `zoo.dqn` is a memory of what was played: to undo a row of it is a copy of
+    all. It says so by `stays`, and holds nothing that is not finite.
+    """
+    return getattr(node, "stays", False) is True
+
+
 def watched(state: State, metrics: dict[str, Mean]) -> dict[str, jax.Array]:
     """What must be finite after a step, by name.
 
@@ -53,8 +62,8 @@ def watched(state: State, metrics: dict[str, Mean]) -> dict[str, jax.Array]:
     found = {"the loss": metrics["loss"].total}
     found["the gradient"] = metrics["grad_norm"].total
     trees = {"params": state.params, "state": state.model}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(trees):
-        if jnp.issubdtype(leaf.dtype, jnp.inexact):
+    for path, leaf in jax.tree_util.tree_leaves_with_path(trees, is_leaf=stays):
+        if not stays(leaf) and jnp.issubdtype(leaf.dtype, jnp.inexact):
             found[jax.tree_util.keystr(path, simple=True, separator="/")] = leaf
     return found
 
@@ -71,9 +80,10 @@ def guarded(step: Callable[..., Any]) -> Callable[..., Any]:
         fine = good.all()
 
         def choose(a, b):
-            return jax.lax.select(fine, a, b)
+            return a if stays(a) else jax.lax.select(fine, a, b)
 
-        kept = jax.tree.map(choose, new, state._replace(step=new.step))
+        old = state._replace(step=new.step)
+        kept = jax.tree.map(choose, new, old, is_leaf=stays)
         metrics = jax.tree.map(lambda a: choose(a, jnp.zeros_like(a)), metrics)
         bad = 1 - fine.astype(jnp.int32)
         skipped = Skipped(bad, bad, bad, new.step, good.argmin().astype(jnp.int32))

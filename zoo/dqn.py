@@ -67,6 +67,11 @@ class Remembered(NamedTuple):
     following: Array  # [M, D]
     terminated: Array  # bool [M]
 
+    @property
+    def stays(self) -> bool:
+        """It is written in a step that is skipped, too (`train.guard`)."""
+        return True
+
 
 class Played(NamedTuple):
     """A task's state."""
@@ -213,18 +218,27 @@ def blank(environment: Environment, memory: int) -> Remembered:
 
 
 def remember(memory: Remembered, seen: Transition, step: Int[Array, ""]) -> Remembered:
-    """The memory [M] with transitions [T, N] over what is oldest, at a step's place."""
+    """The memory [M] with transitions [T, N] over what is oldest, at a step's place.
+
+    What is not finite is not remembered.
+    """
     new = Remembered(
         seen.observation, seen.action, seen.reward, seen.following, seen.terminated
     )
     count = seen.reward.size
     first = (step % (memory.reward.shape[0] // count)) * count
 
-    def write(ring, new):
-        flat = new.reshape(count, *new.shape[2:]).astype(ring.dtype)
-        return jax.lax.dynamic_update_slice_in_dim(ring, flat, first, 0)
+    rows = jax.tree.map(lambda a: a.reshape(count, *a.shape[2:]), new)
+    good = [jnp.isfinite(a).reshape(count, -1).all(1) for a in rows]
+    fine = jnp.stack(good).all(0)
 
-    return jax.tree.map(write, memory, new)
+    def write(ring, row):
+        old = jax.lax.dynamic_slice_in_dim(ring, first, count)
+        kept = fine.reshape(count, *(1,) * (row.ndim - 1))
+        row = jnp.where(kept, row.astype(ring.dtype), old)
+        return jax.lax.dynamic_update_slice_in_dim(ring, row, first, 0)
+
+    return jax.tree.map(write, memory, rows)
 
 
 def _check_numbers(sizes, shares):
