@@ -15,7 +15,7 @@ from nbconvert import MarkdownExporter
 
 ROOT = Path(__file__).parent.parent
 FIRST = ["quickstart", "many_runs"]  # of the notebooks; the others follow by name
-HOWTO = "table pictures series texts model resume sweep export".split()
+HOWTO = "table pictures series texts model resume log sweep export".split()
 NOTEBOOKS = sorted(
     (path.stem for path in ROOT.glob("notebooks/*.ipynb")),
     key=lambda name: (name not in FIRST, FIRST.index(name) if name in FIRST else name),

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted([*ROOT.glob("zoo/**/*.py"), *ROOT.glob("train/**/*.py")])
 TOP = "step source loop optim mesh origin files check checkpoint".split()
-TOP += ["evaluate", "guard", "progress"]
+TOP += ["evaluate", "guard", "log", "progress"]
 # who may import what of this project: the first two words of a module's name
 FLOORS = {
     "zoo": {"zoo"},

@@ -54,6 +54,7 @@ def asked(
     check_choice("recipe", argv[0], tuple(RECIPES))
     name, recipe = argv[0], RECIPES[argv[0]]
     _refuse_lists(recipe, argv)
+    _refuse_log(command, argv)
     flags = parse(_flags(recipe, own), argv[1:], f"zoo {command} {name}")
     known, swept = parameters(recipe), numbers(recipe)
     axes = {n: _axis(n, flags[n]) for n in swept if flags[n] is not None}
@@ -132,6 +133,15 @@ def _refuse_lists(recipe, argv):
                 f"{name} shapes the program: one search for each of its values "
                 f"(numbers to search are {', '.join(numbers(recipe))})"
             )
+
+
+def _refuse_log(command, argv):
+    """Raise UsageError for a log: it would have a curve for each of the trainings."""
+    if any(word.partition("=")[0] == "--log" for word in argv):
+        raise UsageError(
+            f"expected no --log: zoo {command} writes members.csv and curves.png of "
+            "its trainings; zoo train logs that of the best"
+        )
 
 
 def _axis(name, text):

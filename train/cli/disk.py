@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from train import log
 from train.files import whole
 
 
@@ -83,6 +84,20 @@ class Log:
     def _write(self) -> None:
         with whole(self.path) as part, part.open("w", encoding="utf-8") as file:
             file.writelines(json.dumps(record) + "\n" for record in self.records)
+
+
+def loggers(name: log.Name | None, folder: Path) -> list[Any]:
+    """The logger that is asked for, whose points may wait for a disk that is full."""
+    if name is None:
+        return []
+    disk = FullDisk(f"points of {log.FILE} are not written yet")
+    logger = log.logger(name, folder)
+
+    def told(state, record):
+        with disk:
+            logger(state, record)
+
+    return [told]
 
 
 def read_log(path: Path) -> list[dict[str, float]]:

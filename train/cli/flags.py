@@ -157,6 +157,8 @@ HELP = {
     "data_seed": "of the holdout, the watched part and the few labels; follows --seed "
     "unless given",
     "devices": "split each batch over that many devices",
+    "log": "write what metrics.jsonl has where TensorBoard reads it, too: `tensorboard "
+    "--logdir runs` shows all runs (pip install 'purezoo[tensorboard]')",
 }
 
 

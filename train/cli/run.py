@@ -8,6 +8,7 @@ DIR/checkpoints/     the newest states
 DIR/result.json      final metrics, steps, seconds, examples/s, parameters
 DIR/data.png         images of the user's own, as read and as augmented
 DIR/*.png            curves; a confusion matrix or predictions against targets
+DIR/events.out.tfevents  with --log tensorboard, the same numbers for TensorBoard
 DIR/samples/         what a generative model draws at each evaluation; in progress.png
                      the first row of each
 """
@@ -24,7 +25,7 @@ import numpy as np
 
 from train import checkpoint, loop, mesh
 from train import data as sets
-from train.cli.disk import FullDisk, Log, traceless
+from train.cli.disk import FullDisk, Log, loggers, traceless
 from train.files import hold, read_json, whole, write_json, write_sealed
 from train.recipes import RECIPES
 from train.recipes.base import Experiment
@@ -61,7 +62,7 @@ def train(
     arguments = arguments | {"data": sets.absolute(data)}
     if options.data_seed is None:
         options = options._replace(data_seed=options.seed)
-    asked = (name, arguments, options)
+    asked, told = (name, arguments, options), loggers(options.log, out)
     _claim(out, asked, resume, longer)  # a stranger's folder gets no lock
     made = [folder for folder in (out, *out.parents) if not folder.exists()]
     with hold(out), traceless(out, made):
@@ -72,10 +73,10 @@ def train(
             result = read_json(out / "result.json")
             return Run(out, result, result["steps"])
         how = {"resume": "longer" if longer else resume, "debug_nans": debug_nans}
-        return _train(asked, out, config, how)
+        return _train(asked, out, config, how, told)
 
 
-def _train(asked, out, config, how):
+def _train(asked, out, config, how, told):
     """Run a recipe, from the beginning or, where `config` is a run's, on with it; `how`
     are options of `train.loop.fit`."""
     name, arguments, options = asked
@@ -112,7 +113,7 @@ def _train(asked, out, config, how):
             patience=options.patience,
             checkpoints=out / "checkpoints",
             **how,
-            callbacks=(describe, log, _drawing(experiment, part, options.seed, out)),
+            callbacks=(describe, log, *told, _drawing(experiment, part, options, out)),
             mesh=mesh.data_parallel(options.devices) if options.devices != 1 else None,
         )
     done = int(log.records[-1]["step"]) if log.records else 0
@@ -167,14 +168,14 @@ def _show_data(experiment, path):
         plot.save(plot.tiles(images, titles=titles), path)
 
 
-def _drawing(experiment: Experiment, part: str, seed: int, out: Path):
+def _drawing(experiment: Experiment, part: str, options: Options, out: Path):
     """A callback that draws what a generative model makes, at each evaluation."""
     disk, report = FullDisk("a picture was not written"), experiment.report
 
     def draw(state, record):
         if report.sample and record and f"{part}_loss" in record:
             trained = loop.trained(state)
-            drawn = report.sample(trained, experiment.data, seed, SHOWN, None)
+            drawn = report.sample(trained, experiment.data, options.seed, SHOWN, None)
             frame = out / "samples" / f"{record['step']:06d}"
             with disk:
                 show(drawn, frame, report.columns, film=True)

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from train import log
 from train.checkpoint import latest, read_json
 from train.cli.disk import read_log
 from train.cli.flags import parse
@@ -19,7 +20,7 @@ from zoo.base import UsageError
 
 # a run's own, beside pictures and what its result says that it wrote
 FILES = {"config.json", "metrics.jsonl", "result.json", "checkpoints", "samples"}
-FILES |= {".lock", "curves.png", "progress.png"}
+FILES |= {".lock", "curves.png", "progress.png", log.FILE}
 
 
 def place(name: str, resume: bool) -> Path:

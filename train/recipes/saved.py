@@ -18,6 +18,7 @@ import numpy as np
 
 from train import checkpoint, evaluate, loop
 from train import data as sets
+from train import log as logs
 from train import source as sources
 from train import step as one
 from train.data import Schema, Split, inputs
@@ -41,6 +42,7 @@ class Options(NamedTuple):
     patience: int | None = None
     devices: int = 1
     data_seed: int | None = None  # that of the run for None
+    log: logs.Name | None = None
 
 
 class Saved(NamedTuple):
