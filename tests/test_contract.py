@@ -4,6 +4,7 @@ What the loop makes of them is in test_contract_fit.py.
 """
 
 import operator
+import re
 from typing import Any, NamedTuple
 
 import jax
@@ -12,12 +13,13 @@ import numpy as np
 import optax
 import pytest
 
-from tests.conftest import OF_ROWS, batch_of, small
+from tests.conftest import OF_ROWS, SMALL, batch_of, small
 from train import loop, optim
 from train import source as sources
 from train import step as one
 from train.evaluate import evaluate, make_eval
-from zoo.base import Aux, Mean
+from train.recipes import RECIPES, build
+from zoo.base import Aux, Mean, UsageError
 
 MINUTES = [pytest.mark.contract]
 TOLERANCE = {"rtol": 2e-4, "atol": 2e-5}  # float32 sums in another order
@@ -232,6 +234,34 @@ def test_masked_padding_changes_no_metric(recipe):
     padded = measure(state, junk | {"mask": jnp.array([1.0] * n + [0.0] * 3)})
     assert_close(plain, padded)
     assert all(float(mean.count) >= n for mean in padded.values())
+
+
+# of no deep layers: there bfloat16 is refused
+EXACT = {"linear", "ridge", "lasso", "logistic", "softmax", "neuron", "kmeans", "pca"}
+EXACT |= {"bag_of_words", "bernoulli_mixture", "rbm", "matrix_factorization"}
+EXACT |= {"factorization_machine", "neumf", "bpr", "knowledge_graph"}
+EXACT |= {"word2vec", "fasttext", "glove"}
+PRODUCT = re.compile(r":bf16\[[^]]*\] = (dot_general|conv_general_dilated)\[")
+
+
+def test_layers_compute_in_bfloat16_and_what_is_trained_stays_float32(recipe, request):
+    name = request.node.callspec.params["recipe"]
+    flags = {**SMALL.get(name, {}), "dtype": "bfloat16"}
+    if name in EXACT:
+        with pytest.raises(UsageError, match="deep layers"):
+            build(RECIPES[name], recipe.schema, **flags)
+        return
+    task = build(RECIPES[name], recipe.schema, **flags).task
+    state = jax.eval_shape(lambda: start(recipe))
+    step = one.make_step(task, recipe.optimizer)
+    program, (after, metrics) = jax.make_jaxpr(step, return_shape=True)(
+        state, batch_of(recipe)
+    )
+    assert PRODUCT.search(str(program))
+    assert jax.tree.map(lambda a: a.dtype, after) == jax.tree.map(
+        lambda a: a.dtype, state
+    )
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(metrics)} == {"float32"}
 
 
 def test_vmap_over_seeds_equals_separate_runs(recipe):

@@ -34,6 +34,7 @@ from zoo import masked as masked
 from zoo import mixture as mixture
 from zoo import mlp as mlp
 from zoo import multitask as multitask
+from zoo import precision as precision
 from zoo import recommender as recommender
 from zoo import recurrent_vae as recurrent_vae
 from zoo import rl as rl

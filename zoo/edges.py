@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
-from zoo.base import UsageError, concrete
+from zoo.base import UsageError, concrete, float32
 from zoo.types import Array, Lengths, Raw
 
 
@@ -83,11 +83,15 @@ def at(h: Shaped[Array, "B N *D"], index: Int[Array, "B E"]) -> Shaped[Array, "B
 def total(
     values: Float[Array, "B E *D"], edges: Edges, nodes: Any
 ) -> Float[Array, "..."]:
-    """The sum of the values of the edges into each node: [B, N, *D]."""
+    """The sum of the values of the edges into each node: [B, N, *D].
+
+    Added up in float32 at least: bfloat16 counts to 256.
+    """
 
     def one(values, target):
-        zero = jnp.zeros((nodes, *values.shape[1:]), values.dtype)
-        return zero.at[target].add(values)
+        whole = float32(values)
+        zero = jnp.zeros((nodes, *values.shape[1:]), whole.dtype)
+        return zero.at[target].add(whole).astype(values.dtype)
 
     real = edges.real.reshape(edges.real.shape + (1,) * (values.ndim - 2))
     return jax.vmap(one)(jnp.where(real, values, 0), edges.target)
@@ -102,10 +106,10 @@ def softmax(
         low = jnp.full((nodes, *scores.shape[1:]), -jnp.inf, scores.dtype)
         return low.at[target].max(scores)
 
-    real = edges.real[..., None]
-    scores = jnp.where(real, scores, -jnp.inf)
+    real, dtype = edges.real[..., None], scores.dtype
+    scores = jnp.where(real, float32(scores), -jnp.inf)
     most = jax.vmap(largest)(jax.lax.stop_gradient(scores), edges.target)
     most = at(jnp.where(jnp.isfinite(most), most, 0), edges.target)
     exp = jnp.where(real, jnp.exp(jnp.where(real, scores - most, 0)), 0)
     sums = at(total(exp, edges, nodes), edges.target)
-    return exp / jnp.where(sums > 0, sums, 1)
+    return (exp / jnp.where(sums > 0, sums, 1)).astype(dtype)

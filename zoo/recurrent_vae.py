@@ -10,7 +10,7 @@ from flax import linen as nn
 from jaxtyping import Float, Int, PRNGKeyArray, Shaped
 from optax import losses
 
-from zoo.base import is_zero
+from zoo.base import float32, is_zero
 from zoo.checks import check_int, check_tokens
 from zoo.language import check_count
 from zoo.rnn import LSTM, RNN
@@ -70,7 +70,7 @@ class RecurrentVAE(nn.Module):
             nothing = jnp.zeros((x.shape[0], 0))
             return nothing, nothing
         carries, _ = self.reader(self.embed(x))
-        mean, logvar = jnp.split(self.statistics(carries[0][0]), 2, -1)
+        mean, logvar = jnp.split(float32(self.statistics(carries[0][0])), 2, -1)
         return mean, logvar
 
     def log_likelihood(
@@ -109,7 +109,7 @@ class RecurrentVAE(nn.Module):
         x = self.embed(jnp.where(hidden & ~begin, self.vocabulary, tokens))
         beside = jnp.broadcast_to(z[:, None], (*tokens.shape, self.latent))
         carry, h = self.writer(jnp.concatenate([x, beside], -1), carry=carry)
-        return carry, self.logits(h)
+        return carry, float32(self.logits(h))
 
     def _carry(self, z):
         if not self.latent:

@@ -56,6 +56,8 @@ HELP = {
     "microbatch": "examples of a batch that are computed at a time: the same update in "
     "less memory, on a CPU often sooner; must divide the batch",
     "ema": "decay of a moving average, of batch statistics too, to predict with",
+    "dtype": "of layers in training; parameters, norms' statistics, losses and what is "
+    "measured and predicted stay float32. Faster on a GPU or TPU, slower on most CPUs",
     "alpha": "strength of the penalty, as scikit-learn has it",
     "penalty": "its strength: scikit-learn's 1 / C, that of the critic's gradient, or "
     "of a graph's network, half of it times the squares of the weights",

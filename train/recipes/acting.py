@@ -89,7 +89,7 @@ def ppo(
     )
     report = _report(task, world, partial(actors.policy, world, network))
     size = max(1, environments * horizon // (epochs * parts))
-    return Built(task, network, report, partial(_nothing, size), stoppable=False)
+    return _built(task, network, report, size)
 
 
 def deep_q(
@@ -124,9 +124,7 @@ def deep_q(
         double=double,
     )
     report = _report(task, world, partial(dqn.policy, network))
-    return Built(
-        task, network, report, partial(_nothing, environments), stoppable=False
-    )
+    return _built(task, network, report, environments)
 
 
 def soft_actor_critic(
@@ -156,12 +154,14 @@ def soft_actor_critic(
         warmup=warmup,
     )
     report = _report(task, world, partial(sac.policy, world, network.actor))
-    source = partial(_nothing, environments)
-    return Built(task, network.actor, report, source, stoppable=False)
+    return _built(task, network.actor, report, environments)
 
 
-def _nothing(size, rows, batch_size):
-    return sources.nothing(size)
+def _built(task, network, report, size):
+    def nothing(rows, batch_size):
+        return sources.nothing(size)
+
+    return Built(task, network, report, nothing, stoppable=False, mixed=False)
 
 
 def _report(task, world, policy):

@@ -18,6 +18,7 @@ from train import source as sources
 from train.data import Arrays, Data, Schema, Split, request
 from train.report import Report
 from train.source import Source
+from zoo import precision
 from zoo.base import Number, Task, UsageError, check_choice
 from zoo.checks import check_sizes
 
@@ -44,6 +45,7 @@ class Training(NamedTuple):
     microbatch: int | None = None  # examples computed at a time; None: a whole batch
     ema: Number | None = None  # decay of a moving average to predict with
     class_weight: Literal["balanced"] | None = None  # of the rows of a class
+    dtype: Literal["bfloat16"] | None = None  # of layers in training; None: float32
 
 
 class Goal(NamedTuple):
@@ -71,6 +73,7 @@ class Built(NamedTuple):
     source: Callable[[Arrays, int | None], Source] = sources.examples
     players: Callable[..., optax.GradientTransformation] = lambda optimizer: optimizer
     stoppable: bool = True  # its loss on rows not trained on says how good it is
+    mixed: bool = True  # bfloat16 is precise enough for its layers
 
 
 class Recipe(NamedTuple):
@@ -156,7 +159,7 @@ def build(recipe: Recipe, schema: Schema, **given: Any) -> Experiment:
     built = recipe.build(schema, **_picked(recipe.build, flags))
     training = Training(**{name: flags[name] for name in Training._fields})
     return Experiment(
-        built.task,
+        _mixed(built, training.dtype),
         built.network,
         built.report,
         built.players(_optimizer(training)),
@@ -167,6 +170,19 @@ def build(recipe: Recipe, schema: Schema, **given: Any) -> Experiment:
         built.stoppable,
         built.source,
     )
+
+
+def _mixed(built: Built, dtype: str | None) -> Task:
+    """The task of a recipe, its layers computing in what is asked for."""
+    if dtype is None:
+        return built.task
+    check_choice("dtype", dtype, ("bfloat16",))
+    if built.network is None or not built.mixed:
+        raise UsageError(
+            "expected a recipe of deep layers for --dtype bfloat16: distances, counts, "
+            "vectors looked up in tables and returns are worth more than 8 bits"
+        )
+    return precision.mixed(built.task)
 
 
 def _balanced(rows: Arrays, schema: Schema) -> Arrays:

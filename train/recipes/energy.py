@@ -56,7 +56,7 @@ def rbm(
         partial(_measure, task, model, schema.shape),
         sample=partial(_sample, model, schema.shape),
     )
-    return Built(task, model, report)
+    return Built(task, model, report, mixed=False)
 
 
 def _measure(task, model, shape, trained: Trained, data: Data) -> Measured:

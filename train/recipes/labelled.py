@@ -22,7 +22,7 @@ def bag_of_words(schema: Schema, *, penalty: Number = 1.0) -> Built:
         inputs=("x", "length"),
         l2=each * penalty / (2 * schema.rows),
     )
-    return Built(task, network, predictions(task, schema))
+    return Built(task, network, predictions(task, schema), mixed=False)
 
 
 def text_lstm(

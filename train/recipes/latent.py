@@ -130,7 +130,8 @@ def bernoulli_mixture(schema: Schema, *, components: int = 100) -> Built:
         return np.asarray(images).reshape(n, *schema.shape)
 
     task = mixture.task(model)
-    return Built(task, model, losses(task)._replace(sample=sample))
+    report = losses(task)._replace(sample=sample)
+    return Built(task, model, report, mixed=False)
 
 
 def recurrent_vae(

@@ -66,7 +66,7 @@ def bpr(
     model = recommender.Factorization(_pair(schema), width, ranks=True)
     strengths = {"l2": l2 / schema.rows, "bias_l2": bias_l2 / schema.rows}
     task = recommender.bpr(model, _sizes(schema), negatives=negatives, **strengths)
-    return Built(task, model, Report(partial(_ranked, model, schema)))
+    return Built(task, model, Report(partial(_ranked, model, schema)), mixed=False)
 
 
 def _sizes(schema) -> tuple[int, ...]:
@@ -92,7 +92,7 @@ def _rated(model, schema, vectors, l2, bias_l2) -> Built:
         text = partial(_liked, schema, vectors, trained, data)
         return found._replace(files=found.files | {"liked.txt": text})
 
-    return Built(task, model, plain._replace(measure=measure))
+    return Built(task, model, plain._replace(measure=measure), mixed=False)
 
 
 def _ranked(model, schema, trained: Trained, data: Data) -> Measured:

@@ -28,7 +28,7 @@ def knowledge_graph(
         entities, relations // 2, score, width, reciprocal, dropout=dropout
     )
     task = knowledge.task(model, n3=n3)
-    return Built(task, model, losses(task))
+    return Built(task, model, losses(task), mixed=False)
 
 
 RECIPES = {

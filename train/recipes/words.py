@@ -86,7 +86,7 @@ def _known(task: Task, model: Any, schema: Schema) -> Built:
         }
         return Measured(found, files=files)
 
-    return Built(task, model, Report(measure))
+    return Built(task, model, Report(measure), mixed=False)
 
 
 def together(rows: Arrays, size: int) -> Any:
