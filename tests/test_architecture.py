@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted([*ROOT.glob("zoo/**/*.py"), *ROOT.glob("train/**/*.py")])
 TOP = "step source loop optim mesh origin files check checkpoint".split()
-TOP += ["evaluate", "guard", "log", "progress"]
+TOP += ["evaluate", "guard", "log", "progress", "shown"]
 # who may import what of this project: the first two words of a module's name
 FLOORS = {
     "zoo": {"zoo"},
@@ -109,9 +109,9 @@ def test_what_is_long_to_import_waits_until_it_is_needed(program, light):
 
 def test_the_step_knows_little():
     step = walk(ROOT / "train" / "step.py", ast.ImportFrom)
-    known = {"functools", "typing", "zoo.base", "train.optim"}
+    known = {"functools", "typing", "zoo.base", "train.optim", "train.shown"}
     assert {node.module for node in step} <= known
-    assert len((ROOT / "train" / "step.py").read_text().splitlines()) <= 60
+    assert len((ROOT / "train" / "step.py").read_text().splitlines()) <= 64
 
 
 def test_the_top_of_train_is_read_in_one_sitting():

@@ -2,12 +2,16 @@
 
 from html.parser import HTMLParser
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
+from train import step as one
 from train.data import Schema
 from train.data.columns import Column
-from train.data.shown import listed
+from train.loop import Fit
 from train.recipes.saved import Loaded
+from train.shown import listed
 from zoo import linear
 
 SCHEMA = Schema(
@@ -59,6 +63,47 @@ def test_a_trained_model_says_what_it_can_be_asked_for():
     assert cells.texts[0] == "Trained: softmax" and "script" not in cells.tags
     assert said["can"] == "predict" and said["parameters"] == "8"
     assert said["flags"] == "data a<b.csv, steps 20"
+
+
+def state(params, step=1200):
+    return one.State(jnp.int32(step), params, {}, (), jnp.uint32(0))
+
+
+PARAMS = {"<b>x</b>": {"kernel": np.zeros((3, 2)), "bias": np.zeros(2)}, "scale": 1.0}
+
+
+def test_a_state_is_its_parameters_by_layer():
+    params = jax.tree.map(jnp.asarray, PARAMS)
+    cells = Cells(state(params)._repr_html_())
+    assert cells.tags == {"table", "caption", "tr", "th", "td"}
+    assert cells.texts == [
+        *("State after step 1,200", "layer", "parameters", "numbers"),
+        *("<b>x</b>", "bias 2, kernel 3 x 2", "8"),
+        *("scale one number", "1", "in all", "9"),
+    ]
+    many = state({f"layer_{i:02}": {"w": jnp.zeros(2)} for i in range(60)})
+    texts = Cells(many._repr_html_()).texts
+    assert texts[-4:] == ["... 12 more", "24", "in all", "120"]
+    several = jax.tree.map(lambda a: jnp.stack([a, a]), state(params))
+    assert Cells(several._repr_html_()).texts[0] == "State"
+    many.step.delete()  # donated to the next chunk
+    assert Cells(many._repr_html_()).texts[0] == "State"
+
+
+def test_a_fit_is_its_history_and_its_state():
+    params = jax.tree.map(jnp.asarray, PARAMS)
+    plain = [{"seconds": i, "step": i, "loss": 1 / i} for i in range(1, 101)]
+    records = [r | {"<i>eval": 0.5} if r["step"] % 4 == 0 else r for r in plain]
+    trained = one.Trained(params, {})
+    cells = Cells(Fit(trained, records, "finished", state(params, 100))._repr_html_())
+    assert cells.tags == {"table", "caption", "tr", "th", "td"}
+    heads = ["step", "loss", "<i>eval", "seconds"]
+    assert cells.texts[:5] == ["Fit: finished", *heads]
+    table = cells.texts[5 : cells.texts.index("State after step 100")]
+    assert table[-4:] == ["100", "0.01", "0.5", "100"] and len(table) // 4 <= 12
+    assert all(int(step) % 4 == 0 for step in table[::4])
+    none = Fit(trained, [], "interrupted", state(params, 0))
+    assert Cells(none._repr_html_()).texts[0] == "Fit: interrupted"
 
 
 def test_many_names_are_some_and_their_number():

@@ -28,6 +28,7 @@ from train.mesh import Best, Chunks, copied, feed
 from train.mesh import start as start
 from train.mesh import trained as trained
 from train.progress import bar, interrupts
+from train.shown import fit_as_html
 from train.source import Arrays, Source, batch_shapes
 from zoo.base import Number, Task, check_int
 
@@ -43,6 +44,9 @@ class Fit(NamedTuple):
     records: list[Record]  # one per log line
     ended: Literal["finished", "early", "stopped", "interrupted", "failed"]
     state: one.State  # to go on with
+
+    def _repr_html_(self) -> str:
+        return fit_as_html(self)
 
 
 def training(

@@ -7,6 +7,7 @@ import jax
 import optax
 
 from train.optim import in_parts, moved
+from train.shown import state_as_html
 from zoo.base import Batch, Mean, Task, masked
 
 
@@ -26,6 +27,9 @@ class State(NamedTuple):
     optimizer: optax.OptState
     seed: jax.Array  # uint32 scalar: update t draws from fold_in(key(seed), t)
     average: Trained | None = None  # a moving average of both, if one is kept
+
+    def _repr_html_(self) -> str:
+        return state_as_html(self)
 
 
 def init(task: Task, optimizer, seed, batch: Batch, *, average=False) -> State:
