@@ -49,5 +49,11 @@ def test_notebook(path, tmp_path, monkeypatch):
 
 def test_there_are_notebooks():
     names = ["attention", "embeddings", "games", "generative", "graphs"]
-    names += ["many_runs", "quickstart", "sequences", "sound_and_scenes"]
+    names += [
+        "many_runs",
+        "quickstart",
+        "sequences",
+        "sound_and_scenes",
+        "your_own_data",
+    ]
     assert [path.stem for path in NOTEBOOKS] == names
