@@ -1,6 +1,9 @@
 """Embeddings against loops written out, closed forms, and the optima of the papers."""
 
 import heapq
+import re
+from functools import partial
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -464,13 +467,21 @@ def test_svd_is_that_of_positive_information():
 @pytest.mark.parametrize("name", ["word2vec", "fasttext", "glove"])
 def test_a_report_says_which_words_are_near(name):
     recipe = prepare(RECIPES[name], min_count=40, width=8, steps=20, batch_size=100)
-    measured = recipe.report.measure(fit(recipe).trained, recipe.parts)
+    trained = fit(recipe).trained
+    measured = recipe.report.measure(trained, recipe.parts)
     wanted = {"names", "forms"}
     assert wanted | {f"{k}_svd" for k in wanted} < set(measured.scores)
     lines = measured.files["neighbours.txt"]().splitlines()
     assert 10 < len(lines) <= 25 and all(line.count(", ") == 5 for line in lines)
     assert lines[0].startswith("Mr: ")
     assert measured.files["words.png"]().axes
+    near = partial(recipe.report.near, trained)
+    assert len(near("she - he + Mr", 3)) == 3
+    if name == "fasttext":
+        assert len(near("unheardof")) == 8
+    else:
+        with pytest.raises(UsageError, match="expected words of the text"):
+            near("unheardof")
 
 
 @pytest.mark.long
@@ -493,3 +504,49 @@ def test_of_cbow_padding_says_nothing():
     optimizer = optim.optimizer("adam", 0.1)
     done = loop.fit(task, optimizer, full(rows), steps=2, progress=False)
     assert set(evaluate(task, done.trained, rows)) == {"loss"}
+
+
+NAMES = ("king", "queen", "man", "woman", "Jane", "boy")
+TABLE = np.array([[1, 1, 0], [1, -1, 0], [0, 1, 0], [0, -1, 0], [0, 0, 1], [0, 1, 0.5]])
+
+
+def test_words_near_a_word_or_a_sum_of_words():
+    cosines = TABLE @ TABLE.T / np.outer(*[np.linalg.norm(TABLE, axis=1)] * 2)
+    found = report.near(NAMES, TABLE, "KING", 2)
+    assert [word for word, _ in found] == ["man", "boy"]
+    assert [c for _, c in found] == pytest.approx([cosines[0, 2], cosines[0, 5]])
+    for text in ("king - man + woman", "king-man+woman"):
+        # (1, 1) / sqrt 2 - (0, 2): the length of each is 1
+        query = np.array([1, 1, 0]) / np.sqrt(2) - [0, 2, 0]
+        ((word, cosine),) = report.near(NAMES, TABLE, text, 1)
+        assert word == "queen"
+        assert cosine == pytest.approx(
+            query @ [1, -1, 0] / np.linalg.norm(query) / 2**0.5
+        )
+    assert len(report.near(NAMES, TABLE, "jane", 20)) == 5
+    with pytest.raises(UsageError, match="found 'womn'; did you mean 'woman'"):
+        report.near(NAMES, TABLE, "king + womn")
+    with pytest.raises(UsageError, match="expected a word, found '- '"):
+        report.near(NAMES, TABLE, "- ")
+    ((word, _),) = report.near(
+        NAMES, TABLE, "girl", 1, lambda word: TABLE[4] * len(word)
+    )
+    assert word == "Jane"
+
+
+def test_the_command_asks_for_words(zoo, monkeypatch):
+    def near(text, n=8):
+        return report.near(NAMES, TABLE, text, n)
+
+    found = SimpleNamespace(near=near, recipe="ridge")
+    monkeypatch.setattr("train.recipes.saved.load", lambda path: found)
+    status, out, _ = zoo("near runs/words king - man + woman --n 2")
+    assert status == 0
+    assert re.fullmatch(r"king - man \+ woman: queen 0\.\d\d, Jane -?0\.00\n", out)
+    _, out, _ = zoo("near runs/words man Jane")
+    assert [line.split(":")[0] for line in out.splitlines()] == ["man", "Jane"]
+    status, _, error = zoo("near runs/words man womn")
+    assert status == 2 and "did you mean 'woman'" in error
+    assert zoo("near runs/words")[2] == "zoo: expected a word, found none\n"
+    found.near = None
+    assert "a model of words, found ridge" in zoo("near runs/ridge she")[2]

@@ -56,7 +56,7 @@ def test_a_trained_model_says_what_it_can_be_asked_for():
     config = {"arguments": {"data": "a<b.csv", "steps": 20, "clip": None}}
     params = {"Dense_0": {"kernel": np.zeros((3, 2)), "bias": np.zeros(2)}}
     task, predict = linear.softmax(2), abs
-    rest = (predict, None, None, None, None, 8, None)
+    rest = (predict, None, None, None, None, None, 8, None)
     found = Loaded("softmax", task, None, params, {}, SCHEMA, config, *rest)
     cells = Cells(found._repr_html_())
     said = dict(zip(cells.texts[1::2], cells.texts[2::2], strict=True))

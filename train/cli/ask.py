@@ -232,6 +232,35 @@ def transcribe(argv: list[str]) -> int:
     return 0
 
 
+def near(argv: list[str]) -> int:
+    """`zoo near DIR WORD ...`: the words whose vectors are most like each."""
+
+    def flags(
+        directory: Directory, inputs: tyro.conf.Positional[tuple[str, ...]], n: int = 8
+    ) -> tuple[Path, tuple[str, ...], int]:
+        """Words that are used alike, with the cosines of their vectors.
+
+        Args:
+            directory: the run's directory
+            inputs: words, or a sum of words: king - man + woman
+            n: words to name
+        """
+        return directory, inputs, n
+
+    directory, inputs, n = parse(flags, argv, "zoo near")
+    if not inputs:
+        raise UsageError("expected a word, found none")
+    from train.recipes import saved
+
+    found = saved.load(directory)
+    if found.near is None:
+        raise UsageError(f"expected a model of words, found {found.recipe}")
+    for text in [" ".join(inputs)] if {"+", "-"} & set(inputs) else inputs:
+        alike = [f"{plain(word)} {cosine:.2f}" for word, cosine in found.near(text, n)]
+        print(f"{plain(text)}: {', '.join(alike)}")
+    return 0
+
+
 def export(argv: list[str]) -> int:
     """`zoo export DIR`: a program or weights for elsewhere."""
 
@@ -271,5 +300,6 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "sample": sample,
     "translate": translate,
     "transcribe": transcribe,
+    "near": near,
     "export": export,
 }

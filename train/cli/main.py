@@ -27,6 +27,7 @@ usage: zoo COMMAND [...]
   zoo sample DIR [flags]       images or text that a model makes; --help for flags
   zoo translate DIR WORD [...] what a sequence becomes, and what was attended to
   zoo transcribe DIR WAV [...] the words that are said in files of sound
+  zoo near DIR WORD [...]      words that are used like one, or: king - man + woman
   zoo export DIR [flags]       a program or weights for elsewhere; --help for flags
   zoo help RECIPE|COMMAND      what its flags are
   zoo completion SHELL         a script for bash, zsh or fish: what can be typed next

@@ -62,6 +62,7 @@ class Loaded(NamedTuple):
     write(prompt, length, *, seed=0, temperature=1.0, top_k=None, top_p=None) -> text.
     translate(sources, *, beams=4) -> one `train.report.samples.Translation` for each.
     transcribe(paths, *, beams=8) -> one `train.report.hearing.Transcript` for each.
+    near(text, n=8) -> n words like one, or like a sum of words, with their cosines.
     """
 
     recipe: str
@@ -76,11 +77,12 @@ class Loaded(NamedTuple):
     write: Callable[..., str] | None
     translate: Callable[..., Sequence[Any]] | None
     transcribe: Callable[..., Sequence[Any]] | None
+    near: Callable[..., list[tuple[str, float]]] | None
     columns: int  # of a picture of samples
     lines: Callable[[np.ndarray], list[list[str]]] | None  # as `Report` has it
 
     def _repr_html_(self) -> str:
-        asked = ("predict", "sample", "write", "translate", "transcribe")
+        asked = ("predict", "sample", "write", "translate", "transcribe", "near")
         given = self.config["arguments"].items()
         known = {
             "can": ", ".join(name for name in asked if getattr(self, name)),
@@ -139,6 +141,7 @@ def load(path: str | os.PathLike[str]) -> Loaded:
         bound(report.write),
         bound(report.translate),
         bound(report.transcribe),
+        bound(report.near),
         report.columns,
         report.lines,
     )

@@ -72,10 +72,19 @@ def _known(task: Task, model: Any, schema: Schema) -> Built:
     names = schema.ids[0][: len(schema.counts)]
     plain = losses(task)
 
+    def vectors(trained: Trained):
+        variables = {"params": trained.params, **trained.model}
+        return np.asarray(embedding.vectors(model, variables), np.float64), variables
+
+    def near(trained: Trained, text: str, n: int = 8) -> list[tuple[str, float]]:
+        table, variables = vectors(trained)
+        unseen = partial(embedding.unseen, model, variables)
+        spelt = getattr(model, "subwords", ())
+        return report.near(names, table, text, n, unseen if spelt else None)
+
     def measure(trained: Trained, data: Data) -> Measured:
         found = plain.measure(trained, data).scores
-        variables = {"params": trained.params, **trained.model}
-        table = np.asarray(embedding.vectors(model, variables), np.float64)
+        table, _ = vectors(trained)
         found |= report.scores(names, table)
         width = min(model.width, len(names) - 1)
         other = report.svd(together(data.train, len(names)), width)
@@ -86,7 +95,7 @@ def _known(task: Task, model: Any, schema: Schema) -> Built:
         }
         return Measured(found, files=files)
 
-    return Built(task, model, Report(measure), mixed=False)
+    return Built(task, model, Report(measure, near=near), mixed=False)
 
 
 def together(rows: Arrays, size: int) -> Any:

@@ -26,6 +26,7 @@ class Report(NamedTuple):
     write(trained, prompt, length, *, seed, temperature, top_k, top_p) -> text.
     translate(trained, sources, *, beams) -> one Translation for each.
     transcribe(trained, paths, *, beams) -> one Transcript for each.
+    near(trained, text, n) -> n words like a word, or a sum of words, with cosines.
     lines(predictions) -> rows of a table, heads first, of what is neither a class nor a
     quantity.
     baselines(data) -> scores to hold those of `measure` against, by the name of what
@@ -40,6 +41,7 @@ class Report(NamedTuple):
     write: Callable[..., str] | None = None
     translate: Callable[..., Sequence[Any]] | None = None
     transcribe: Callable[..., Sequence[Any]] | None = None
+    near: Callable[..., list[tuple[str, float]]] | None = None
     lines: Callable[[np.ndarray], list[list[str]]] | None = None
     baselines: Callable[[Data], dict[str, dict[str, Any] | str]] = lambda data: {}
     unit: str = ""

@@ -5,11 +5,13 @@ one that is written with a capital inside sentences, verb forms have a common st
 Shapes: V words, D width, N examples, P pairs.
 """
 
-from typing import NamedTuple
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from zoo.base import UsageError
+from zoo.base import UsageError, check_int, nearest
 
 KINDS = ("name", "-ed", "-ing", "-ly", "other")
 NEAR = 10
@@ -73,7 +75,7 @@ def scores(
     to one length. A score is left out where there are too few such words.
     """
     found, which = {}, judged(names, choosing)
-    unit = table / np.maximum(np.linalg.norm(table, axis=1, keepdims=True), 1e-9)
+    unit = _unit(table)
 
     def alike(some):
         """The cosines of some words with each; of a word with itself, none."""
@@ -105,6 +107,46 @@ def _probe(x, y):
     model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000))
     parts = StratifiedKFold(FOLDS, shuffle=True, random_state=0)
     return float(cross_val_score(model, x, y, cv=parts).mean())
+
+
+def near(
+    names: tuple[str, ...],
+    table: np.ndarray,
+    text: str,
+    n: int = 8,
+    unseen: Callable[[str], Any] | None = None,
+) -> list[tuple[str, float]]:
+    """The n words [V] whose vectors [V, D] have the largest cosines with a word's.
+
+    `text` is a word or a sum, "king - man + woman", of vectors of length 1 (Mikolov et
+    al., "Linguistic regularities in continuous space word representations", 2013); its
+    words are not among those found. unseen(word) is the vector [D] of a word that is
+    not in the table. Raises UsageError for no word, and those without a vector.
+    """
+    terms = re.findall(r"([+-]?)\s*([^\s+-]+)", text)
+    if not terms:
+        raise UsageError(f"expected a word, found {text!r}")
+    number = {name.lower(): i for i, name in enumerate(names)}
+    unit, query = _unit(table), np.zeros(table.shape[1])
+    for sign, word in terms:
+        if word.lower() in number:
+            vector = unit[number[word.lower()]]
+        elif unseen is not None:
+            vector = _unit(np.asarray(unseen(word.lower())))
+        else:
+            raise UsageError(
+                f"expected words of the text, found {word!r}{nearest(word, names)}"
+            )
+        query = query - vector if sign == "-" else query + vector
+    cosines = unit @ _unit(query)
+    own = [number.get(word.lower(), -1) for _, word in terms]
+    best = [i for i in np.argsort(-cosines, kind="stable") if i not in own]
+    return [(names[i], float(cosines[i])) for i in best[: check_int("n", n, 1)]]
+
+
+def _unit(vectors):
+    size = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return vectors / np.maximum(size, 1e-9)
 
 
 def svd(counts, width: int, *, power: float = 0.75, root: float = 1.0) -> np.ndarray:
