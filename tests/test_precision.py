@@ -52,7 +52,7 @@ def distance(a, b):
 
 
 class Coarse(nn.Module):
-    """Twice as coarse as bfloat16: what a layer too much in half would do."""
+    """A network whose input has half of bfloat16's bits: a fault to be seen."""
 
     network: nn.Module
 
@@ -72,15 +72,16 @@ def test_gradients_are_near_those_of_float32(kind):
     exact, _ = slope(task(network), params, state, batch)
     near, _ = slope(precision.mixed(task(network)), params, state, batch)
     assert {leaf.dtype.name for leaf in jax.tree.leaves(near)} == {"float32"}
-    # a rounding to 8 bits is off by 2^-9 at most; forwards and backwards there are
-    # three or four, and as many of what is given and of parameters
-    assert 0 < distance(near, exact) < 8 * 2**-9
+    # a rounding to 8 bits is off by 2^-9 at most, and there are some twelve of them:
+    # of what is given, parameters and products, forwards and backwards. Measured: 8 and
+    # 2 of these; 18 with an input of half the bits
+    assert 0 < distance(near, exact) < 12 * 2**-9
 
     def coarse(params):
         found = Coarse(network).apply({"params": {"network": params}}, batch["x"])
         return supervised.classes.values(found, batch["y"])["loss"].mean()
 
-    assert distance(jax.jit(jax.grad(coarse))(params), exact) > 8 * 2**-9
+    assert distance(jax.jit(jax.grad(coarse))(params), exact) > 12 * 2**-9
 
 
 def test_products_are_in_bfloat16_and_the_task_itself_is_as_it_was():
