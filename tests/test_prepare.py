@@ -17,6 +17,8 @@ from sklearn.pipeline import make_pipeline
 from train import data, loop
 from train.cli.main import main
 from train.data import columns, inputs
+from train.data import prepare as preparing
+from train.data.frames import plain
 from train.recipes import RECIPES, prepare
 from zoo.base import UsageError
 
@@ -251,6 +253,34 @@ def test_every_kind_of_column_has_its_features(csv):
     with pytest.warns(match='"Bonn", "Lima", "Nara": read as other'):
         again = inputs.examples(schema, frame.loc[rows.index])["x"]
     np.testing.assert_allclose(again, found.train["x"], atol=1e-5)
+
+
+@pytest.mark.parametrize("flags", [{}, {"scale": "rank"}, {"missing": "drop"}])
+def test_columns_side_by_side_are_as_each_by_itself(csv, monkeypatch, flags):
+    draw = np.random.default_rng(0)
+    numbers = pandas.DataFrame(draw.normal(size=(90, 30)).round(2)).add_prefix("n")
+    holes = draw.uniform(size=numbers.shape) < draw.choice([0, 0, 0.03], 30)
+    numbers = numbers.mask(holes)
+    frame = pandas.concat([numbers, mixed(90).drop(columns="who")], axis=1)
+    frame = frame.assign(whole=draw.integers(0, 9, 90), empty=None)
+    new = frame[::-1].assign(n3=None, n5=np.where(frame.index == 4, None, frame["n5"]))
+    path = csv(frame)
+
+    def seen():
+        schema, rows, test, *_ = data.load(path, target="y", **flags)
+        known = [column.name for column in schema.columns]
+        given = frame.dropna(subset=known) if "missing" in flags else new
+        made, said = columns.encode(plain(given), schema.columns)
+        return schema, rows["x"], test["x"], made, said
+
+    monkeypatch.setattr(columns, "BLOCK", 500)  # five at a time
+    found = seen()
+    for module in columns, preparing:
+        monkeypatch.setattr(module, "blocks", lambda *_: ())
+    wanted = seen()
+    assert found[0] == wanted[0] and found[-1] == wanted[-1]
+    for ours, theirs in zip(found[1:-1], wanted[1:-1], strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 @pytest.mark.parametrize("scale", ["robust", "rank"])

@@ -29,7 +29,7 @@ SUFFIXES = (".csv", ".tsv", ".txt", ".parquet")
 SEPARATORS = (",", ";", "\t", "|", " ")  # in the order in which they are tried
 BYTES = 2**30  # of a table as text, unpacked
 LINE = 2**24  # bytes of a line
-COLUMNS = 10_000
+COLUMNS = 100_000
 BLOCK = 2**20  # bytes read at a time
 # what stands where nothing is known, in any case
 MISSING = {"", "?", "na", "n/a", "#n/a", "<na>", "#na", "nan", "-nan", "null"}
@@ -163,9 +163,9 @@ def _separator(text, given, name) -> str:
                 f'expected one character between columns, or tab, found "{given}"'
             )
         return given
-    start = text[: 2**16]
+    start = text[: 2**16] if "\n" in text[: 2**16] else text[: LINE + 1]
     if len(text) > len(start):  # but for the line that is cut, unless it is the first
-        start = start[: start.rfind("\n") + 1] or text[: LINE + 1]
+        start = start[: start.rfind("\n") + 1] or start
     for separator in SEPARATORS:
         try:
             rows = [len(row) for row in _reader(start, separator) if row][:100]
@@ -247,22 +247,22 @@ def _parsed(text, separator, header, texts) -> "DataFrame":
         names=header,
         index_col=False,
         skipinitialspace=separator != " ",
-        dtype={name: object for name in texts if name in header},
+        dtype=dict.fromkeys(set(texts) & set(header), object),
         na_values=[*cased, "NaN", "-NaN"],
         keep_default_na=False,
         decimal="," if separator == ";" and _commas(text) else ".",
         low_memory=False,
     )
     # TRUE and True are texts, which pandas reads as one
-    truths = [name for name in header if _has_truths(frame[name])]
+    truths = [
+        name
+        for name, kind in zip(header, frame.dtypes, strict=True)
+        if isinstance(kind, np.dtype) and kind.kind in "bO"
+        if any(isinstance(cell, bool) for cell in frame[name])
+    ]
     if truths:
         return _parsed(text, separator, header, [*texts, *truths])
     return plain(frame, texts)
-
-
-def _has_truths(column) -> bool:
-    kind = column.dtype.kind
-    return kind == "b" or (kind == "O" and any(isinstance(c, bool) for c in column))
 
 
 def _commas(text) -> bool:
@@ -277,6 +277,7 @@ def plain(frame: "DataFrame", texts: Sequence[str] = ()) -> "DataFrame":
     """The frame, its columns numbers, dates, or stripped texts with NaN for gaps."""
     import pandas
 
+    texts = set(texts)
     for i, (name, kind) in enumerate(zip(frame.columns, frame.dtypes, strict=True)):
         if isinstance(kind, np.dtype) and kind.kind in "iufM" and name not in texts:
             continue

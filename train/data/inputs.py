@@ -74,10 +74,13 @@ def _table(schema, given):
     """Columns by name, of one length, as a frame."""
     from pandas import DataFrame
 
-    sizes = sorted({len(given[name]) for name in given})
-    if len(sizes) != 1:
-        raise UsageError(f"expected columns of one length, found {sizes}")
-    frame = DataFrame({str(name): given[name] for name in given})
+    if isinstance(given, DataFrame):
+        frame = given.set_axis([str(name) for name in given], axis=1)
+    else:
+        sizes = sorted({len(given[name]) for name in given})
+        if len(sizes) != 1:
+            raise UsageError(f"expected columns of one length, found {sizes}")
+        frame = DataFrame({str(name): given[name] for name in given})
     found = plain(frame, texts_of(schema.columns))
     found.attrs = dict(getattr(given, "attrs", {}))
     return found

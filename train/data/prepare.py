@@ -14,10 +14,12 @@ from train.data.columns import (
     Column,
     Columns,
     as_numbers,
+    blocks,
     in_days,
     parsed,
     parts,
     path_of,
+    shortened,
 )
 from train.data.formats import quoted
 from zoo.base import UsageError, nearest
@@ -32,6 +34,7 @@ Scale = Literal["standard", "robust", "rank"]
 FEW = 20  # up to so many distinct values a column of texts is a category
 MANY = 100  # levels of a category at most, that of all others among them
 QUANTILES = 100  # that a rank is read between
+RANKED = 20_000  # columns at most: their quantiles are kept with the model
 
 
 class Wishes(NamedTuple):
@@ -95,31 +98,61 @@ def learn(
     `named` are categories whatever they hold. Raises UsageError for a column of two
     types, and where none is left.
     """
-    columns, notes = [], []
+    columns, said = [], []
+    measured = _side_by_side(frame, wishes, set(frame.columns) - set(named))
     for name in frame.columns:
-        cells = frame[name]
-        kind = "levels" if name in named else _kind(cells)
-        gaps = int(cells.isna().sum())
-        if kind in ("empty", "names"):
-            count = cells.nunique()
-            why = f"{count:,} of its {len(cells) - gaps:,} values are distinct"
-            why = "it has no values" if kind == "empty" else why
-            notes.append(f'left out the column "{name}": {why}')
+        column, gaps, sentence = measured.get(name) or _one(frame[name], wishes, named)
+        if sentence:
+            said.append(("left out", f'left out the column "{name}": {sentence}'))
             continue
-        make = {"levels": _levels, "numbers": _numbers, "dates": _dates}[kind]
-        column = make(str(name), cells, wishes)
         columns.append(column)
         if gaps:
-            notes.append(_filled(column, gaps))
+            said.append(("with gaps, filled alike", _filled(column, gaps)))
         if column.other:
-            count = cells.nunique() - len(column.levels)
-            notes.append(f'{count:,} rare levels of the column "{name}" are one, other')
+            count = frame[name].nunique() - len(column.levels)
+            sentence = f'{count:,} rare levels of the column "{name}" are one, other'
+            said.append(("with rare levels", sentence))
+    notes = shortened(said)
     if not columns:
         raise UsageError(
             f"expected a column to learn from in {path_of(frame)}, found "
             + ("; ".join(notes) or "none")
         )
     return tuple(columns), notes
+
+
+def _side_by_side(frame, wishes, names):
+    """(column, gaps, "") of each column of numbers that has any, by its name."""
+    if wishes.scale == "rank" and len(names) > RANKED:
+        raise UsageError(
+            f"expected at most {RANKED:,} columns to rank, found {len(names):,} in "
+            f"{path_of(frame)}: another --scale takes more"
+        )
+    found = {}
+    for block in blocks(frame, names):
+        values = frame[block].to_numpy(np.float64)
+        gaps = np.isnan(values).sum(0)
+        some = np.flatnonzero(gaps < len(values))
+        medians, ranks = _statistics(values[:, some], wishes)
+        for i, median, own in zip(some, medians.tolist(), ranks, strict=True):
+            name, gap = block[i], bool(gaps[i])
+            column = Column(name, gap=gap, strict=wishes.missing != "fill")
+            column = column._replace(medians=(median,), ranks=own)
+            found[name] = column, int(gaps[i]), ""
+    return found
+
+
+def _one(cells, wishes, named):
+    """(column, gaps, why there is no column)."""
+    kind = "levels" if cells.name in named else _kind(cells)
+    gaps = int(cells.isna().sum())
+    if kind == "empty":
+        return None, gaps, "it has no values"
+    if kind == "names":
+        known = len(cells) - gaps
+        return None, gaps, f"{cells.nunique():,} of its {known:,} values are distinct"
+    make = {"levels": _levels, "numbers": _numbers, "dates": _dates}[kind]
+    return make(str(cells.name), cells, wishes), gaps, ""
 
 
 def _filled(column, gaps):
@@ -203,19 +236,26 @@ def _dates(name, cells, wishes) -> Column:
 
 def _measured(column, values, wishes) -> Column:
     """What is learned of numbers [N, P], NaN for gaps."""
-    gaps = np.isnan(values).any(1)
-    medians = np.nanmedian(values, 0)
-    column = column._replace(
-        gap=bool(gaps.any()),
+    medians, ranks = _statistics(values, wishes)
+    return column._replace(
+        gap=bool(np.isnan(values).any()),
         strict=wishes.missing != "fill",
         medians=tuple(medians.tolist()),
+        ranks=tuple(rank for each in ranks for rank in each),
     )
-    if wishes.scale == "rank":
-        from sklearn.preprocessing import QuantileTransformer
 
-        values = np.where(np.isnan(values), medians, values)
-        count = min(QUANTILES, len(values))
-        found = QuantileTransformer(n_quantiles=count, subsample=None).fit(values)
-        quantiles = tuple(map(tuple, found.quantiles_.T.tolist()))
-        column = column._replace(ranks=quantiles)
-    return column
+
+def _statistics(values, wishes):
+    """The medians [P] of numbers [N, P], NaN for gaps; of each its quantiles, or ()."""
+    gaps = np.isnan(values)
+    some = gaps.any(0)
+    medians = np.median(values, 0)
+    medians[some] = np.nanmedian(values[:, some], 0)
+    if wishes.scale != "rank":
+        return medians, [()] * len(medians)
+    from sklearn.preprocessing import QuantileTransformer
+
+    count = min(QUANTILES, len(values))
+    made = QuantileTransformer(n_quantiles=count, subsample=None)
+    found = made.fit(np.where(gaps, medians, values))
+    return medians, [(tuple(ranks),) for ranks in found.quantiles_.T.tolist()]

@@ -236,8 +236,8 @@ def read_table(
     )
     named = listed(wishes.category, names, "--category")
     own = listed(wishes.id, names, "--id")
-    beside = [n for n in names if n not in (*wanted, *drop, *own)]
-    beside = [n for n in beside if n in keep or not keep]
+    without, only = {*wanted, *drop, *own}, set(keep or names)
+    beside = [n for n in names if n in only - without]
     if not beside:
         raise UsageError(f'expected columns in {path} beside "{target}", found none')
     notes = [*head.attrs["notes"], *_numbering(head[beside])]
@@ -279,15 +279,18 @@ def _complete(frame, wanted, beside, wishes, named, notes):
 
 def _numbering(frame):
     """A warning for each column that numbers the rows."""
+    kinds = zip(frame.columns, frame.dtypes, strict=True)
+    whole = [name for name, kind in kinds if kind.kind in "iu"] * (len(frame) > FEW)
+    first, last = (frame[whole].iloc[i].to_numpy(np.float64) for i in (0, -1))
+    likely = np.flatnonzero(np.abs(last - first) == len(frame) - 1)
     found = []
-    for name, kind in zip(frame.columns, frame.dtypes, strict=True):
-        if kind.kind in "iu" and len(frame) > FEW:
-            steps = np.diff(frame[name].to_numpy())
-            if (steps == 1).all() or (steps == -1).all():
-                found.append(
-                    f'warning: the column "{name}" numbers the rows: leave it out, '
-                    "unless their order means something"
-                )
+    for name in (whole[i] for i in likely):
+        steps = np.diff(frame[name].to_numpy())
+        if (steps == 1).all() or (steps == -1).all():
+            found.append(
+                f'warning: the column "{name}" numbers the rows: leave it out, '
+                "unless their order means something"
+            )
     return found
 
 

@@ -5,6 +5,7 @@ the states. Both are enough: the rows may be gone.
 """
 
 import contextlib
+import functools
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -253,12 +254,15 @@ def _fits(value, hint):
         same = len(value) == len(inner)
         return same and all(map(_fits, value, inner))
     if hasattr(hint, "_fields"):
-        fields = get_type_hints(hint)
+        fields = _hints(hint)
         return isinstance(value, hint) and all(
             _fits(getattr(value, name), kind) for name, kind in fields.items()
         )
     kinds = (float, int) if hint is float else hint
     return isinstance(value, kinds) and (hint is bool or not isinstance(value, bool))
+
+
+_hints = functools.cache(get_type_hints)  # columns are many
 
 
 def with_rows(config: dict[str, Any], directory: Any) -> Experiment:
