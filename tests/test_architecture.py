@@ -71,7 +71,7 @@ def test_imports_run_one_way(path):
     libraries = {
         "optax": "optim step base",
         "orbax": "checkpoint",
-        "matplotlib": "plot charts overlays ranges",
+        "matplotlib": "plot charts overlays ranges several",
     }
     module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
     own = floor(module.removesuffix(".__init__"))

@@ -214,6 +214,33 @@ def test_a_table_of_files(photos):
         data.read_rows(str(table), "color", None)
 
 
+def test_a_table_of_files_with_several_targets(photos):
+    paths = sorted(photos.glob("*/*"))
+    lines = [
+        f"{i};{i % 2};{int(p.parent.name == 'red')};{p.relative_to(photos)}"
+        for i, p in enumerate(paths)
+    ]
+    table = photos / "shots.txt"
+    text = "\n".join(["number;odd;red;file", *lines, "9;1;1;red/gone.png"])
+    table.write_text(text, encoding="utf-16")
+    with pytest.warns(UserWarning, match='the column "number"; 1 of 19'):
+        found = data.load(table, target="odd,red", several=True, holdout=0.5, size=8)
+    assert found.schema.classes == ("odd", "red") and found.schema.image
+    assert found.schema.targets == ("odd", "red") and found.schema.multilabel
+    reds = np.concatenate([part["y"][:, 1] for part in (found.train, found.test)])
+    assert reds.sum() == 6
+    flags = {"kind": "regression", "several": True, "separator": ";"}
+    with pytest.warns(UserWarning):
+        found = data.load(table, target="number,red", holdout=0, **flags)
+    np.testing.assert_allclose(
+        data.restore_target(found.schema, found.train["y"])[:, 0], range(18), atol=1e-4
+    )
+    with pytest.warns(UserWarning), pytest.raises(UsageError, match="one target"):
+        data.load(table, target="odd,red")
+    with pytest.raises(UsageError, match='for --target, of .*found "rod"'):
+        data.load(table, target="odd,rod", several=True)
+
+
 @pytest.fixture
 def zoo(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)

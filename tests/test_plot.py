@@ -8,7 +8,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from train.report import metrics, plot
+from train.report import metrics, plot, several
 from zoo.base import UsageError
 
 RNG = np.random.default_rng(0)
@@ -168,6 +168,28 @@ def test_regression_of_any_size(n, tmp_path):
     written(figure, tmp_path)
     written(plot.regression(np.ones(n), np.ones(n)), tmp_path)
     written(plot.regression(np.ones((n, 2)), np.zeros((n, 2))), tmp_path)
+
+
+def test_several_targets_have_a_panel_each(tmp_path):
+    names = ["a", "b_$", "c"]
+    y = RNG.normal(size=(200, 3)) * [1, 1000, 1e-3]
+    found = y + RNG.normal(size=y.shape) * [0.1, 500, 1e-3]
+    figure = several.quantities(found, y, names)
+    exact = 1 - np.square(found - y).sum(0) / np.square(y - y.mean(0)).sum(0)
+    for axes, name, r2 in zip(figure.axes, names, exact, strict=True):
+        assert axes.get_title() == f"R2 {r2:.4f}"
+        assert axes.get_xlabel() == f"true {name}"
+    written(figure, tmp_path)
+    truth = RNG.integers(0, 2, (200, 14))
+    p = np.clip(0.3 + 0.4 * truth + 0.2 * RNG.normal(size=truth.shape), 0, 1)
+    names = [f"label{i}" for i in range(14)]
+    figure = several.labels(p, truth, names)
+    assert len(figure.axes) == 12
+    right = ((p > 0.5) == truth)[:, 3].mean()
+    assert figure.axes[3].get_title() == f"label3: {right:.1%} right"
+    for wrong in (p[:, :1], np.full_like(p, np.nan)):
+        with pytest.raises(UsageError, match="expected .*predictions"):
+            several.labels(wrong, truth, names)
 
 
 @pytest.mark.parametrize(

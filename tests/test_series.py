@@ -1,5 +1,6 @@
 """Long tables as sequences, and forecasts beside what needs no model."""
 
+import jax
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,6 +12,7 @@ from train.data import Split, inputs, long, series, views
 from train.data.builtin import WAVES, waves
 from train.recipes import RECIPES, prepare, saved
 from train.report.forecasts import errors, times
+from train.step import Trained
 from zoo.base import UsageError
 
 BY = {"group": "id", "time": "t", "target": "kind"}
@@ -136,6 +138,38 @@ def test_windows_are_cut_at_the_splits_and_read_on_from_before():
         np.testing.assert_array_equal(rows["unit"], 4)
     assert data.schema.target == (center, scale)
     assert data.schema.target_shape == (3,) and len(data.test["x"]) == 2 * 18
+
+
+def test_several_targets_are_of_a_step_side_by_side():
+    t = np.arange(100.0)
+    values = np.stack([np.sin(t), t, t**2], 1)
+    options = {"window": 5, "horizon": 3, "season": 4, "targets": ("line", "square")}
+    data = sets.from_series([values], **options)
+    rows, schema = data.test, data.schema
+    assert schema.target_shape == (6,) and schema.horizon == 3
+    ahead = rows["first"][:, None] + np.arange(3)
+    for name, step in ("y", ahead), ("seasonal", ahead - 4):
+        found = series.restored(schema, rows[name])
+        np.testing.assert_allclose(found[..., 0], step, rtol=1e-4)
+        np.testing.assert_allclose(found[..., 1], step**2, rtol=1e-3)
+    np.testing.assert_allclose(rows["unit"][0], [4, np.mean(8 * t[4:80] - 16)], 1e-5)
+    built = prepare(RECIPES["gru"], data, features=4)
+    zeros = built.task.init(jax.random.key(0), {k: v[:2] for k, v in rows.items()})
+    still = Trained(jax.tree.map(np.zeros_like, zeros[0]), zeros[1])
+    measured = built.report.measure(still, data)
+    # that of the mean of what was trained on
+    wrong = np.abs(series.restored(schema, rows["y"])[..., 1] - np.mean(t[:80] ** 2))
+    own = measured.scores["per_target"]["square"]
+    assert own["mae"] == pytest.approx(wrong.mean(), rel=1e-4)
+    assert own["mae_naive"] == pytest.approx(
+        np.mean([(t[80 + h : 98 + h] ** 2 - t[79:97] ** 2).mean() for h in range(3)])
+    )
+    both = [each["mase"] for each in measured.scores["per_target"].values()]
+    assert measured.scores["mase"] == pytest.approx(np.mean(both))
+    panels = measured.files["forecasts.png"]().axes
+    assert [axes.get_ylabel() for axes in panels[::2]] == ["line", "square"]
+    with pytest.raises(UsageError, match='once, found "x" twice'):
+        sets.from_series([values], window=5, targets=("x", "x"))
 
 
 def test_windows_that_are_watched_are_the_last():
@@ -302,6 +336,16 @@ def test_the_command_forecasts_each_series(zoo, tmp_path):
     values = model.predict(last[None])
     assert values.shape == (1, 2)
     assert values[0, 0] == pytest.approx(float(lines[1][2]), rel=1e-4)
+    both = flags.replace("sold ", "sold,rain ") + " --horizon 2 --features 4 --steps 2"
+    status, said, wrong = zoo(f"train rnn {both} --out both")
+    assert status == 0 and "per_target" not in said, wrong
+    status, said, _ = zoo("predict both sold.csv")
+    lines = [line.split(",") for line in said.splitlines()]
+    assert lines[0] == ["shop", "day", "sold", "rain"] and len(lines) == 5
+    values = saved.load(tmp_path / "both").predict(str(tmp_path / "sold.csv"))
+    assert values.shape == (2, 2, 2)
+    found = np.array([line[2:] for line in lines[1:]], float).reshape(2, 2, 2)
+    np.testing.assert_allclose(values, found, rtol=1e-5)
     table[:5].to_csv(tmp_path / "short.csv", index=False)
     status, _, wrong = zoo("predict run short.csv")
     assert status == 2 and "expected 8 steps or more" in wrong

@@ -57,6 +57,7 @@ def test_ridge_of_two_columns_is_that_of_each(zoo):
         own = scores["metrics"]["per_target"][name]
         assert own["r2"] == pytest.approx(theirs.r2_score(y, wanted), abs=1e-4)
     assert scores["baselines"]["linear"]["r2"] > scores["metrics"]["r2"]
+    assert Path("run/predictions.png").exists()
     # what is exported says the same
     run = saved.restore(Path("run"))
     call = program(run.experiment.task, run.trained, run.experiment.schema)
@@ -75,6 +76,7 @@ def test_labels_that_exclude_none_are_told_by_a_perceptron(zoo):
     assert set(each) == {"red", "round"}
     assert set(each["red"]) == {"f1", "roc_auc", "average_precision", "support"}
     assert result["metrics"]["roc_auc"] > 0.8
+    assert Path("run/predictions.png").exists()
     assert result["baselines"]["linear"]["roc_auc"] > 0.8
     assert result["baselines"]["majority"]["roc_auc"] == 0.5
     heads, found = columns(zoo("predict run t.csv")[1])
@@ -121,7 +123,7 @@ def test_arrays_of_several_targets_are_standardised_each(tmp_path):
     "command, words",
     [
         ("ridge --target height,wieght", 'found "wieght"; did you mean'),
-        ("ridge --target height,height", 'each target once, found "height" twice'),
+        ("ridge --target height,height", 'once, found "height" twice'),
         ("mlp --target height,word", 'numbers in the column "word"'),
         ("mlp --target height,red", "labels that are all 0 or 1"),
         ("logistic --target red,round", 'one target, found "red", "round"'),

@@ -34,12 +34,13 @@ def _rows(found, schema, predictions):
     if schema.edges:
         predictions = predictions.reshape(-1, predictions.shape[-1])
     if schema.regression:
-        several = range(1, 1 + int(np.prod(schema.target_shape)))
-        heads = [f"{schema.target_name}+{i}" for i in several]
+        heads = list(schema.targets) or [schema.target_name]
+        if schema.forecast:
+            steps = range(1, schema.horizon + 1)
+            heads = [f"{name}+{i}" for i in steps for name in heads]
         cells = predictions.reshape(len(predictions), -1)
-        one = list(schema.targets) or [schema.target_name]
         return [
-            heads if schema.forecast else one,
+            heads,
             *([f"{value:.7g}" for value in row] for row in cells),
         ]
     if schema.multilabel:

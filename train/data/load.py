@@ -36,10 +36,12 @@ from train.data.schema import (
     within,
 )
 from train.data.speech import SPEECH
-from train.data.tables import PLAIN, Kind, Rows, read_npz, read_table
+from train.data.tables import PLAIN, Kind, Rows, read_npz, read_own, rows_of
 from train.data.text import TEXTS
 from train.data.triples import TRIPLES
 from zoo.base import UsageError, nearest
+
+LISTED = ("target", "separator", "encoding", *Look._fields)  # of a table of pictures
 
 
 def schema_of(name: str) -> Schema:
@@ -193,13 +195,15 @@ def read_rows(
     builtin = name in NAMES
     table = not builtin and is_table(name)
     folder = not builtin and path.is_dir()
-    listed = table and target is not None and path.is_file() and lists_pictures(path)
+    here = name == "-" or path.is_file()
+    frame = read_own(name, wishes) if table and here else None
+    listed = frame is not None and target is not None and lists_pictures(frame)
     given = {"target": target, **wishes._asdict()}
     plain = {"target": None, **PLAIN._asdict()}
     for flag in [k for k in given if given[k] != plain[k]]:
         if flag in Look._fields and not (folder or listed):
             raise UsageError(f"expected pictures for --size and --grey, found {name}")
-        if table and (not listed or flag in ("target", *Look._fields)):
+        if table and (not listed or flag in LISTED):
             continue
         if folder and flag in Look._fields:
             continue
@@ -211,22 +215,22 @@ def read_rows(
     if folder:
         return read_folder(path, look, kind)
     if listed:
-        return read_listed(path, str(target), look, kind)
+        return read_listed(frame, path, str(target), look, kind)
     if builtin:
         rows = NAMES[name]()
         found = "classes" if rows.classes else "regression"
         if kind not in (None, found):
             raise UsageError(f"expected the kind {found} for {name}, found {kind}")
         return rows
-    if name != "-" and not path.is_file():
+    if not here:
         if path.suffix or path.name != name:
             raise UsageError(f"expected a data file, found no file at {name}")
         raise UsageError(
             f"expected a file or one of the data sets {', '.join(NAMES)}, found "
             f'"{name}"' + nearest(name, list(NAMES))
         )
-    if table:
-        return read_table(name, target, kind, wishes)
+    if frame is not None:
+        return rows_of(frame, target, kind, wishes)
     if path.suffix.lower() == ".npz":
         return read_npz(path, kind)
     raise UsageError(f"expected a data file .npz or .csv, found {name}")

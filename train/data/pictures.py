@@ -9,21 +9,23 @@ size. All is said of what is left out.
 Shapes: N pictures, H height, W width, C channels.
 """
 
-import csv
-import itertools
 import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from train.data.formats import SUFFIXES, open_picture, read_image, sight
-from train.data.frames import quoted, read_frame
-from train.data.tables import Kind, Rows, targets
+from train.data.frames import quoted
+from train.data.prepare import listed
+from train.data.tables import Kind, Rows, several_of, targets
 from zoo.base import UsageError, nearest
 from zoo.checks import check_int
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 SIZE = 32  # of pictures that are larger, or of different sizes, unless it is given
 OWN = 64  # up to so high and wide, pictures of one size keep it
@@ -89,43 +91,47 @@ def read_folder(path: Path, look: Look = LOOK, kind: Kind | None = None) -> Rows
 
 
 def read_listed(
-    path: Path, target: str, look: Look = LOOK, kind: Kind | None = None
+    frame: "DataFrame",
+    path: Path,
+    target: str,
+    look: Look = LOOK,
+    kind: Kind | None = None,
 ) -> Rows:
-    """The pictures that a .csv lists, by their paths from the folder that it is in.
+    """The pictures that a table lists, by their paths from the folder that it is in.
 
-    Of its columns, the first of files and the target count. Raises UsageError.
+    Of its columns, the first of files and the target, or those of "a,b", count. Raises
+    UsageError.
     """
-    frame = read_frame(path)
     columns = [str(name) for name in frame]
     name = next((n for n in columns if _is_picture(frame[n].iloc[0])), None)
-    if name is None or target not in columns or name == target:
+    many = target not in columns and "," in target
+    wanted = listed(target, columns, "--target") if many else [target]
+    if name in (None, *wanted) or not set(wanted) <= set(columns):
         raise UsageError(
             f"expected a target beside the files in the columns {quoted(columns)} "
             f'of {path}, found "{target}"' + nearest(target, columns)
         )
-    if (gaps := frame[target].isna()).any():
+    if (gaps := frame[wanted].isna().any(axis=1)).any():
         raise UsageError(
-            f'expected a value in each row of "{target}" of {path}, found none in line '
-            f"{frame.index[gaps][0]}"
+            f"expected a value in each row of {quoted(wanted)} of {path}, found none "
+            f"in line {frame.index[gaps][0]}"
         )
     paths = [path.parent / str(cell) for cell in frame[name]]
     x, kept, failed = read_pictures(paths, path.parent, look)
-    others = [f'the column "{c}"' for c in columns if c not in (name, target)]
+    others = [f'the column "{c}"' for c in columns if c not in (name, *wanted)]
     _warn(path, [*frame.attrs["notes"], *others, failed])
+    if many:
+        y, classes = several_of(frame.iloc[kept], wanted, kind)
+        return Rows(x, y, classes, target_name=target, targets=tuple(wanted))
     values = frame[target].to_numpy()[kept]
     values = values.astype(str) if values.dtype == object else values
     y, _, classes = targets(values, None, kind, f'the column "{target}" of {path}')
     return Rows(x, y, classes, target_name=target)
 
 
-def lists_pictures(path: Path) -> bool:
-    """Whether the first row of a .csv has the name of a picture."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = list(itertools.islice(filter(None, csv.reader(file)), 2))
-    except (OSError, csv.Error, UnicodeDecodeError):
-        return False
-    return len(rows) == 2 and any(map(_is_picture, rows[1]))
+def lists_pictures(frame: "DataFrame") -> bool:
+    """Whether the first row of a table has the name of a picture."""
+    return any(map(_is_picture, frame.iloc[0]))
 
 
 def _is_picture(cell):

@@ -63,8 +63,16 @@ class Schema(NamedTuple):
 
     @property
     def forecast(self) -> bool:
-        """Whether x is windows of a series, and y [N, H] what comes next."""
+        """Whether x is windows of a series, and y [N, H] what comes next.
+
+        Of T targets y is [N, H T], all of a step side by side.
+        """
         return self.season > 0
+
+    @property
+    def horizon(self) -> int:
+        """How many steps of a series are predicted."""
+        return self.target_shape[0] // max(1, len(self.targets))
 
     @property
     def integer(self) -> bool:

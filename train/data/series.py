@@ -1,4 +1,4 @@
-"""Series in time: windows of their steps, and the next values of one channel.
+"""Series in time: windows of their steps, and the next values of some channels.
 
 A part of the data is a stretch of time. The windows of a later part may read on from
 the one before it, but no value that one part is to predict is predicted in another, and
@@ -17,7 +17,17 @@ from train.data.columns import Column, Columns
 from train.data.formats import numbers
 from train.data.load import load
 from train.data.long import check_names, encode, features, groups, sources, table
-from train.data.schema import Arrays, Data, Schema, Split, moments, standardize
+from train.data.prepare import listed
+from train.data.schema import (
+    Arrays,
+    Data,
+    Schema,
+    Split,
+    moments,
+    restore_target,
+    standardize,
+)
+from train.data.targets import check_targets
 from zoo.base import UsageError, check_int
 
 if TYPE_CHECKING:
@@ -37,9 +47,9 @@ def load_series(
 ) -> Data:
     """The windows of a series by its name in SERIES, or of a .csv; a `Data` as it is.
 
-    `time` orders the lines, `target` is the column to predict, from itself and all
-    others; `group` tells several series apart. Uneven times are taken as steps, with a
-    warning. See `from_series` for the rest. Raises UsageError.
+    `time` orders the lines, `target` is the column to predict, or "a,b" those, from
+    itself and all others; `group` tells several series apart. Uneven times are taken as
+    steps, with a warning. See `from_series` for the rest. Raises UsageError.
     """
     if isinstance(request.source, Data):
         return _given(request.source, request)
@@ -55,11 +65,15 @@ def load_series(
         if given is None:
             raise UsageError(f"expected {flag} to forecast {name}, found none")
     assert target is not None and time is not None and window is not None
-    roles = {"--time": time, "--target": target} | ({"--group": group} if group else {})
-    check_names(frame, roles, name)
-    columns: Columns = (Column(target),)
-    if len(frame.columns) > len(roles):
-        columns = (*features(frame, (group, time, target), name), *columns)
+    many = target not in frame.columns and "," in target
+    wanted = listed(target, list(frame.columns), "--target") if many else [target]
+    for one in wanted:
+        roles = {"--time": time, "--target": one}
+        check_names(frame, roles | ({"--group": group} if group else {}), name)
+    columns: Columns = tuple(map(Column, wanted))
+    others = (group, time, *wanted)
+    if not set(frame.columns) <= set(others):
+        columns = (*features(frame, others, name), *columns)
     found = list(groups(frame, group or "", time, name))
     paces = [pace(steps[time]) for _, steps in found]
     if None in paces:
@@ -75,6 +89,7 @@ def load_series(
         holdout=holdout,
         watched=request.watched,
         name=name,
+        targets=wanted if many else (),
     )
     named: dict[str, Any] = {"target_name": target, "group": group or "", "time": time}
     clock = str(found[0][1][time].iloc[0]), str(paces[0] or "")
@@ -91,15 +106,17 @@ def from_series(
     holdout: float | None = None,
     watched: float = 0.0,
     name: str = "series",
+    targets: Sequence[str] = (),
 ) -> Data:
     """Arrays [T, C] or [T] -> windows x [N, W, C], and y [N, H] of the last channel.
 
-    Of each series the last `holdout` (0.2 for None) is for testing, and of what is left
-    the last `watched` for watching. Rows have "seasonal" [N, H], what was there one
-    `season` of steps before (or two, ...), which is looked for where none is given; in
-    the target's units, "unit" [N], the mean change over a season in training;
-    "first" [N], the step of y's first value, and which "series" [N] it is of. Raises
-    UsageError.
+    `targets` are the names of several, the last channels: y [N, H T], all of a step
+    side by side, as all that is [N, H] here. Of each series the last `holdout` (0.2 for
+    None) is for testing, and of what is left the last `watched` for watching. Rows have
+    "seasonal" [N, H], what was there one `season` of steps before (or two, ...), which
+    is looked for where none is given; in the targets' units, "unit" [N, T], the mean
+    change over a season in training; "first" [N], the step of y's first value, and
+    which "series" [N] it is of. Raises UsageError.
     """
     check_int("window", window, 1)
     check_int("horizon", horizon, 1)
@@ -110,25 +127,29 @@ def from_series(
     arrays = [numbers(a[:, None] if a.ndim == 1 else a, name) for a in arrays]
     cuts = [_cuts(len(a), window, horizon, share, watched, name) for a in arrays]
     past = [a[: cut[0]] for a, cut in zip(arrays, cuts, strict=True)]
+    count = len(check_targets(targets, name)) or 1
     if season is None:
-        season = find_season([a[:, -1] for a in past])
+        season = find_season([a[:, -i] for a in past for i in range(1, count + 1)])
     check_int("season", season, 1, min(map(len, past)) - 1)
     mean, scale = (tuple(v.tolist()) for v in moments(np.concatenate(past)))
+    target: Any = (mean[-count:] * horizon, scale[-count:] * horizon)
     schema = Schema(
-        *(name, (window, len(mean)), (), mean, scale, (mean[-1], scale[-1])),
-        target_shape=(horizon,),
+        *(name, (window, len(mean)), (), mean, scale),
+        target if targets else (mean[-1], scale[-1]),
+        target_shape=(horizon * count,),
         season=season,
+        targets=tuple(targets),
     )
     parts: list[list[Arrays]] = [[], [], []]
     for i, (array, cut) in enumerate(zip(arrays, cuts, strict=True)):
-        y = array[: cut[0], -1].astype(np.float64)
-        unit = np.abs(y[season:] - y[:-season]).mean()
+        y = array[: cut[0], -count:].astype(np.float64)
+        unit = np.abs(y[season:] - y[:-season]).mean(0)
         scaled = standardize(schema._replace(shape=array.shape[1:]), array)
         bounds = (window, *cut)
         for part, low, high in zip(parts, bounds, cut, strict=False):
             first = np.arange(low, high - horizon + 1, dtype=np.int32)
-            rows = _windows(scaled, first, window, horizon, season)
-            own = {"unit": np.full(len(first), unit, "f4"), "first": first}
+            rows = _windows(scaled, first, schema)
+            own = {"unit": np.full((len(first), count), unit, "f4"), "first": first}
             part.append(rows | own | {"series": np.full_like(first, i)})
     train, watch, test = (
         {key: np.concatenate([rows[key] for rows in part]) for key in part[0]}
@@ -160,22 +181,29 @@ def _cuts(steps, window, horizon, share, watched, name):
     return start, end, steps
 
 
-def _windows(scaled, first, window, horizon, season):
-    ahead = np.arange(horizon)
+def _windows(scaled, first, schema):
+    ahead, season = np.arange(schema.horizon), schema.season
     before = first[:, None] + ahead - season * (ahead // season + 1)
     before = np.where(before < 0, first[:, None] - 1, before)  # none yet: the last
+    count = max(1, len(schema.targets))
+    y, seasonal = (scaled[at, -count:] for at in (first[:, None] + ahead, before))
     return {
-        "x": scaled[first[:, None] + np.arange(-window, 0)],
-        "y": scaled[first[:, None] + ahead, -1],
-        "seasonal": scaled[before, -1],
+        "x": scaled[first[:, None] + np.arange(-schema.shape[0], 0)],
+        "y": y.reshape(len(first), -1),
+        "seasonal": seasonal.reshape(len(first), -1),
     }
+
+
+def restored(schema: Schema, y: Any) -> np.ndarray:
+    """Standardised y [N, H T] -> [N, H, T] in the units of each target."""
+    return restore_target(schema, y).reshape(len(y), schema.horizon, -1)
 
 
 def _given(data: Data, wanted: Split) -> Data:
     """Windows at hand; watched are the last, and none trained on reaches into them."""
     if not wanted.watched or data.watched is not None or not data.schema.forecast:
         return load(Split(data, wanted.watched, wanted.seed))
-    rows, horizon = data.train, data.schema.target_shape[0]
+    rows, horizon = data.train, data.schema.horizon
     first, late = rows["first"], np.zeros(len(rows["x"]), bool)
     early = late.copy()
     for i in np.unique(rows["series"]):
@@ -273,13 +301,16 @@ def examples(schema: Schema, given: Any) -> Arrays:
 
 
 def lines(schema: Schema, given: Any, predictions: np.ndarray) -> list[list[str]]:
-    """Forecasts [N, H] of `examples` as a long table: group, time, target."""
-    heads = [schema.group] * bool(schema.group) + [schema.time, schema.target_name]
+    """Forecasts [N, H, T] of `examples` as a long table: group, time, targets."""
+    names = schema.targets or (schema.target_name,)
+    heads = [schema.group] * bool(schema.group) + [schema.time, *names]
+    predictions = predictions.reshape(len(predictions), schema.horizon, len(names))
     found, each = [heads], iter(predictions)
     for what, frame in sources(given, schema.group):
         for name, steps in groups(frame, schema.group, schema.time, what):
             values = next(each)
             times = after(steps[schema.time], len(values))
-            for time, value in zip(times, values, strict=True):
-                found.append([name] * bool(schema.group) + [time, f"{value:.7g}"])
+            for time, cells in zip(times, values, strict=True):
+                row = [time, *(f"{value:.7g}" for value in cells)]
+                found.append([name] * bool(schema.group) + row)
     return found

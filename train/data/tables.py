@@ -5,7 +5,7 @@ through a NaN, a label out of range or an array of the wrong shape.
 Shapes: N examples, D features, L length, H height, W width, C channels.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -202,8 +202,19 @@ def examples(x: np.ndarray, what: str) -> np.ndarray:
     return x[..., None] if grey or x.ndim == 1 else x
 
 
-def read_table(
-    path: Path | str,
+def read_own(path: Path | str, wishes: Wishes) -> "DataFrame":
+    """A table as it is to be read: what is named an id or a category as text."""
+    texts = [wishes.id, *(wishes.category or "").split(",")]
+    return read_frame(
+        path,
+        separator=wishes.separator,
+        encoding=wishes.encoding,
+        texts=[name for name in texts if name],
+    )
+
+
+def rows_of(
+    head: "DataFrame",
     target: str | None,
     kind: Kind | None = None,
     wishes: Wishes = PLAIN,
@@ -215,13 +226,7 @@ def read_table(
     them before they are parted. Rows without a target are left out, and with the wish
     for it those that have a gap elsewhere. Raises UsageError.
     """
-    head = read_frame(
-        path,
-        separator=wishes.separator,
-        encoding=wishes.encoding,
-        texts=[n for n in (wishes.id, *(wishes.category or "").split(",")) if n],
-    )
-    names = [str(name) for name in head.columns]
+    names, path = [str(name) for name in head.columns], path_of(head)
     many = target is not None and target not in names and "," in target
     wanted = listed(target, names, "--target") if many else [str(target)]
     if not many and target not in names:
@@ -243,9 +248,7 @@ def read_table(
     notes = [*head.attrs["notes"], *_numbering(head[beside])]
     frame = _complete(head, wanted, beside, wishes, named, notes)
     if many:
-        cells = np.stack([_quantity(frame[name]) for name in wanted], 1)
-        what = f"the targets of {path}"
-        y, classes = several(cells, tuple(wanted), kind, what)
+        y, classes = several_of(frame, wanted, kind)
     else:
         where = f'the column "{target}" of {path}'
         y, _, classes = targets(_target(frame[target], kind), None, kind, where)
@@ -292,6 +295,14 @@ def _numbering(frame):
                 "unless their order means something"
             )
     return found
+
+
+def several_of(
+    frame: "DataFrame", names: Sequence[str], kind: Kind | None
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Columns to predict as `train.data.targets.several` has them: (y, labels)."""
+    cells = np.stack([_quantity(frame[name]) for name in names], 1)
+    return several(cells, tuple(names), kind, path_of(frame))
 
 
 def _quantity(cells):

@@ -3,10 +3,21 @@
 Shapes: N examples, T targets.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from train.data.formats import numbers, quoted
 from zoo.base import UsageError
+
+
+def check_targets(names: Sequence[str], what: str) -> Sequence[str]:
+    """The names of targets. Raises UsageError for one that stands twice."""
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UsageError(
+            f"expected each target of {what} once, found {quoted(twice)} twice"
+        )
+    return names
 
 
 def several(
@@ -18,8 +29,7 @@ def several(
     "regression" quantities whatever they are. Raises UsageError for a name that stands
     twice, for what is no number, and for labels beside quantities.
     """
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise UsageError(f"expected each target once, found {quoted(twice)} twice")
+    check_targets(names, what)
     numbers(y, what)
     label = [bool(np.isin(each, (0, 1)).all()) for each in y.T]
     if kind == "regression" or (not any(label) and kind is None):

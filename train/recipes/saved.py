@@ -22,7 +22,7 @@ from train import data as sets
 from train import log as logs
 from train import source as sources
 from train import step as one
-from train.data import Schema, Split, inputs
+from train.data import Schema, Split, inputs, series
 from train.data.formats import most
 from train.files import read_sealed
 from train.mesh import Best
@@ -57,8 +57,9 @@ class Saved(NamedTuple):
 class Loaded(NamedTuple):
     """A trained model as functions of what a user has; None where it cannot.
 
-    predict(inputs) -> probabilities [N, K], or values [N] in their own unit; `inputs`
-    are those of `train.data.inputs.examples`: raw arrays, columns, texts or files.
+    predict(inputs) -> probabilities [N, K], or values [N] in their own unit, of a
+    series [N, H], or [N, H, T] of several targets; `inputs` are those of
+    `train.data.inputs.examples`: raw arrays, columns, texts or files.
     sample(n, *, seed=0, label=None) -> images [n, H, W, C] in [0, 1], or n texts.
     write(prompt, length, *, seed=0, temperature=1.0, top_k=None, top_p=None) -> text.
     translate(sources, *, beams=4) -> one `train.report.samples.Translation` for each.
@@ -108,6 +109,8 @@ def load(path: str | os.PathLike[str]) -> Loaded:
         found = evaluate.predict(experiment.task, trained, rows)
         if not schema.regression:
             return found
+        if schema.forecast and schema.targets:
+            return series.restored(schema, found)
         shape = (len(rows["x"]), *schema.target_shape)
         return sets.restore_target(schema, found).reshape(shape)
 
@@ -237,7 +240,8 @@ def described(config: dict[str, Any]) -> Experiment:
     if schema.targets:  # classes, or a mean and a scale of each
         each = (schema.classes,) if schema.classes else schema.target
         sizes = {np.shape(one) for one in each}
-        if sizes != {(len(schema.targets),)} or schema.target_shape not in sizes:
+        wide = len(schema.targets) * (schema.horizon if schema.forecast else 1)
+        if sizes != {(wide,)} or schema.target_shape not in sizes:
             raise UsageError(f"the targets of {schema.name} do not fit each other")
     return build(RECIPES[config["recipe"]], schema, **flags)
 

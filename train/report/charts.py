@@ -306,32 +306,38 @@ def forecasts(
     ahead: Mapping[str, Any],
     *,
     across: str,
-    up: str,
+    names: Sequence[str],
     most: int = 240,
 ) -> Figure:
-    """A series [T] with forecasts [N, H] of its windows; the errors of each step ahead.
+    """A series [T, K] and forecasts [N, H, K] of its windows; errors of steps ahead.
 
     The first of window i is for step i, and T is N + H - 1; windows drawn have no step
-    in common, and the last `most` steps are shown. `ahead` has mean errors [H] by name.
-    Raises UsageError for other shapes.
+    in common, and the last `most` steps are shown. `ahead` has mean errors [H, K] by
+    name; each of the K names has a row. Raises UsageError for other shapes.
     """
     times, values, found = np.asarray(times), np.asarray(values), np.asarray(found)
-    count, horizon = found.shape if found.ndim == 2 else (0, 0)
-    if times.shape != values.shape or values.shape != (count + horizon - 1,):
+    count, horizon, k = found.shape if found.ndim == 3 else (0, 0, 0)
+    if values.shape != (count + horizon - 1, k) or len(times) != len(values):
         raise UsageError(
-            f"expected a series [T] with its times and forecasts [N, H] of it, found "
-            f"{values.shape}, {times.shape} and {found.shape}"
+            f"expected a series [T, K] with its times and forecasts [N, H, K] of it, "
+            f"found {values.shape}, {times.shape} and {found.shape}"
         )
-    figure = Picture(figsize=(11, 3.8), layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=(2.4, 1))
-    shown = max(0, len(values) - most)
+    figure = Picture(figsize=(11, 3.8 * k), layout="constrained")
+    rows = figure.subplots(k, 2, squeeze=False, width_ratios=(2.4, 1))
+    for i, (panels, name) in enumerate(zip(rows, names, strict=True)):
+        own = {n: np.asarray(each)[:, i] for n, each in ahead.items()}
+        drawn = times, values[:, i], found[..., i], own
+        _forecast(panels, *drawn, across, name, max(0, len(values) - most))
+    return figure
+
+
+def _forecast(panels, times, values, found, ahead, across, up, shown):
+    (left, right), (count, horizon) = panels, found.shape
     left.plot(times[shown:], values[shown:], color=INK, lw=1, label="measured")
     for i in range(count - 1, shown - 1, -horizon):
-        at = slice(i, i + horizon)
-        last = i == count - 1
+        label = f"forecast, {horizon} step{'s' * (horizon > 1)} each" * (i == count - 1)
         style = {"marker": "o", "ms": 2.5, "lw": 1.2, "color": EVALUATION}
-        label = f"forecast, {horizon} step{'s' * (horizon > 1)} each"
-        left.plot(times[at], found[i], label=label if last else None, **style)
+        left.plot(times[i : i + horizon], found[i], label=label, **style)
     dress(left, None, across, up)
     left.legend(frameon=False)
     steps = np.arange(1, horizon + 1)
@@ -342,4 +348,3 @@ def forecasts(
     right.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     right.set_ylim(bottom=0)
     right.legend(frameon=False)
-    return figure

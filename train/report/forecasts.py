@@ -1,7 +1,7 @@
 """Forecasts of a series beside the two that need no model, and their picture.
 
 The naive forecast is the last value, the seasonal one what was there a season before.
-Shapes: N windows, H steps ahead.
+Shapes: N windows, H steps ahead, T targets.
 """
 
 from functools import partial
@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from train import evaluate
-from train.data import Data, Schema, restore_target
+from train.data import Data, Schema
+from train.data.series import restored
 from train.report import Measured, Report
 from train.report.measure import tested
 from train.step import Trained
@@ -36,20 +37,25 @@ def errors(forecast: Any, y: Any, unit: Any) -> dict[str, float | None]:
 def forecasts(task: Task, schema: Schema) -> Report:
     """The report of a model that says what comes next."""
 
+    names = schema.targets or (schema.target_name,)
+
     def measure(trained: Trained, data: Data) -> Measured:
         rows = tested(data)
         found = {
             "model": evaluate.predict(task, trained, rows),
-            "naive": np.repeat(rows["x"][:, -1, -1:], rows["y"].shape[1], 1),
+            "naive": np.tile(rows["x"][:, -1, -len(names) :], (1, schema.horizon)),
             "seasonal": rows["seasonal"],
         }
-        found = {name: restore_target(schema, each) for name, each in found.items()}
-        y = restore_target(schema, rows["y"])
-        scores = {
-            metric if name == "model" else f"{metric}_{name}": value
-            for name, each in found.items()
-            for metric, value in errors(each, y, rows["unit"]).items()
+        found = {name: restored(schema, each) for name, each in found.items()}
+        y = restored(schema, rows["y"])
+        each = {
+            name: _scores({n: f[..., t] for n, f in found.items()}, y[..., t], unit)
+            for t, (name, unit) in enumerate(zip(names, rows["unit"].T, strict=True))
         }
+        # errors of other units have no mean
+        scores: dict[str, Any] = each[names[0]]
+        if schema.targets:
+            scores = _mean_scaled(each.values()) | {"per_target": each}
         picture = partial(_picture, schema, rows, y, found)
         return Measured(
             scores | {"season": schema.season}, files={"forecasts.png": picture}
@@ -58,11 +64,27 @@ def forecasts(task: Task, schema: Schema) -> Report:
     return Report(measure, unit=f"variances of {schema.target_name}")
 
 
+def _scores(found, y, unit):
+    return {
+        metric if name == "model" else f"{metric}_{name}": value
+        for name, each in found.items()
+        for metric, value in errors(each, y, unit).items()
+    }
+
+
+def _mean_scaled(scores):
+    """The means over targets of the errors that have no unit."""
+    found = {}
+    for name in ("mase", "mase_naive", "mase_seasonal"):
+        own = [each[name] for each in scores]
+        found[name] = None if None in own else float(np.mean(own))
+    return found
+
+
 def _picture(schema, rows, y, found):
     from train.report import charts  # matplotlib takes half a second: only to draw
 
     mine = rows["series"] == rows["series"][0]
-    some = {name: each[mine] for name, each in found.items()}
     first, y_first = rows["first"][mine], y[mine]
     steps = np.concatenate([first, first[-1] + np.arange(1, y.shape[1])])
     values = np.concatenate([y_first[:, 0], y_first[-1, 1:]])
@@ -70,10 +92,10 @@ def _picture(schema, rows, y, found):
     return charts.forecasts(
         times(schema, steps),
         values,
-        some["model"],
+        found["model"][mine],
         ahead,
         across=schema.time or "step",
-        up=schema.target_name,
+        names=schema.targets or (schema.target_name,),
     )
 
 

@@ -41,13 +41,13 @@ def predictions(task: Task, schema: Schema) -> Report:
             return Measured(scores, files=_line(values, y, schema.target_name))
         each = zip(schema.targets, values.T, y.T, strict=True)
         scores["per_target"] = {n: metrics.regression(*both) for n, *both in each}
-        unit = f"deviations of {schema.target_name}"
-        return Measured(scores, files=_line(found, rows["y"], unit))
+        return Measured(scores, files=_each("quantities", values, y, schema.targets))
 
     def labels(trained: Trained, data: Data) -> Measured:
         rows = tested(data)
         found = evaluate.predict(task, trained, rows)
-        return Measured(metrics.multilabel(found, rows["y"], schema.classes))
+        scores = metrics.multilabel(found, rows["y"], schema.classes)
+        return Measured(scores, files=_each("labels", found, rows["y"], schema.classes))
 
     def classes(trained: Trained, data: Data) -> Measured:
         rows = tested(data)
@@ -71,6 +71,15 @@ def predictions(task: Task, schema: Schema) -> Report:
 
 def _line(values, y, unit):
     return {"predictions.png": lambda: _plot().regression(values, y, unit)}
+
+
+def _each(kind, found, y, names):
+    def draw():
+        from train.report import several
+
+        return getattr(several, kind)(found, y, names)
+
+    return {"predictions.png": draw}
 
 
 def losses(task: Task) -> Report:

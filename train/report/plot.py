@@ -142,15 +142,9 @@ def confusion(matrix: Any, classes: Sequence[str]) -> Figure:
         for (row, column), count in np.ndenumerate(matrix):
             dark = share[row, column] > 0.25
             colour = "white" if dark else INK if count else "#bbbbbb"
-            axes.text(
-                column,
-                row,
-                str(count),
-                color=colour,
-                fontsize=min(10, 110 * cell / digits),
-                ha="center",
-                va="center",
-            )
+            style = {"ha": "center", "va": "center", "color": colour}
+            style["fontsize"] = min(10, 110 * cell / digits)
+            axes.text(column, row, str(count), **style)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     axes.set_xlabel("predicted")
@@ -253,23 +247,24 @@ def regression(prediction: Any, y: Any, name: str = "") -> Figure:
     finite = np.isfinite(prediction) & np.isfinite(y)
     if not finite.any():
         raise UsageError("expected predictions and targets, found none that is finite")
-    prediction, y = prediction[finite], y[finite]
+    figure = Picture(figsize=(4.8, 4.6), layout="constrained")
+    equality(figure.subplots(), prediction[finite], y[finite], name)
+    return figure
+
+
+def equality(axes: Any, prediction: np.ndarray, y: np.ndarray, name: str) -> None:
+    """Draw finite predictions against targets, both [N], and the line of equality."""
     low, high = min(prediction.min(), y.min()), max(prediction.max(), y.max())
     margin = 0.05 * (high - low) or 0.5
-    low, high = low - margin, high + margin
-    figure = Picture(figsize=(4.8, 4.6), layout="constrained")
-    axes = figure.subplots()
-    axes.plot(
-        [low, high], [low, high], color=INK, lw=1, label="predicted = true", zorder=1
-    )
+    ends = low - margin, high + margin
+    axes.plot(ends, ends, color=INK, lw=1, label="predicted = true", zorder=1)
     alpha = min(0.8, max(0.05, 12 / math.sqrt(y.size)))
     axes.scatter(y, prediction, s=18, color=EVALUATION, alpha=alpha, lw=0)
-    axes.set(xlim=(low, high), ylim=(low, high), aspect="equal")
+    axes.set(xlim=ends, ylim=ends, aspect="equal")
     off = np.square(y - y.mean()).sum()
     r2 = f"R2 {1 - np.square(y - prediction).sum() / off:.4f}" if off > 0 else None
     dress(axes, r2, f"true {name}".rstrip(), f"predicted {name}".rstrip())
     axes.legend(frameon=False)
-    return figure
 
 
 def dress(axes: Any, title: str | None, across: str, up: str | None) -> None:
