@@ -307,6 +307,24 @@ def test_scales_are_those_of_scikit_learn(csv, scale):
     np.testing.assert_allclose(again, found.test["x"], atol=1e-5)
 
 
+def test_a_batch_of_few_rows_of_ones_own_is_a_quarter(csv, zoo):
+    for rows, size in (20, 8), (75, 12), (400, 64):
+        path = csv(mixed(rows)[["size", "y"]])
+        found = prepare(RECIPES["mlp"], path, target="y", widths=(4,))
+        assert found.training.batch_size == size
+    given = prepare(RECIPES["mlp"], path, target="y", batch_size=200, holdout=0.9)
+    assert given.training.batch_size == 200
+    assert prepare(RECIPES["mlp"], "iris").training.batch_size == 64
+    csv(mixed(75)[["size", "y"]])
+    flags = "train mlp --data rows.csv --target y --widths 4"
+    for size, more in (12, ""), (64, "--batch-size 64"):
+        status, _, said = zoo(f"{flags} {more} --steps 2 --out run{size}")
+        assert status == 0, said
+        config = json.loads(Path(f"run{size}/config.json").read_text())
+        assert config["arguments"]["batch_size"] == size
+        assert zoo(f"{flags} --longer 3 --out run{size}")[0] == 0
+
+
 def test_columns_are_left_out_and_kept(csv):
     path = csv(mixed())
     for flags, names in [

@@ -45,7 +45,8 @@ HELP = {
     "speaker": "the number of one whose recordings are all for testing",
     "holdout": "share of the data kept for testing, where the set has no test part",
     "steps": "updates in all",
-    "batch_size": "examples of a batch; None is all of them",
+    "batch_size": "examples of a batch; None is all of them; unless given, of data of "
+    "your own a quarter of the rows at most",
     "optimizer": "what makes an update of a gradient",
     "learning_rate": "the highest rate of the schedule; None with lbfgs and newton",
     "schedule": "of the learning rate, over all of the steps",

@@ -111,7 +111,8 @@ def _train(argv: list[str]) -> int:
     name = argv[0]
     check_choice("recipe", name, tuple(RECIPES))
     recipe, program = RECIPES[name], f"zoo train {name}"
-    flags = parse(recipe_flags(recipe, {}), argv[1:], program)
+    kept: dict = {}
+    flags = parse(recipe_flags(recipe, kept), argv[1:], program)
     resume = flags["resume"] or flags["longer"] is not None
     out = flags["out"] or runs.place(name, resume or flags["overwrite"])
     if flags["overwrite"] and resume:
@@ -129,6 +130,9 @@ def _train(argv: list[str]) -> int:
     elif flags["longer"] is not None:
         raise UsageError(f"expected a run in {out} to train longer, found none")
     own = {k: flags[k] for k in parameters(recipe)}
+    asked = any(re.match("--batch[-_]size(=|$)", word) for word in argv)
+    if not (asked or kept) and own["batch_size"] == recipe.training.batch_size:
+        del own["batch_size"]  # it follows the rows
     if flags["longer"] is not None:
         own["steps"] = flags["longer"]
     options = run.Options(**{k: flags[k] for k in run.Options._fields})

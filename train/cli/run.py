@@ -68,7 +68,7 @@ def train(
     with hold(out), traceless(out, made):
         # another run may have begun here before the lock was ours
         config = _claim(out, asked, resume, longer)
-        done = config is not None and config["arguments"] == arguments
+        done = config is not None and arguments.items() <= config["arguments"].items()
         if done and (out / "result.json").exists():
             result = read_json(out / "result.json")
             return Run(out, result, result["steps"])
@@ -283,10 +283,11 @@ def _description(asked, experiment):
     name, arguments, options = asked
     names = ("purezoo", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
     versions = {name: importlib.metadata.version(name) for name in names}
+    size = experiment.training.batch_size  # it may follow the rows
     return {
         "format": FORMAT,
         "recipe": name,
-        "arguments": arguments,
+        "arguments": {"batch_size": size} | arguments,
         "options": options._asdict(),
         "schema": sets.to_json(experiment.schema),
         "versions": {"python": platform.python_version(), **versions},

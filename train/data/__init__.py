@@ -7,6 +7,7 @@ prediction need to know of them.
 from train.data.builtin import NAMES as NAMES
 from train.data.load import absolute as absolute
 from train.data.load import load as load
+from train.data.load import own as own
 from train.data.load import read_rows as read_rows
 from train.data.load import schema_of as schema_of
 from train.data.long import from_sequences as from_sequences

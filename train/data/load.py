@@ -179,12 +179,19 @@ def _parted(name, rows, wanted, holdout):
     return train, test, watched
 
 
-def absolute(source: str) -> str:
-    """A source, whose path, where it is a user's file, does not depend on the cwd."""
+def own(source: Any) -> bool:
+    """Whether a source is a file, or a folder, of the user's, or standard input."""
+    if not isinstance(source, str | os.PathLike):
+        return False
     made = (*NAMES, *TEXTS, *PAIRS, *GRAPHS, *TRIPLES, *RATINGS, *SPEECH, *SCENES)
     made = (*made, *SERIES, *LABELLED)
-    own = source not in made and Path(source).exists()
-    return str(Path(source).resolve()) if own else source
+    return source not in made and (source == "-" or Path(source).exists())
+
+
+def absolute(source: str) -> str:
+    """A source, whose path, where it is a user's file, does not depend on the cwd."""
+    there = own(source) and source != "-"
+    return str(Path(source).resolve()) if there else source
 
 
 def read_rows(

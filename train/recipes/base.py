@@ -15,7 +15,7 @@ import optax
 
 from train import optim
 from train import source as sources
-from train.data import Arrays, Data, Schema, Split, request
+from train.data import Arrays, Data, Schema, Split, own, request
 from train.report import Report
 from train.source import Source
 from zoo import precision
@@ -28,6 +28,8 @@ SIZES = (
     *("stack", "length", "components", "clusters", "turns", "environments", "memory"),
     *("horizon", "epochs", "parts", "negatives", "window", "critic_steps", "min_count"),
 )
+
+SMALLEST = 8  # batch that a default becomes
 
 
 class Training(NamedTuple):
@@ -144,11 +146,17 @@ def prepare(
 ) -> Experiment:
     """Load the data of a recipe, or others, and build all that follows from them.
 
-    Raises UsageError for unknown names, and for data and numbers that cannot be right.
+    Unless one is given, a batch of the user's own rows is at most a quarter of them, or
+    eight. Raises UsageError for unknown names, and for data and numbers that cannot be
+    right.
     """
     flags = _resolved(recipe, given)
     wanted = request(recipe.data if data is None else data)
     rows = recipe.load(wanted, **_picked(recipe.load, flags))
+    count, size = len(rows.train.get("x", ())), recipe.training.batch_size
+    # of 48 rows, batches of 64 would be the same gradient again and again
+    if size and count and own(wanted.source) and "batch_size" not in given:
+        given["batch_size"] = min(size, count, max(SMALLEST, count // 16 * 4))
     return build(recipe, rows.schema, **given)._replace(data=rows)
 
 
