@@ -1,5 +1,7 @@
 """Long tables as sequences, and forecasts beside what needs no model."""
 
+import json
+
 import jax
 import numpy as np
 import pandas as pd
@@ -7,7 +9,7 @@ import pytest
 
 from tests.conftest import with_rows
 from train import data as sets
-from train import loop
+from train import evaluate, loop
 from train.data import Split, inputs, long, series, views
 from train.data.builtin import WAVES, waves
 from train.recipes import RECIPES, prepare, saved
@@ -149,7 +151,7 @@ def test_several_targets_are_of_a_step_side_by_side():
     assert schema.target_shape == (6,) and schema.horizon == 3
     ahead = rows["first"][:, None] + np.arange(3)
     for name, step in ("y", ahead), ("seasonal", ahead - 4):
-        found = series.restored(schema, rows[name])
+        found = series.restored(schema, rows[name], rows)
         np.testing.assert_allclose(found[..., 0], step, rtol=1e-4)
         np.testing.assert_allclose(found[..., 1], step**2, rtol=1e-3)
     np.testing.assert_allclose(rows["unit"][0], [4, np.mean(8 * t[4:80] - 16)], 1e-5)
@@ -158,7 +160,9 @@ def test_several_targets_are_of_a_step_side_by_side():
     still = Trained(jax.tree.map(np.zeros_like, zeros[0]), zeros[1])
     measured = built.report.measure(still, data)
     # that of the mean of what was trained on
-    wrong = np.abs(series.restored(schema, rows["y"])[..., 1] - np.mean(t[:80] ** 2))
+    wrong = np.abs(
+        series.restored(schema, rows["y"], rows)[..., 1] - np.mean(t[:80] ** 2)
+    )
     own = measured.scores["per_target"]["square"]
     assert own["mae"] == pytest.approx(wrong.mean(), rel=1e-4)
     assert own["mae_naive"] == pytest.approx(
@@ -351,6 +355,42 @@ def test_the_command_forecasts_each_series(zoo, tmp_path):
     assert status == 2 and "expected 8 steps or more" in wrong
     status, _, wrong = zoo(f"cross-validate rnn {flags} --out folds")
     assert status == 2 and "windows of a series" in wrong
+
+
+def test_series_of_other_scales_have_the_same_relative_errors(tmp_path):
+    walk = np.cumsum(np.random.default_rng(0).normal(size=120))
+    table = pd.concat(
+        pd.DataFrame({"shop": n, "day": range(120), "sold": walk * k + k})
+        for n, k in (("small", 0.5), ("large", 500.0), ("other", 5.0))
+    )
+    table[table["shop"] != "other"].to_csv(tmp_path / "sold.csv", index=False)
+    asked = {"group": "shop", "time": "day", "target": "sold", "window": 6}
+    built = prepare(
+        RECIPES["gru"], str(tmp_path / "sold.csv"), features=4, horizon=2, **asked
+    )
+    schema, rows = built.schema, built.parts.test
+    assert "series are scaled each by its own" in schema.notes[0]
+    assert sets.from_json(json.loads(json.dumps(sets.to_json(schema)))) == schema
+    assert sets.from_series([walk, 9 * walk], window=6).schema.scales == ()
+    first = {name: array[:2] for name, array in rows.items()}
+    trained = Trained(*built.task.init(jax.random.key(0), first))
+    found = evaluate.predict(built.task, trained, rows)
+    wrong = series.restored(schema, found, rows) - series.restored(
+        schema, rows["y"], rows
+    )
+    large = rows["series"] == 1
+    # with a deviation in common the errors of the small one are as those of the other
+    np.testing.assert_allclose(wrong[large], 1000 * wrong[~large], rtol=1e-3)
+    assert wrong.std() > 0
+    scores = built.report.measure(trained, built.parts).scores
+    assert scores["mase"] > 0
+    with pytest.warns(UserWarning, match='"other" was not in training'):
+        new = inputs.examples(schema, table[table["shop"] != "small"])
+    np.testing.assert_allclose(
+        new["width"][:, 0], [500 * walk[:96].std(), 5 * walk.std()]
+    )
+    with pytest.raises(UsageError, match='whose column "shop" names the series'):
+        inputs.examples(schema, np.zeros((1, 6, 1)))
 
 
 @pytest.mark.slow

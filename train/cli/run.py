@@ -221,7 +221,7 @@ def _curves(experiment, records, part, name):
     schema, unit = experiment.schema, experiment.report.unit
     title = f"{name} on {Path(schema.name).name}"
     # of a quantity, the root of the loss has its unit
-    one = unit and schema.regression and not schema.targets
+    one = unit and schema.regression and not (schema.targets or schema.scales)
     root = (schema.target_name, schema.target[1]) if one else None
     return plot.curves(records, part, title=title, unit=unit, root=root)
 

@@ -43,6 +43,11 @@ def examples(schema: Schema, given: Any) -> Arrays:
         return labelled.examples(schema, given)
     if schema.forecast and long.is_table(given):
         return series.examples(schema, given)
+    if schema.scales:
+        raise UsageError(
+            f'expected a table whose column "{schema.group}" names the series, as each '
+            f"has a scale of its own in {schema.name}, found arrays"
+        )
     if schema.group and long.is_table(given) or long.is_ragged(schema, given):
         return long.examples(schema, given)
     if schema.edges:

@@ -50,6 +50,8 @@ class Schema(NamedTuple):
     id: str = ""  # the column of a table that says which row it is, if any
     notes: tuple[str, ...] = ()  # sentences: what was left out and filled
     targets: tuple[str, ...] = ()  # the names of several, y [N, T]
+    # of series that are scaled each by its own: name, center [C], unit [C]
+    scales: tuple[tuple[str, tuple[float, ...], tuple[float, ...]], ...] = ()
 
     @property
     def regression(self) -> bool:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from train.data import scales
 from train.data.builtin import SERIES
 from train.data.columns import Column, Columns
 from train.data.formats import numbers
@@ -23,7 +24,6 @@ from train.data.schema import (
     Data,
     Schema,
     Split,
-    moments,
     restore_target,
     standardize,
 )
@@ -90,6 +90,7 @@ def load_series(
         watched=request.watched,
         name=name,
         targets=wanted if many else (),
+        groups=[each for each, _ in found],
     )
     named: dict[str, Any] = {"target_name": target, "group": group or "", "time": time}
     clock = str(found[0][1][time].iloc[0]), str(paces[0] or "")
@@ -107,6 +108,7 @@ def from_series(
     watched: float = 0.0,
     name: str = "series",
     targets: Sequence[str] = (),
+    groups: Sequence[str] = (),
 ) -> Data:
     """Arrays [T, C] or [T] -> windows x [N, W, C], and y [N, H] of the last channel.
 
@@ -131,25 +133,22 @@ def from_series(
     if season is None:
         season = find_season([a[:, -i] for a in past for i in range(1, count + 1)])
     check_int("season", season, 1, min(map(len, past)) - 1)
-    mean, scale = (tuple(v.tolist()) for v in moments(np.concatenate(past)))
-    target: Any = (mean[-count:] * horizon, scale[-count:] * horizon)
-    schema = Schema(
-        *(name, (window, len(mean)), (), mean, scale),
-        target if targets else (mean[-1], scale[-1]),
-        target_shape=(horizon * count,),
-        season=season,
-        targets=tuple(targets),
-    )
+    schema = _described(name, past, groups, targets, (window, horizon, season))
+    each = scales.known(schema)
     parts: list[list[Arrays]] = [[], [], []]
     for i, (array, cut) in enumerate(zip(arrays, cuts, strict=True)):
         y = array[: cut[0], -count:].astype(np.float64)
         unit = np.abs(y[season:] - y[:-season]).mean(0)
-        scaled = standardize(schema._replace(shape=array.shape[1:]), array)
+        center, width = scales.of(each, groups[i] if groups else str(i), array)
+        alike = (array - center) / width
+        scaled = standardize(schema._replace(shape=array.shape[1:]), alike)
         bounds = (window, *cut)
         for part, low, high in zip(parts, bounds, cut, strict=False):
             first = np.arange(low, high - horizon + 1, dtype=np.int32)
             rows = _windows(scaled, first, schema)
             own = {"unit": np.full((len(first), count), unit, "f4"), "first": first}
+            if each:
+                own |= scales.beside(center[-count:], width[-count:], len(first))
             part.append(rows | own | {"series": np.full_like(first, i)})
     train, watch, test = (
         {key: np.concatenate([rows[key] for rows in part]) for key in part[0]}
@@ -160,6 +159,23 @@ def from_series(
         train,
         test if len(test["x"]) else None,
         watch if watched else None,
+    )
+
+
+def _described(name, past, groups, targets, sizes):
+    """The schema of series, of which `past` is to train on."""
+    window, horizon, season = sizes
+    count = len(targets) or 1
+    mean, scale, own = scales.learn(past, groups)
+    target: Any = (mean[-count:] * horizon, scale[-count:] * horizon)
+    return Schema(
+        *(name, (window, len(mean)), (), mean, scale),
+        target if targets else (mean[-1], scale[-1]),
+        target_shape=(horizon * count,),
+        season=season,
+        targets=tuple(targets),
+        scales=own,
+        notes=("series are scaled each by its own, as they differ far",) * bool(own),
     )
 
 
@@ -194,9 +210,12 @@ def _windows(scaled, first, schema):
     }
 
 
-def restored(schema: Schema, y: Any) -> np.ndarray:
-    """Standardised y [N, H T] -> [N, H, T] in the units of each target."""
-    return restore_target(schema, y).reshape(len(y), schema.horizon, -1)
+def restored(schema: Schema, y: Any, rows: Arrays) -> np.ndarray:
+    """Standardised y [N, H T] of some rows -> [N, H, T] in the units of each target."""
+    values = restore_target(schema, y).reshape(len(y), schema.horizon, -1)
+    if "width" not in rows:
+        return values
+    return values * rows["width"][:, None] + rows["center"][:, None]
 
 
 def _given(data: Data, wanted: Split) -> Data:
@@ -287,7 +306,8 @@ def examples(schema: Schema, given: Any) -> Arrays:
 
     Raises UsageError for a series that is shorter than the window.
     """
-    size, rows = schema.shape[0], []
+    size, rows, beside = schema.shape[0], [], []
+    each, count = scales.known(schema), max(1, len(schema.targets))
     for what, frame in sources(given, schema.group):
         for name, steps in groups(frame, schema.group, schema.time, what):
             if len(steps) < size:
@@ -296,8 +316,14 @@ def examples(schema: Schema, given: Any) -> Arrays:
                     f"expected {size} steps or more in {what}, as the window has, "
                     f"found {len(steps)}{at}"
                 )
-            rows.append(encode(steps[-size:], schema.columns, what))
-    return {"x": standardize(schema, np.stack(rows))}
+            x = encode(steps, schema.columns, what)
+            center, unit = scales.of(each, name, x)
+            rows.append((x[-size:] - center) / unit)
+            beside.append(scales.beside(center[-count:], unit[-count:], 1))
+    found = {"x": standardize(schema, np.stack(rows))}
+    if each:
+        found |= {k: np.concatenate([b[k] for b in beside]) for k in beside[0]}
+    return found
 
 
 def lines(schema: Schema, given: Any, predictions: np.ndarray) -> list[list[str]]:

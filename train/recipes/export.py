@@ -33,6 +33,8 @@ def program(task: Task, trained: Trained, schema: Schema) -> Callable[..., jax.A
     """
     if task.predict is None:
         raise UsageError("expected a model that predicts, found one that does not")
+    if schema.scales:
+        raise UsageError("expected one scale for all series, found one for each")
     predict, (center, unit) = task.predict, schema.target
     mean, scale = (np.array(v, np.float32) for v in (schema.mean, schema.scale))
 

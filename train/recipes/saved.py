@@ -109,8 +109,9 @@ def load(path: str | os.PathLike[str]) -> Loaded:
         found = evaluate.predict(experiment.task, trained, rows)
         if not schema.regression:
             return found
-        if schema.forecast and schema.targets:
-            return series.restored(schema, found)
+        if schema.forecast:
+            values = series.restored(schema, found, rows)
+            return values if schema.targets else values[..., 0]
         shape = (len(rows["x"]), *schema.target_shape)
         return sets.restore_target(schema, found).reshape(shape)
 

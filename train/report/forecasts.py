@@ -46,8 +46,8 @@ def forecasts(task: Task, schema: Schema) -> Report:
             "naive": np.tile(rows["x"][:, -1, -len(names) :], (1, schema.horizon)),
             "seasonal": rows["seasonal"],
         }
-        found = {name: restored(schema, each) for name, each in found.items()}
-        y = restored(schema, rows["y"])
+        found = {name: restored(schema, each, rows) for name, each in found.items()}
+        y = restored(schema, rows["y"], rows)
         each = {
             name: _scores({n: f[..., t] for n, f in found.items()}, y[..., t], unit)
             for t, (name, unit) in enumerate(zip(names, rows["unit"].T, strict=True))
