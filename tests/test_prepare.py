@@ -307,6 +307,28 @@ def test_scales_are_those_of_scikit_learn(csv, scale):
     np.testing.assert_allclose(again, found.test["x"], atol=1e-5)
 
 
+def test_days_that_may_be_months_are_said_once(csv):
+    draw = np.random.default_rng(0)
+    months, days = draw.integers(1, 13, (2, 40))
+    dates = [f"{m:02}/{d:02}/2020" for m, d in zip(months, days, strict=True)]
+    for more, flags, order, said in [
+        ("03/04/2020", {}, months, True),
+        ("03/04/2020", {"dates": "day-first"}, days, False),
+        ("13/04/2020", {}, days, False),
+        ("04/13/2020", {"dates": "day-first"}, months, False),
+    ]:
+        frame = pandas.DataFrame({"when": [*dates, more], "y": draw.normal(size=41)})
+        found = data.load(csv(frame), target="y", holdout=0, **flags)
+        x = original(found.schema, found.train)
+        np.testing.assert_allclose(x[:40, 1], order, atol=1e-4)
+        notes = [note for note in found.schema.notes if "read with the month" in note]
+        assert bool(notes) == said and len(notes) < 2
+        assert all("--dates day-first" in note for note in notes)
+    iso = [f"2020-{m:02}-{d:02}" for m, d in zip([*months, 1], [*days, 2], strict=True)]
+    iso = frame.assign(when=iso)
+    assert not data.load(csv(iso), target="y").schema.notes
+
+
 def test_a_batch_of_few_rows_of_ones_own_is_a_quarter(csv, zoo):
     for rows, size in (20, 8), (75, 12), (400, 64):
         path = csv(mixed(rows)[["size", "y"]])

@@ -263,6 +263,26 @@ def test_what_cannot_be_forecast_is_refused_in_a_sentence(flags, said):
         views.sequences(Split("sunspots"), **flags)
 
 
+def test_times_are_read_as_in_training(tmp_path):
+    path = tmp_path / "x.csv"
+    days = pd.date_range("2020-01-01", periods=40)
+    for form, count in ("%d/%m/%Y", 40), ("%d/%m/%Y", 12), ("%Y-%m-%d", 12):
+        frame = pd.DataFrame({"t": days.strftime(form), "x": np.arange(40.0)})[:count]
+        frame.sample(frac=1, random_state=0).to_csv(path, index=False)
+        asked = {"time": "t", "target": "x", "window": 3, "holdout": 0.0}
+        data = views.sequences(Split(str(path)), dates="day-first", **asked)
+        assert data.schema.clock == ("2020-01-01 00:00:00", "D")
+        rows = data.train["x"] * data.schema.scale + data.schema.mean
+        np.testing.assert_allclose(rows[:, 0, 0], np.arange(count - 3), atol=1e-4)
+        if count == 40:  # the thirteenth says it; of the first twelve nothing would
+            known = data.schema
+        lines = series.lines(known, frame[:12], np.zeros((1, 1)))
+        assert lines[1][0] == "2020-01-13"
+    frame.assign(t=days.strftime("%d/%m/%Y")[:12]).to_csv(path, index=False)
+    said = views.sequences(Split(str(path)), **asked).schema.notes
+    assert len(said) == 1 and "--dates day-first" in said[0]
+
+
 def test_uneven_times_are_steps_with_a_warning(tmp_path):
     frame = pd.DataFrame({"t": np.arange(40) ** 2, "x": np.arange(40.0)})
     path = tmp_path / "x.csv"

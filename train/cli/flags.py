@@ -39,6 +39,8 @@ HELP = {
     "their middle half (robust to outliers), or not but read as ranks",
     "separator": "between a table's columns, as ; or tab; None to find it",
     "encoding": "of a table's text, as cp1252; None to find it",
+    "dates": "what comes first in dates as 01/02/2020, where no row says it; None for "
+    "the month, and a warning",
     "size": "height and width of pictures of your own, scaled and cut; None: theirs, "
     "where all have one up to 64, else 32",
     "grey": "pictures of your own without their colours",

@@ -5,6 +5,7 @@ forecast (`train.data.series`) is read here too.
 Shapes: N sequences, L length, C channels.
 """
 
+import contextlib
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +19,7 @@ from train.data.formats import numbers, quoted
 from train.data.frames import is_table as is_file
 from train.data.frames import read_frame
 from train.data.load import from_rows
-from train.data.prepare import FEW, MANY
+from train.data.prepare import FEW, MANY, Dates, dates_of
 from train.data.schema import Arrays, Data, Schema, Split, standardize, within
 from train.data.tables import Kind, Rows, targets
 from zoo.base import UsageError, nearest
@@ -62,6 +63,7 @@ def read_groups(
     group: str,
     time: str,
     kind: Kind | None = None,
+    form: str = "",
     what: str = "the table",
 ) -> Rows:
     """The sequences of a long table, each with the one target that its lines have.
@@ -74,7 +76,7 @@ def read_groups(
     _complete(frame, [target], what)
     columns = features(frame, (group, time, target), what)
     sequences, y = [], []
-    for name, steps in groups(frame, group, time, what):
+    for name, steps in groups(frame, group, time, what, form):
         found = steps[target].unique()
         if len(found) > 1:
             raise UsageError(
@@ -97,14 +99,17 @@ def load_groups(
     target: str | None = None,
     group: str,
     time: str,
+    dates: Dates | None = None,
     holdout: float | None = None,
 ) -> Data:
     """The sequences of a .csv of `read_groups`, parted by group. Raises UsageError."""
     name = os.fspath(request.source)  # type: ignore[arg-type]
     frame = table(name, group)
-    rows = read_groups(frame, target, group=group, time=time, what=name)
+    form, notes = written(frame, time, dates)
+    rows = read_groups(frame, target, group=group, time=time, form=form, what=name)
     data = from_rows(rows, request, holdout)
-    return data._replace(schema=data.schema._replace(group=group, time=time))
+    own: dict[str, Any] = {"group": group, "time": time, "form": form, "notes": notes}
+    return data._replace(schema=data.schema._replace(**own))
 
 
 def from_sequences(
@@ -133,17 +138,28 @@ def from_sequences(
     return from_rows(rows, Split(name, seed=seed), holdout)
 
 
+def written(
+    frame: "DataFrame", time: str, dates: Dates | None
+) -> tuple[str, tuple[str, ...]]:
+    """How the times of a table are written, "" for numbers; what is in doubt of it."""
+    if time not in frame or frame[time].dtype.kind != "O":
+        return "", ()
+    form, doubt = dates_of(frame[time], dates)
+    return form, (doubt,) * bool(doubt)
+
+
 def groups(
-    frame: "DataFrame", group: str, time: str, what: str
+    frame: "DataFrame", group: str, time: str, what: str, form: str = ""
 ) -> Iterator[tuple[str, "DataFrame"]]:
     """(name, its steps in the order of time) of each group, as they first appear.
 
-    Times become numbers, or dates. Without a group the table is one, named "". Raises
-    UsageError for times that are missing or twice in a group, or a group of one step.
+    Times become numbers, or dates, of the form where they are written so. Without a
+    group the table is one, named "". Raises UsageError for times that are missing or
+    twice in a group, or a group of one step.
     """
     check_names(frame, {"--time": time} | ({"--group": group} if group else {}), what)
     _complete(frame, [time, group] if group else [time], what)
-    frame = frame.assign(**{time: times(frame[time], what)})
+    frame = frame.assign(**{time: times(frame[time], what, form)})
     parted = frame.groupby(group, sort=False) if group else [("", frame)]
     for name, steps in parted:
         at = f' where "{group}" is {name}' if group else ""
@@ -159,22 +175,22 @@ def groups(
         yield str(name), steps
 
 
-def times(column: "Series", what: str) -> "Series":
+def times(column: "Series", what: str, form: str = "") -> "Series":
     """Numbers as they are, texts as dates. Raises UsageError for others."""
     if _numeric(column):
         numbers(column.to_numpy(), f'the times "{column.name}" of {what}')
         return column
     import pandas as pd
 
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")  # what pandas would have to guess
-            return pd.to_datetime(column)
-    except (ValueError, TypeError, UserWarning):
-        raise UsageError(
-            f'expected numbers, or dates as 2026-11-26, in "{column.name}" of {what}, '
-            f"found {quoted(column.iloc[:3].tolist())}"
-        ) from None
+    for one in [form] * bool(form) + [None]:
+        with contextlib.suppress(ValueError, TypeError, UserWarning):
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")  # what pandas would have to guess
+                return pd.to_datetime(column, format=one)
+    raise UsageError(
+        f'expected numbers, or dates as 2026-11-26, in "{column.name}" of {what}, '
+        f"found {quoted(column.iloc[:3].tolist())}"
+    )
 
 
 def features(frame: "DataFrame", others: Sequence[str | None], what: str) -> Columns:
@@ -256,7 +272,7 @@ def examples(schema: Schema, given: Any) -> Arrays:
         given = [
             encode(steps, schema.columns, what)
             for what, frame in sources(given, schema.group)
-            for _, steps in groups(frame, schema.group, schema.time, what)
+            for _, steps in groups(frame, schema.group, schema.time, what, schema.form)
         ]
     x, length = pad(given, "the inputs")
     if x.shape[2] != schema.shape[1]:
@@ -273,7 +289,7 @@ def names(schema: Schema, given: Any) -> list[str]:
     return [
         name
         for what, frame in sources(given, schema.group)
-        for name, _ in groups(frame, schema.group, schema.time, what)
+        for name, _ in groups(frame, schema.group, schema.time, what, schema.form)
     ]
 
 

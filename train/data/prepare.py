@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # half a second to import: only where there is a table
 View = TypeVar("View", bound=Callable[..., Any])
 Missing = Literal["fill", "refuse", "drop"]
 Scale = Literal["standard", "robust", "rank"]
+Dates = Literal["month-first", "day-first"]
 
 FEW = 20  # up to so many distinct values a column of texts is a category
 MANY = 100  # levels of a category at most, that of all others among them
@@ -48,6 +49,7 @@ class Wishes(NamedTuple):
     scale: Scale = "standard"
     separator: str | None = None
     encoding: str | None = None
+    dates: Dates | None = None  # of 01/02/2020, where no row says it
     size: int | None = None  # of pictures, as `train.data.pictures.Look` has it
     grey: bool = False
 
@@ -108,6 +110,9 @@ def learn(
         columns.append(column)
         if gaps:
             said.append(("with gaps, filled alike", _filled(column, gaps)))
+        if column.date:
+            doubt = dates_of(frame[name], wishes.dates)[1]
+            said += [("with dates in doubt", doubt)] * bool(doubt)
         if column.other:
             count = frame[name].nunique() - len(column.levels)
             sentence = f'{count:,} rare levels of the column "{name}" are one, other'
@@ -188,18 +193,44 @@ def _kind(cells: "Series") -> str:
     return "names" if names else "levels"
 
 
-def _form(distinct) -> str:
-    """How all of some texts are written as dates, as strptime has it; "" if not."""
+def dates_of(cells: "Series", dates: Dates | None = None) -> tuple[str, str]:
+    """How a column is written as dates; a sentence where the month may be the day.
+
+    The first is "" for what no one way reads.
+    """
+    if cells.dtype.kind == "M":
+        return "ISO8601", ""
+    distinct = cells[cells.notna()].unique()
+    form = _form(distinct, dates) if len(distinct) else ""
+    both = "%m" in form and "%d" in form and not form.startswith("%Y")
+    other = form.replace("%m", "%_").replace("%d", "%m").replace("%_", "%d")
+    if dates or not both or not _fits(distinct, other):
+        return form, ""
+    first, then = ("month", "day")[:: 1 if form.index("%m") < form.index("%d") else -1]
+    return form, (
+        f'warning: the dates of the column "{cells.name}", as "{distinct[0]}", are '
+        f"read with the {first} first: --dates {then}-first reads them otherwise, and "
+        "2020-02-01 is never in doubt"
+    )
+
+
+def _fits(distinct, form):
     import pandas
+
+    found = pandas.to_datetime(distinct, format=form, errors="coerce", utc=True)
+    return bool(found.notna().all())
+
+
+def _form(distinct, dates=None) -> str:
+    """How all of some texts are written as dates, as strptime has it; "" if not."""
     from pandas.tseries.api import guess_datetime_format
 
-    for dayfirst in (False, True):
+    for dayfirst in (False, True) if dates != "day-first" else (True, False):
         form = guess_datetime_format(distinct[0], dayfirst=dayfirst)
         for one in (form, "ISO8601") if form and "%Y-%m-%d" in form else (form,):
             if not one or not ("%Y" in one or "%y" in one or one == "ISO8601"):
                 continue
-            found = pandas.to_datetime(distinct, format=one, errors="coerce", utc=True)
-            if found.notna().all():
+            if _fits(distinct, one):
                 return one
     return ""
 
@@ -225,8 +256,7 @@ def _numbers(name, cells, wishes) -> Column:
 
 
 def _dates(name, cells, wishes) -> Column:
-    known = cells[cells.notna()]
-    form = "ISO8601" if cells.dtype.kind == "M" else _form(known.unique())
+    form, _ = dates_of(cells, wishes.dates)
     dates = parsed(cells, form)
     real = dates[~np.isnat(dates)]
     hours = bool((real != real.astype("M8[D]")).any())

@@ -44,6 +44,7 @@ class Schema(NamedTuple):
     rate: int = 0  # of sound, samples a second; 0 for no sound
     group: str = ""  # of a long table: the column that tells sequences apart
     time: str = ""  # of a long table: the column that orders them
+    form: str = ""  # how its times are written, as strptime has it
     season: int = 0  # steps, of a series to forecast; 0 for another
     clock: tuple[str, ...] = ()  # of a series: its first time, and the way to the next
     units: str = ""  # of labelled texts, "words" or "characters"; "" for no such

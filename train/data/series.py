@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from train.data import scales
+from train.data import long, scales
 from train.data.builtin import SERIES
 from train.data.columns import Column, Columns
 from train.data.formats import numbers
 from train.data.load import load
-from train.data.long import check_names, encode, features, groups, sources, table
-from train.data.prepare import listed
+from train.data.prepare import Dates, listed
 from train.data.schema import (
     Arrays,
     Data,
@@ -43,6 +42,7 @@ def load_series(
     window: int | None = None,
     horizon: int | None = None,
     season: int | None = None,
+    dates: Dates | None = None,
     holdout: float | None = None,
 ) -> Data:
     """The windows of a series by its name in SERIES, or of a .csv; a `Data` as it is.
@@ -60,7 +60,7 @@ def load_series(
         window = known.window if window is None else window
         horizon = known.horizon if horizon is None else horizon
     else:
-        frame = table(name, group)
+        frame = long.table(name, group)
     for flag, given in {"--target": target, "--time": time, "--window": window}.items():
         if given is None:
             raise UsageError(f"expected {flag} to forecast {name}, found none")
@@ -69,12 +69,13 @@ def load_series(
     wanted = listed(target, list(frame.columns), "--target") if many else [target]
     for one in wanted:
         roles = {"--time": time, "--target": one}
-        check_names(frame, roles | ({"--group": group} if group else {}), name)
+        long.check_names(frame, roles | ({"--group": group} if group else {}), name)
     columns: Columns = tuple(map(Column, wanted))
     others = (group, time, *wanted)
     if not set(frame.columns) <= set(others):
-        columns = (*features(frame, others, name), *columns)
-    found = list(groups(frame, group or "", time, name))
+        columns = (*long.features(frame, others, name), *columns)
+    form, notes = long.written(frame, time, dates)
+    found = list(long.groups(frame, group or "", time, name, form))
     paces = [pace(steps[time]) for _, steps in found]
     if None in paces:
         warnings.warn(
@@ -82,7 +83,7 @@ def load_series(
             stacklevel=2,
         )
     data = from_series(
-        [encode(steps, columns, name) for _, steps in found],
+        [long.encode(steps, columns, name) for _, steps in found],
         window=window,
         horizon=1 if horizon is None else horizon,
         season=season,
@@ -94,7 +95,8 @@ def load_series(
     )
     named: dict[str, Any] = {"target_name": target, "group": group or "", "time": time}
     clock = str(found[0][1][time].iloc[0]), str(paces[0] or "")
-    schema = data.schema._replace(columns=columns, clock=clock, **named)
+    named |= {"columns": columns, "clock": clock, "form": form}
+    schema = data.schema._replace(notes=(*notes, *data.schema.notes), **named)
     return data._replace(schema=schema)
 
 
@@ -308,15 +310,17 @@ def examples(schema: Schema, given: Any) -> Arrays:
     """
     size, rows, beside = schema.shape[0], [], []
     each, count = scales.known(schema), max(1, len(schema.targets))
-    for what, frame in sources(given, schema.group):
-        for name, steps in groups(frame, schema.group, schema.time, what):
+    for what, frame in long.sources(given, schema.group):
+        for name, steps in long.groups(
+            frame, schema.group, schema.time, what, schema.form
+        ):
             if len(steps) < size:
                 at = f' where "{schema.group}" is {name}' if name else ""
                 raise UsageError(
                     f"expected {size} steps or more in {what}, as the window has, "
                     f"found {len(steps)}{at}"
                 )
-            x = encode(steps, schema.columns, what)
+            x = long.encode(steps, schema.columns, what)
             center, unit = scales.of(each, name, x)
             rows.append((x[-size:] - center) / unit)
             beside.append(scales.beside(center[-count:], unit[-count:], 1))
@@ -332,8 +336,10 @@ def lines(schema: Schema, given: Any, predictions: np.ndarray) -> list[list[str]
     heads = [schema.group] * bool(schema.group) + [schema.time, *names]
     predictions = predictions.reshape(len(predictions), schema.horizon, len(names))
     found, each = [heads], iter(predictions)
-    for what, frame in sources(given, schema.group):
-        for name, steps in groups(frame, schema.group, schema.time, what):
+    for what, frame in long.sources(given, schema.group):
+        for name, steps in long.groups(
+            frame, schema.group, schema.time, what, schema.form
+        ):
             values = next(each)
             times = after(steps[schema.time], len(values))
             for time, cells in zip(times, values, strict=True):

@@ -16,7 +16,7 @@ from train.data.labelled import Units, load_labelled
 from train.data.load import load
 from train.data.long import load_groups
 from train.data.pairs import load_pairs
-from train.data.prepare import tabular
+from train.data.prepare import Dates, tabular
 from train.data.ratings import load_ratings
 from train.data.scenes import load_scenes
 from train.data.schema import Data, Split, as_sequence, between, change
@@ -93,6 +93,7 @@ def sequences(
     window: int | None = None,
     horizon: int | None = None,
     season: int | None = None,
+    dates: Dates | None = None,
 ) -> Data:
     """Sequences [T, D]; grey images are read row by row.
 
@@ -109,11 +110,17 @@ def sequences(
             window=window,
             horizon=horizon,
             season=season,
+            dates=dates,
             holdout=holdout,
         )
     if group is not None and time is not None:
         return load_groups(
-            request, target=target, holdout=holdout, group=group, time=time
+            request,
+            target=target,
+            holdout=holdout,
+            group=group,
+            time=time,
+            dates=dates,
         )
     if group is not None or time is not None:
         raise UsageError(
