@@ -390,6 +390,19 @@ def test_ids_are_carried_from_a_pipe_to_the_predictions(
     assert main(["predict", out, "-"]) == 0
     said = capsys.readouterr()
     assert [row.split(",")[0] for row in said.out.split()] == ["who", "me", "you"]
+    # how a table was said to be written is known of later ones
+    text = frame.to_csv(index=False, sep="#").replace("person", "pérson")
+    (tmp_path / "rows.csv").write_text(text, encoding="mac_roman")
+    again, own = str(tmp_path / "again"), flags.replace("--data -", f"--data {path}")
+    more = ["--encoding", "mac_roman", "--separator", "#"]
+    assert main([*own.split(), again, *more]) == 0
+    assert main(["predict", again, path]) == 0
+    assert "\npérson 1," in capsys.readouterr().out
+    piped("who,size,code\nme,1,99\n")
+    assert main(["predict", again, "-", "--separator", ","]) == 0
+    piped("who,size,code\nme,1,99\nyou,2,007\n")
+    assert main(["predict", out, "-"]) == 0
+    said = capsys.readouterr()
     assert 'zoo: warning: 1 of 2 values of the column "code" unseen' in said.err
 
 

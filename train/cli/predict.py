@@ -27,8 +27,8 @@ def predict(argv: list[str]) -> int:
         Args:
             directory: the run's directory
             inputs: .npz, .png, .jpg or .wav; tables, - for standard input
-            separator: between a table's columns, as ; or tab; None to find it
-            encoding: of a table's text, as cp1252; None to find it
+            separator: between a table's columns, as ; or tab; None as in training
+            encoding: of a table's text, as cp1252; None as in training
         """
         return directory, inputs, {"separator": separator, "encoding": encoding}
 
@@ -77,6 +77,8 @@ def _predicted(found, paths, how):
 
     schema = found.schema
     if schema.time or not (schema.columns and all(map(is_table, paths))):
+        if any(how.values()):
+            raise UsageError("expected tables of rows for --separator and --encoding")
         return found.predict(paths), None
     frames = [read_rows(schema, str(path), **how) for path in paths]
     predictions = np.concatenate([found.predict(frame) for frame in frames])

@@ -94,10 +94,13 @@ def _table(schema, given):
 def read_rows(schema: Schema, path: str | os.PathLike[str], **how: Any) -> "DataFrame":
     """A table to predict from, its columns as those that were trained on.
 
-    `how` it is written: a separator, an encoding. Raises UsageError.
+    `how` it is written: a separator, an encoding; those of the training for None.
+    Raises UsageError.
     """
     texts = [*texts_of(schema.columns), schema.id]
-    return read_frame(os.fspath(path), texts=texts, **how)
+    written = {k: how.get(k) or getattr(schema, k) for k in ("separator", "encoding")}
+    given: dict[str, Any] = {name: value or None for name, value in written.items()}
+    return read_frame(os.fspath(path), texts=texts, **given)
 
 
 def _encoded(schema, frame):

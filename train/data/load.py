@@ -125,6 +125,8 @@ def from_rows(
         target_shape=rows.y.shape[1:],
         lengths=bool(rows.lengths),
         rows=len(train["x"]),
+        separator=wishes.separator or "",
+        encoding=wishes.encoding or "",
         id=wishes.id or "",
         notes=notes,
         targets=rows.targets,

@@ -48,6 +48,8 @@ class Schema(NamedTuple):
     season: int = 0  # steps, of a series to forecast; 0 for another
     clock: tuple[str, ...] = ()  # of a series: its first time, and the way to the next
     units: str = ""  # of labelled texts, "words" or "characters"; "" for no such
+    separator: str = ""  # between the columns of a table, where it was given
+    encoding: str = ""  # of a table's text, where it was given
     id: str = ""  # the column of a table that says which row it is, if any
     notes: tuple[str, ...] = ()  # sentences: what was left out and filled
     targets: tuple[str, ...] = ()  # the names of several, y [N, T]
