@@ -12,7 +12,7 @@ import numpy as np
 
 from train.data.builtin import SERIES
 from train.data.graphs import load_graph
-from train.data.labelled import Units, load_labelled
+from train.data.labelled import load_labelled
 from train.data.load import load
 from train.data.long import load_groups
 from train.data.pairs import load_pairs
@@ -205,31 +205,6 @@ def few_labels(
     return data._replace(train=data.train | {"known": known})
 
 
-def text(request: Split, *, length: int, holdout: float = 0.1) -> Data:
-    """A text to go on writing, in windows of `length` characters."""
-    return load_text(request, length=length, holdout=holdout)
-
-
-def labelled(
-    request: Split,
-    *,
-    target: str | None = None,
-    units: Units = "words",
-    length: int = 48,
-    vocabulary: int = 5000,
-    holdout: float | None = None,
-) -> Data:
-    """Texts with labels."""
-    return load_labelled(
-        request,
-        target=target,
-        units=units,
-        length=length,
-        vocabulary=vocabulary,
-        holdout=holdout,
-    )
-
-
 def apart(request: Split, *, length: int) -> Data:
     """A text whose windows to test on have no character in common."""
     data = load_text(request, length=length)
@@ -247,56 +222,6 @@ def pairs(request: Split) -> Data:
     return load_pairs(request)
 
 
-def graph(request: Split) -> Data:
-    """A graph whose nodes have classes."""
-    return load_graph(request)
-
-
-def triples(request: Split) -> Data:
-    """A knowledge graph, whose triples are asked for either end."""
-    return load_triples(request)
-
-
-def ratings(request: Split, *, holdout: float | None = None) -> Data:
-    """Who gave which item how much."""
-    return load_ratings(request, holdout=holdout)
-
-
-def words(
-    request: Split,
-    *,
-    window: int = 2,
-    cbow: bool = False,
-    min_count: int = 5,
-    subsample: float = 0.0,
-    holdout: float = 0.1,
-) -> Data:
-    """A text of words, each beside those around it."""
-    return load_words(
-        request,
-        window=window,
-        cbow=cbow,
-        min_count=min_count,
-        subsample=subsample,
-        holdout=holdout,
-    )
-
-
-def cells(request: Split, *, window: int = 10, min_count: int = 5) -> Data:
-    """Which words of a text stand together, and how often."""
-    return load_cells(request, window=window, min_count=min_count)
-
-
-def recordings(request: Split, *, speaker: int | None = None) -> Data:
-    """Spoken digits, one at a time."""
-    return load_recordings(request, speaker=speaker)
-
-
-def spoken(request: Split, *, speaker: int | None = None) -> Data:
-    """Spoken digits to train on, strings of them to test on."""
-    return load_strings(request, speaker=speaker)
-
-
 def masks(request: Split, *, holdout: float | None = None) -> Data:
     """Images, and the class of each of their pixels."""
     return load_scenes(request, holdout=holdout)
@@ -305,3 +230,9 @@ def masks(request: Split, *, holdout: float | None = None) -> Data:
 def boxes(request: Split, *, holdout: float | None = None) -> Data:
     """Images, and boxes around what is in them."""
     return load_scenes(request, boxes=True, holdout=holdout)
+
+
+# These give rows as they are wanted.
+text, labelled, words, cells = load_text, load_labelled, load_words, load_cells
+graph, triples, ratings = load_graph, load_triples, load_ratings
+recordings, spoken = load_recordings, load_strings
