@@ -18,7 +18,7 @@ from train import data, loop
 from train.cli.main import main
 from train.data import columns, inputs
 from train.data import prepare as preparing
-from train.data.frames import plain
+from train.data.cells import plain
 from train.recipes import RECIPES, prepare
 from zoo.base import UsageError
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from train.data.cells import TRUTHS
 from train.data.formats import quoted
 from zoo.base import UsageError, nearest
 
@@ -160,7 +161,8 @@ def _of_levels(cells, column, x):
     """Fill the features of a category."""
     known = cells.notna().to_numpy()
     place = {level: i for i, level in enumerate(column.levels)}
-    at = np.array([place.get(str(cell), -1) for cell in cells])
+    lower = {level.lower(): i for level, i in place.items() if level.lower() in TRUTHS}
+    at = np.array([place.get(str(c), lower.get(str(c).lower(), -1)) for c in cells])
     rows = np.flatnonzero(known & (at >= 0))
     x[rows, at[rows]] = 1
     unseen = known & (at < 0)

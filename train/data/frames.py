@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from train.data.cells import MISSING, plain, without_comments, without_units
 from train.data.formats import most, quoted
 from zoo.base import UsageError
 
@@ -31,8 +32,6 @@ BYTES = 2**30  # of a table as text, unpacked
 LINE = 2**24  # bytes of a line
 COLUMNS = 100_000
 BLOCK = 2**20  # bytes read at a time
-# what stands where nothing is known, in any case
-MISSING = {"", "?", "na", "n/a", "#n/a", "<na>", "#na", "nan", "-nan", "null"}
 
 
 def is_table(path: str | Path) -> bool:
@@ -63,15 +62,23 @@ def read_frame(
         return _read_parquet(Path(path), texts)
     notes: list[str] = []
     text = _decoded(_unpacked(path, name), encoding, name, notes)
+    text = without_comments(text, notes)
     separator = _separator(text, separator, name)
     header, lines = _checked(text, separator, name, notes)
-    frame = _parsed(text, separator, header, texts)
+    decimal = "," if separator == ";" and _commas(text) else "."
+    frame = _parsed(text, separator, decimal, header, texts)
+    frame = plain(frame, texts, decimal, notes)
     if len(frame) != len(lines):
         raise UsageError(
             f"expected {len(lines)} rows in {name}, as its lines say, found "
             f"{len(frame)}: are its quotes in pairs?"
         )
     frame.index = np.frombuffer(lines, np.int64)
+    frame = without_units(frame, decimal, notes)
+    if len(header) > 1 and frame.iloc[-1].isna().all():
+        empty = int(frame.notna().any(axis=1).to_numpy()[::-1].argmax())
+        notes.append(f"left out {empty:,} empty rows at the end")
+        frame = frame[: len(frame) - empty]
     frame.attrs = {"path": name, "notes": notes}
     return _without_index(frame)
 
@@ -181,7 +188,7 @@ def _separator(text, given, name) -> str:
 
 def _checked(text, separator, name, notes) -> tuple[list[str], array]:
     """The columns' names and the line of each row, all as wide as the header."""
-    lines, header, first, wrong = array("q"), None, 0, None
+    lines, header, first, wrong, blank = array("q"), None, 0, None, 0
     reader = _reader(text, separator)
     try:
         for row in reader:
@@ -190,11 +197,14 @@ def _checked(text, separator, name, notes) -> tuple[list[str], array]:
             if header is None:
                 header, first = [cell.strip() for cell in row], reader.line_num
                 _check_width(len(header), name)
+                named = [i for i, cell in enumerate(header) if cell]
+                blank = len(header) - 1 - max(named, default=-1)
                 continue
             if not lines and len(row) == len(header) + 1 and row[-1].strip():
                 header.insert(0, "")  # R names its rows and not their column
             if len(row) != len(header) and wrong is None:
                 wrong = reader.line_num, len(row)
+            blank = 0 if any(row[len(row) - blank :]) else blank
             lines.append(reader.line_num)
     except csv.Error as error:
         raise UsageError(
@@ -205,13 +215,18 @@ def _checked(text, separator, name, notes) -> tuple[list[str], array]:
             f"expected a header and at least one row in {name}, found "
             f"{int(header is not None)} lines"
         )
-    _check_header(header, first, name)
+    named = header[: len(header) - blank]
+    _check_header(named, first, name)
     if wrong is not None:
         raise UsageError(
             f"expected {len(header)} values in line {wrong[0]} of {name}, as in its "
             f"header, found {wrong[1]}"
+            + ": is there a line above the header?"
+            * (len(header) < wrong[1])
         )
-    return header, lines
+    if blank:
+        notes.append(f"left out {blank} columns at the end, without a name or a value")
+    return named, lines
 
 
 def _check_width(count, name):
@@ -235,7 +250,7 @@ def _check_header(header, line, name):
         raise UsageError(f"expected distinct columns in {name}, found {twice} twice")
 
 
-def _parsed(text, separator, header, texts) -> "DataFrame":
+def _parsed(text, separator, decimal, header, texts) -> "DataFrame":
     """The frame of a table that is one; columns are numbers where all cells are."""
     import pandas
 
@@ -246,11 +261,12 @@ def _parsed(text, separator, header, texts) -> "DataFrame":
         header=0,
         names=header,
         index_col=False,
+        usecols=range(len(header)),
         skipinitialspace=separator != " ",
         dtype=dict.fromkeys(set(texts) & set(header), object),
         na_values=[*cased, "NaN", "-NaN"],
         keep_default_na=False,
-        decimal="," if separator == ";" and _commas(text) else ".",
+        decimal=decimal,
         low_memory=False,
     )
     # TRUE and True are texts, which pandas reads as one
@@ -261,41 +277,20 @@ def _parsed(text, separator, header, texts) -> "DataFrame":
         if any(isinstance(cell, bool) for cell in frame[name])
     ]
     if truths:
-        return _parsed(text, separator, header, [*texts, *truths])
-    return plain(frame, texts)
+        return _parsed(text, separator, decimal, header, [*texts, *truths])
+    return frame
 
 
 def _commas(text) -> bool:
-    """Whether 1,5 is a number: no cell between semicolons is written as 1.5."""
+    """Whether 1,5 is a number: no cell between semicolons is written as 1.5.
+
+    1.500 may be a thousand and a half where others have commas.
+    """
     start = text[: 2**16]
-    number = r'(?:^|;)\s*"?[-+]?\d+%s\d+"?\s*(?=;|$)'
-    point, comma = (re.search(number % c, start, re.M) for c in (r"\.", ","))
-    return comma is not None and point is None
-
-
-def plain(frame: "DataFrame", texts: Sequence[str] = ()) -> "DataFrame":
-    """The frame, its columns numbers, dates, or stripped texts with NaN for gaps."""
-    import pandas
-
-    texts = set(texts)
-    for i, (name, kind) in enumerate(zip(frame.columns, frame.dtypes, strict=True)):
-        if isinstance(kind, np.dtype) and kind.kind in "iufM" and name not in texts:
-            continue
-        column = frame.iloc[:, i]
-        if kind.kind in "iuf" and name not in texts:  # pandas' own, with gaps
-            frame.isetitem(i, column.astype(float))
-            continue
-        codes, distinct = pandas.factorize(column)  # a gap is -1, the last of these
-        cells = np.array([*(str(cell).strip() for cell in distinct), np.nan], object)
-        gaps = np.array([str(cell).lower() in MISSING for cell in cells])
-        cells[gaps] = np.nan
-        values = cells
-        if name not in texts and gaps[:-1].any():  # gaps that pandas did not see
-            values = pandas.to_numeric(cells, errors="coerce")
-            values = cells if np.isnan(values[~gaps]).any() else values
-        column = pandas.Series(values[codes], frame.index, values.dtype)
-        frame.isetitem(i, column)
-    return frame
+    number = r'(?:^|;)\s*"?[-+]?(\d+%s\d+)"?\s*(?=;|$)'
+    points, commas = (re.findall(number % c, start, re.M) for c in (r"\.", ","))
+    thousands = re.compile(r"\d{1,3}\.\d{3}")
+    return bool(commas) and all(map(thousands.fullmatch, points))
 
 
 def _without_index(frame) -> "DataFrame":

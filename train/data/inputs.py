@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from train.data import labelled, long, series, speech, text
+from train.data.cells import plain
 from train.data.columns import encode, texts_of
 from train.data.formats import SUFFIXES, numbers, open_npz, quoted, read_image
-from train.data.frames import is_table, plain, read_frame
+from train.data.frames import is_table, read_frame
 from train.data.graphs import graph_examples
 from train.data.schema import Arrays, Schema, standardize, within
 from train.data.tables import read_length
