@@ -32,6 +32,8 @@ def file(tmp_path):
 
 def test_a_table_of_excel_is_read_as_it_is_meant(file):
     frame = read_frame(file(EXCEL.replace("\n", "\r\n"), "cp1252"))
+    assert frame[3:].isna().all(axis=None)
+    frame = frame[:3]
     assert list(frame) == [
         "Größe",
         "Anteil",
@@ -48,7 +50,6 @@ def test_a_table_of_excel_is_read_as_it_is_meant(file):
     said = " ".join(frame.attrs["notes"])
     for words in (
         "2 columns at the end",
-        "2 empty rows",
         '"12,5 %" as 12.5',
         '"1.234,50 €" as 1234.5',
     ):

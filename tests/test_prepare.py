@@ -269,8 +269,9 @@ def test_columns_side_by_side_are_as_each_by_itself(csv, monkeypatch, flags):
     def seen():
         schema, rows, test, *_ = data.load(path, target="y", **flags)
         known = [column.name for column in schema.columns]
-        given = frame.dropna(subset=known) if "missing" in flags else new
-        made, said = columns.encode(plain(given), schema.columns)
+        whole = plain(frame.copy()).dropna(subset=known)
+        given = whole if "missing" in flags else plain(new.copy())
+        made, said = columns.encode(given, schema.columns)
         return schema, rows["x"], test["x"], made, said
 
     monkeypatch.setattr(columns, "BLOCK", 500)  # five at a time
@@ -334,12 +335,12 @@ def test_a_batch_of_few_rows_of_ones_own_is_a_quarter(csv, zoo):
         path = csv(mixed(rows)[["size", "y"]])
         found = prepare(RECIPES["mlp"], path, target="y", widths=(4,))
         assert found.training.batch_size == size
-    given = prepare(RECIPES["mlp"], path, target="y", batch_size=200, holdout=0.9)
+    given = prepare(RECIPES["mlp"], path, target="y", batch_size=200)
     assert given.training.batch_size == 200
     assert prepare(RECIPES["mlp"], "iris").training.batch_size == 64
     csv(mixed(75)[["size", "y"]])
     flags = "train mlp --data rows.csv --target y --widths 4"
-    for size, more in (12, ""), (64, "--batch-size 64"):
+    for size, more in (12, ""), (40, "--batch-size 40"):
         status, _, said = zoo(f"{flags} {more} --steps 2 --out run{size}")
         assert status == 0, said
         config = json.loads(Path(f"run{size}/config.json").read_text())
@@ -423,6 +424,12 @@ def test_what_cannot_be_learned_from_is_one_sentence(csv, text, words):
     with pytest.raises(UsageError, match=words) as error:
         data.load(csv(text), target="y")
     assert "\n" not in str(error.value)
+
+
+def test_a_quantity_with_a_slip_names_it(csv):
+    path = csv("a,y\n" + "".join(f"{i},{i / 7}\n" for i in range(9)) + "3,abc\n")
+    with pytest.raises(UsageError, match='the text "abc" in line 11'):
+        data.load(path, target="y", kind="regression")
 
 
 def test_many_features_are_refused_before_they_are_made(csv, monkeypatch):

@@ -270,7 +270,7 @@ def check_complete(frame: "DataFrame", names: Sequence[str]) -> None:
     """Raises UsageError for missing values, naming each column."""
     missing = frame[list(names)].isna().to_numpy()
     found = []
-    for at in np.flatnonzero(missing.any(0)):
+    for at in np.flatnonzero(missing.any(0)).tolist():
         gaps = missing[:, at]
         line = frame.index[gaps.argmax()]
         found.append(f'"{names[at]}" ({gaps.sum()} missing, first in line {line})')

@@ -75,10 +75,6 @@ def read_frame(
         )
     frame.index = np.frombuffer(lines, np.int64)
     frame = without_units(frame, decimal, notes)
-    if len(header) > 1 and frame.iloc[-1].isna().all():
-        empty = int(frame.notna().any(axis=1).to_numpy()[::-1].argmax())
-        notes.append(f"left out {empty:,} empty rows at the end")
-        frame = frame[: len(frame) - empty]
     frame.attrs = {"path": name, "notes": notes}
     return _without_index(frame)
 
@@ -197,8 +193,8 @@ def _checked(text, separator, name, notes) -> tuple[list[str], array]:
             if header is None:
                 header, first = [cell.strip() for cell in row], reader.line_num
                 _check_width(len(header), name)
-                named = [i for i, cell in enumerate(header) if cell]
-                blank = len(header) - 1 - max(named, default=-1)
+                filled = [i for i, cell in enumerate(header) if cell]
+                blank = len(header) - 1 - max(filled, default=-1)
                 continue
             if not lines and len(row) == len(header) + 1 and row[-1].strip():
                 header.insert(0, "")  # R names its rows and not their column
@@ -278,7 +274,7 @@ def _parsed(text, separator, decimal, header, texts) -> "DataFrame":
     ]
     if truths:
         return _parsed(text, separator, decimal, header, [*texts, *truths])
-    return frame
+    return frame.copy()  # side by side in memory, not each column by itself
 
 
 def _commas(text) -> bool:

@@ -241,8 +241,8 @@ def rows_of(
     )
     named = listed(wishes.category, names, "--category")
     own = listed(wishes.id, names, "--id")
-    without, only = {*wanted, *drop, *own}, set(keep or names)
-    beside = [n for n in names if n in only - without]
+    chosen = set(keep or names) - {*wanted, *drop, *own}
+    beside = [n for n in names if n in chosen]
     if not beside:
         raise UsageError(f'expected columns in {path} beside "{target}", found none')
     notes = [*head.attrs["notes"], *_numbering(head[beside])]
@@ -327,6 +327,12 @@ def _target(cells, kind):
         return cells.to_numpy(np.float64)
     distinct = cells.unique()
     slips = np.isnan(as_numbers(cells))
+    if kind == "regression" and slips.any():
+        at = slips.argmax()
+        raise UsageError(
+            f'expected numbers in the column "{cells.name}" of {path_of(cells)} for '
+            f'regression, found the text "{cells.iloc[at]}" in line {cells.index[at]}'
+        )
     # a quantity with a slip of the pen is no class
     if kind is None and len(distinct) > (MANY if slips.all() else FEW):
         at = slips.argmax()
