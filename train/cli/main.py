@@ -102,7 +102,7 @@ def _list(argv: list[str]) -> int:
 def _train(argv: list[str]) -> int:
     from train.cli import restart, run, runs, tables
     from train.cli.flags import parse, recipe_flags
-    from train.recipes import RECIPES, parameters
+    from train.recipes import RECIPES
     from zoo.base import UsageError, check_choice, check_int
 
     if not argv or argv[0].startswith("-"):
@@ -129,12 +129,7 @@ def _train(argv: list[str]) -> int:
         flags = parse(recipe_flags(recipe, kept), argv[1:], program)
     elif flags["longer"] is not None:
         raise UsageError(f"expected a run in {out} to train longer, found none")
-    own = {k: flags[k] for k in parameters(recipe)}
-    asked = any(re.match("--batch[-_]size(=|$)", word) for word in argv)
-    if not (asked or kept) and own["batch_size"] == recipe.training.batch_size:
-        del own["batch_size"]  # it follows the rows
-    if flags["longer"] is not None:
-        own["steps"] = flags["longer"]
+    own = _own(flags, recipe, argv, kept)
     options = run.Options(**{k: flags[k] for k in run.Options._fields})
     longer = flags["longer"] is not None
     debug = flags["debug_nans"]
@@ -153,6 +148,19 @@ def _train(argv: list[str]) -> int:
         f"{result['parameters']:,} parameters; saved in {out}"
     )
     return tables.failed(result.get("failure"))
+
+
+def _own(flags, recipe, argv, kept):
+    """The recipe's flags; a batch size that nobody asked for follows the rows."""
+    from train.recipes import parameters
+
+    own = {k: flags[k] for k in parameters(recipe)}
+    asked = kept or any(re.match("--batch[-_]size(=|$)", word) for word in argv)
+    if not asked and own["batch_size"] == recipe.training.batch_size:
+        del own["batch_size"]
+    if flags["longer"] is not None:
+        own["steps"] = flags["longer"]
+    return own
 
 
 def _search(command: str, argv: list[str]) -> int:

@@ -227,6 +227,8 @@ def _form(distinct, dates=None) -> str:
 
     for dayfirst in (False, True) if dates != "day-first" else (True, False):
         form = guess_datetime_format(distinct[0], dayfirst=dayfirst)
+        if dayfirst and form and form.startswith("%Y"):
+            continue  # where the year is first, the month is next
         for one in (form, "ISO8601") if form and "%Y-%m-%d" in form else (form,):
             if not one or not ("%Y" in one or "%y" in one or one == "ISO8601"):
                 continue

@@ -65,16 +65,8 @@ def load_series(
         if given is None:
             raise UsageError(f"expected {flag} to forecast {name}, found none")
     assert target is not None and time is not None and window is not None
-    many = target not in frame.columns and "," in target
-    wanted = listed(target, list(frame.columns), "--target") if many else [target]
-    for one in wanted:
-        roles = {"--time": time, "--target": one}
-        long.check_names(frame, roles | ({"--group": group} if group else {}), name)
-    columns: Columns = tuple(map(Column, wanted))
-    others = (group, time, *wanted)
-    if not set(frame.columns) <= set(others):
-        columns = (*long.features(frame, others, name), *columns)
-    form, notes = long.written(frame, time, dates)
+    wanted, columns = _columns(frame, target, time, group, name)
+    form, said = long.written(frame, time, dates)
     found = list(long.groups(frame, group or "", time, name, form))
     paces = [pace(steps[time]) for _, steps in found]
     if None in paces:
@@ -90,14 +82,26 @@ def load_series(
         holdout=holdout,
         watched=request.watched,
         name=name,
-        targets=wanted if many else (),
+        targets=wanted if len(wanted) > 1 else (),
         groups=[each for each, _ in found],
     )
-    named: dict[str, Any] = {"target_name": target, "group": group or "", "time": time}
     clock = str(found[0][1][time].iloc[0]), str(paces[0] or "")
-    named |= {"columns": columns, "clock": clock, "form": form}
-    schema = data.schema._replace(notes=(*notes, *data.schema.notes), **named)
-    return data._replace(schema=schema)
+    made = data.schema._replace(target_name=target, group=group or "", clock=clock)
+    made = made._replace(columns=columns, form=form, time=time, notes=said + made.notes)
+    return data._replace(schema=made)
+
+
+def _columns(frame, target, time, group, name) -> tuple[list[str], Columns]:
+    """The targets, and all columns that are read, with these as the last."""
+    many = target not in frame.columns and "," in target
+    wanted = listed(target, list(frame.columns), "--target") if many else [target]
+    for one in wanted:
+        roles = {"--time": time, "--target": one}
+        long.check_names(frame, roles | ({"--group": group} if group else {}), name)
+    others, last = (group, time, *wanted), tuple(map(Column, wanted))
+    if set(frame.columns) <= set(others):
+        return wanted, last
+    return wanted, (*long.features(frame, others, name), *last)
 
 
 def from_series(
@@ -127,15 +131,14 @@ def from_series(
     share = 0.2 if holdout is None else holdout
     if not 0 <= share < 1:
         raise UsageError(f"expected a holdout of at least 0, below 1, found {share}")
-    arrays = [np.asarray(one) for one in series]
-    arrays = [numbers(a[:, None] if a.ndim == 1 else a, name) for a in arrays]
+    arrays = [numbers(np.reshape(one, (len(one), -1)), name) for one in series]
     cuts = [_cuts(len(a), window, horizon, share, watched, name) for a in arrays]
     past = [a[: cut[0]] for a, cut in zip(arrays, cuts, strict=True)]
     count = len(check_targets(targets, name)) or 1
     if season is None:
         season = find_season([a[:, -i] for a in past for i in range(1, count + 1)])
     check_int("season", season, 1, min(map(len, past)) - 1)
-    schema = _described(name, past, groups, targets, (window, horizon, season))
+    schema = _described(name, past, groups, targets, window, horizon, season)
     each = scales.known(schema)
     parts: list[list[Arrays]] = [[], [], []]
     for i, (array, cut) in enumerate(zip(arrays, cuts, strict=True)):
@@ -144,8 +147,7 @@ def from_series(
         center, width = scales.of(each, groups[i] if groups else str(i), array)
         alike = (array - center) / width
         scaled = standardize(schema._replace(shape=array.shape[1:]), alike)
-        bounds = (window, *cut)
-        for part, low, high in zip(parts, bounds, cut, strict=False):
+        for part, low, high in zip(parts, (window, *cut), cut, strict=False):
             first = np.arange(low, high - horizon + 1, dtype=np.int32)
             rows = _windows(scaled, first, schema)
             own = {"unit": np.full((len(first), count), unit, "f4"), "first": first}
@@ -164,9 +166,8 @@ def from_series(
     )
 
 
-def _described(name, past, groups, targets, sizes):
+def _described(name, past, groups, targets, window, horizon, season):
     """The schema of series, of which `past` is to train on."""
-    window, horizon, season = sizes
     count = len(targets) or 1
     mean, scale, own = scales.learn(past, groups)
     target: Any = (mean[-count:] * horizon, scale[-count:] * horizon)
@@ -207,8 +208,8 @@ def _windows(scaled, first, schema):
     y, seasonal = (scaled[at, -count:] for at in (first[:, None] + ahead, before))
     return {
         "x": scaled[first[:, None] + np.arange(-schema.shape[0], 0)],
-        "y": y.reshape(len(first), -1),
-        "seasonal": seasonal.reshape(len(first), -1),
+        "y": y.reshape(len(first), count * len(ahead)),
+        "seasonal": seasonal.reshape(len(first), count * len(ahead)),
     }
 
 

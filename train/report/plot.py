@@ -142,7 +142,7 @@ def confusion(matrix: Any, classes: Sequence[str]) -> Figure:
         for (row, column), count in np.ndenumerate(matrix):
             dark = share[row, column] > 0.25
             colour = "white" if dark else INK if count else "#bbbbbb"
-            style = {"ha": "center", "va": "center", "color": colour}
+            style: dict[str, Any] = {"ha": "center", "va": "center", "color": colour}
             style["fontsize"] = min(10, 110 * cell / digits)
             axes.text(column, row, str(count), **style)
     axes.tick_params(length=0)
