@@ -141,6 +141,22 @@ def test_features_are_of_an_image_whatever_its_batch(begun):
     np.testing.assert_allclose(run({"params": params}, x[1:2]), found[1:2], atol=1e-6)
 
 
+@pytest.mark.contract
+def test_a_classifier_begins_where_an_encoder_is(begun):
+    model, _, params, x = begun
+    network = masked.Classifier(3, model)
+    made = jax.jit(network.init)(KEY, x)["params"]
+    body = masked.encoder(params)
+    like = jax.tree.map(jnp.shape, body)
+    assert jax.tree.map(jnp.shape, made["body"]) == like
+    assert np.abs(made["body"]["embed"]["kernel"] - body["embed"]["kernel"]).max() > 0.1
+    found = jax.jit(network.apply)({"params": made | {"body": body}}, x)
+    said = masked.features(model, {"params": params}, x)
+    head = jax.tree.map(np.asarray, made["head"])
+    wanted = said @ head["kernel"] + head["bias"][None]
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
 # Mistakes -----------------------------------------------------------------------------
 
 

@@ -126,6 +126,23 @@ class MaskedAutoencoder(nn.Module):
         return patchify(x, self.patch)
 
 
+class Classifier(nn.Module):
+    """Logits by a line from what the encoder of `body` says of whole images.
+
+    To be tuned as a whole, its body begun with the `encoder` of one that can draw.
+    """
+
+    outputs: int
+    body: MaskedAutoencoder
+
+    @nn.compact
+    def __call__(
+        self, x: Shaped[Array, "B *image"], *, train: bool = False
+    ) -> Float[Array, "B {self.outputs}"]:
+        """Raises UsageError as `MaskedAutoencoder.features`."""
+        return nn.Dense(self.outputs, name="head")(self.body.features(x))
+
+
 def _run(blocks, x):
     return blocks(x, None, None, None, None, None, False)[0]
 
@@ -184,6 +201,11 @@ def task(model: MaskedAutoencoder, *, hidden: float = 0.75) -> Task:
         return judged({"loss": error}, batch.get("mask"), state)
 
     return Task(init, loss)
+
+
+def encoder(params: Tree) -> Tree:
+    """Of a `MaskedAutoencoder`'s parameters those that a `Classifier`'s body has."""
+    return {name: params[name] for name in ("embed", "encoder", "norm", "unseen")}
 
 
 def features(
