@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.conftest import CORA
 from train.checkpoint import read_json
 from train.cli import results
 from train.data import Split
 from train.loop import fit
 from train.recipes import RECIPES, prepare
+from zoo.base import UsageError
 
 ROOT = Path(__file__).parent.parent
 AWAY = (
@@ -140,10 +140,13 @@ def test_the_readme_says_which_scores_are_older_than_the_code():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     for path in RESULTS.glob("*.json"):
         name = path.stem
-        if RECIPES[name].data == "cora" and not CORA:
-            continue
         line = next(x for x in text.splitlines() if x.startswith(f"| `{name}` |"))
-        assert (results.OLDER in line) == results.old(name, read_json(path)), name
+        try:
+            older = results.old(name, read_json(path))
+        except UsageError:  # its data are not at hand
+            assert RECIPES[name].data in AWAY
+            continue
+        assert (results.OLDER in line) == older, name
 
 
 @pytest.mark.parametrize(
