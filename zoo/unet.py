@@ -27,24 +27,37 @@ from zoo.base import (
     parted,
 )
 from zoo.checks import check_inputs
-from zoo.layers import Conv, ConvTranspose, Dropout, max_pool
+from zoo.layers import Conv, ConvTranspose, Dropout, batch_norm, max_pool
 from zoo.types import Array, Dtype, Number
 
 HE = nn.initializers.he_normal()  # section 3: deviation sqrt(2 / inputs)
 
 
 class Double(nn.Module):
-    """Two convolutions 3x3, each with relu: [B, H, W, C] -> [B, H, W, features]."""
+    """Two convolutions 3x3, each with relu: [B, H, W, C] -> [B, H, W, features].
+
+    With `batch_norm`, which the paper has not, before each relu.
+    """
 
     features: int
+    batch_norm: bool = False
     dtype: Dtype = None
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W F"]:
+    def __call__(
+        self, x: Float[Array, "B H W C"], *, train: bool = False
+    ) -> Float[Array, "B H W F"]:
         """[B, H, W, C] -> [B, H, W, features]."""
         for _ in range(2):
-            conv = Conv(self.features, (3, 3), kernel_init=HE, dtype=self.dtype)
-            x = nn.relu(conv(x))
+            x = Conv(
+                *(self.features, (3, 3)),
+                use_bias=not self.batch_norm,
+                kernel_init=HE,
+                dtype=self.dtype,
+            )(x)
+            if self.batch_norm:
+                x = batch_norm(self.dtype, train=train)(x)
+            x = nn.relu(x)
         return x
 
 
@@ -58,6 +71,7 @@ class DownAndUp(nn.Module):
     channels: tuple[int, ...] = (8, 16, 32, 64)
     stride: int = 1
     dropout: Number = 0.0
+    batch_norm: bool = False
     dtype: Dtype = None
 
     @nn.compact
@@ -71,15 +85,19 @@ class DownAndUp(nn.Module):
         x = check_inputs(x, "B H W C")
         check_sides(x.shape[1:3], 2 ** (len(self.channels) - 1))
         kept = []
+
+        def double(features, x):
+            return Double(features, self.batch_norm, self.dtype)(x, train=train)
+
         for features in self.channels[:-1]:
-            kept.append(Double(features, self.dtype)(x))
+            kept.append(double(features, x))
             x = max_pool(kept[-1], (2, 2))
-        x = Double(self.channels[-1], self.dtype)(x)
+        x = double(self.channels[-1], x)
         x = Dropout(self.dropout)(x, train=train)
         for level in reversed(range(self._top(), len(kept))):
             features = self.channels[level]
             x = ConvTranspose(features, (2, 2), 2, kernel_init=HE, dtype=self.dtype)(x)
-            x = Double(features, self.dtype)(jnp.concatenate([kept[level], x], -1))
+            x = double(features, jnp.concatenate([kept[level], x], -1))
         return x
 
     def _top(self):
@@ -107,6 +125,7 @@ class UNet(nn.Module):
     classes: int  # K
     channels: tuple[int, ...] = (8, 16, 32, 64)
     dropout: Number = 0.0
+    batch_norm: bool = False
     dtype: Dtype = None
 
     @nn.compact
@@ -114,7 +133,8 @@ class UNet(nn.Module):
         self, x: Shaped[Array, "B H W C"], *, train: bool = False
     ) -> Float[Array, "B H W {self.classes}"]:
         """Logits. Raises UsageError as `DownAndUp`."""
-        body = DownAndUp(self.channels, 1, self.dropout, self.dtype, name="body")
+        more = self.dropout, self.batch_norm, self.dtype
+        body = DownAndUp(self.channels, 1, *more, name="body")
         x = body(x, train=train)
         return float32(Conv(self.classes, (1, 1), dtype=self.dtype, name="head")(x))
 
