@@ -222,9 +222,11 @@ def pairs(request: Split) -> Data:
     return load_pairs(request)
 
 
-def masks(request: Split, *, holdout: float | None = None) -> Data:
+def masks(
+    request: Split, *, holdout: float | None = None, varied: bool = False
+) -> Data:
     """Images, and the class of each of their pixels."""
-    return load_scenes(request, holdout=holdout)
+    return load_scenes(request, holdout=holdout, varied=varied)
 
 
 def boxes(request: Split, *, holdout: float | None = None) -> Data:
