@@ -9,13 +9,7 @@ import optax
 from train.optim import in_parts, moved
 from train.shown import state_as_html
 from zoo.base import Batch, Mean, Task, masked
-
-
-class Trained(NamedTuple):
-    """What is predicted with: parameters and the model state that belongs to them."""
-
-    params: Any  # what the optimizer changes
-    model: Any  # what the model itself changes (batch statistics); {} if nothing
+from zoo.base import Trained as Trained
 
 
 class State(NamedTuple):

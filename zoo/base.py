@@ -166,6 +166,13 @@ class Classes(Protocol):
     def __call__(self, params: Tree, state: Tree, batch: Shapes, /) -> int | None: ...
 
 
+class Trained(NamedTuple):
+    """What is predicted with: parameters and the model state that belongs to them."""
+
+    params: Any  # what the optimizer changes
+    model: Any  # what the model itself changes (batch statistics); {} if nothing
+
+
 class Task(NamedTuple):
     """A model and its objective as pure functions; all that training needs to know.
 
