@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted([*ROOT.glob("zoo/**/*.py"), *ROOT.glob("train/**/*.py")])
 TOP = "step source loop optim mesh origin files check checkpoint".split()
-TOP += ["evaluate", "guard", "log", "progress", "shown"]
+TOP += ["states", "evaluate", "guard", "log", "progress", "shown"]
 # who may import what of this project: the first two words of a module's name
 FLOORS = {
     "zoo": {"zoo"},
@@ -70,7 +70,7 @@ def test_one_gradient_of_a_loss():
 def test_imports_run_one_way(path):
     libraries = {
         "optax": "optim step base",
-        "orbax": "checkpoint",
+        "orbax": "states",
         "matplotlib": "plot charts overlays ranges several",
     }
     module = ".".join(path.relative_to(ROOT).with_suffix("").parts)

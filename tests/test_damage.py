@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from train import checkpoint, files
+from train import checkpoint, files, states
 from train.recipes import saved
 from zoo.base import UsageError
 
@@ -73,7 +73,7 @@ def damages(whole, to, seed, rounds):
 
     With 0 rounds, some of the kinds.
     """
-    rng, name = random.Random(seed), checkpoint._name(30)
+    rng, name = random.Random(seed), states.name(30)
     names = sorted(p.relative_to(whole) for p in (whole / name).rglob("*"))
     for each in names * (rounds or 1):
         kinds = KINDS if rounds else rng.sample(KINDS, 3)
@@ -82,7 +82,7 @@ def damages(whole, to, seed, rounds):
             shutil.copytree(whole, to)
             before = (to / each).read_bytes()
             if before or kind not in (flip, cut, empty):
-                kind(rng, to / each, to / checkpoint._name(20))
+                kind(rng, to / each, to / states.name(20))
             if not ((to / each).is_file() and (to / each).read_bytes() == before):
                 yield kind.__name__, each, to
 
@@ -113,7 +113,7 @@ def count(whole, to, seed, rounds):
         assert not found["unseen"], (kind, path)
         if found.total() % 4:
             continue  # without an older one, the same check
-        shutil.rmtree(at / checkpoint._name(20))
+        shutil.rmtree(at / states.name(20))
         assert outcome(lambda at=at: checkpoint.read(at, tree(0))) == "sentence"
     return found
 
@@ -145,7 +145,7 @@ def proceed(directory, resume=True):
 
 def test_a_run_goes_on_from_what_is_whole(whole, tmp_path):
     shutil.copytree(whole, tmp_path / "copy")
-    directory, newest = tmp_path / "copy", tmp_path / "copy" / checkpoint._name(30)
+    directory, newest = tmp_path / "copy", tmp_path / "copy" / states.name(30)
     gone(None, newest / "_CHECKPOINT_METADATA", None)
     with pytest.warns(UserWarning, match="_CHECKPOINT_METADATA.*10 steps are to be"):
         saver, found = proceed(directory)
@@ -156,7 +156,7 @@ def test_a_run_goes_on_from_what_is_whole(whole, tmp_path):
     saver.close()
     assert outcome(lambda: checkpoint.read(directory, tree(0))) == "unseen"
     gone(None, newest / "SEAL.json", None)
-    gone(None, directory / checkpoint._name(20) / "SEAL.json", None)
+    gone(None, directory / states.name(20) / "SEAL.json", None)
     with pytest.raises(UsageError, match=r"no state in .* is whole.*step_000000030"):
         proceed(directory)
     proceed(tmp_path / "copy2")[0].close()  # the lock of a refused one is given back
@@ -176,7 +176,7 @@ def test_states_of_a_version_without_seals_go_on_under_seals(whole, tmp_path):
 
 def test_states_that_changed_places_are_seen(whole, tmp_path):
     shutil.copytree(whole, tmp_path / "copy")
-    a, b = (tmp_path / "copy" / checkpoint._name(step) for step in (20, 30))
+    a, b = (tmp_path / "copy" / states.name(step) for step in (20, 30))
     a.rename(tmp_path / "else")
     b.rename(a)
     (tmp_path / "else").rename(b)
@@ -224,7 +224,7 @@ def trace(monkeypatch):
 
 def assert_synced(events, directory, step):
     """All of a state is on the disk before its name, and that before others go."""
-    folder = directory / checkpoint._name(step)
+    folder = directory / states.name(step)
     at = events.index((".saving", folder))
     before, after = events[:at], events[at + 1 :]
     for path in (folder, *folder.rglob("*")):
