@@ -10,8 +10,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted([*ROOT.glob("zoo/**/*.py"), *ROOT.glob("train/**/*.py")])
-TOP = "step source loop optim mesh origin files check checkpoint".split()
-TOP += ["states", "evaluate", "guard", "log", "progress", "shown"]
+TOP = "step source feed loop optim devices mesh hosts origin files check".split()
+TOP += ["checkpoint", "states", "evaluate", "guard", "log", "progress", "shown"]
 # who may import what of this project: the first two words of a module's name
 FLOORS = {
     "zoo": {"zoo"},

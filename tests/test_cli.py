@@ -203,6 +203,8 @@ MISTAKES = [
     ("train linear --batch-size 1000 --optimizer sgd --learning-rate 0.1", "442"),
     ("train linear --seed -1", "seed"),
     ("train linear --devices 99", "devices"),
+    ("train linear --process 1", "--distributed"),
+    ("train linear --distributed --restarts 2", "--out"),
     ("train linear --holdout 1.5", "1.5"),
     ("train linear --data iris", "iris"),
     ("train logistic --data iris", "try softmax"),

@@ -152,8 +152,11 @@ def check_numbers(
     for size in {a.shape[0] for a in jax.tree.leaves(batch_shapes(source))}:
         if size % (accumulate * devices):
             parts = f"{accumulate} parts over " * (accumulate > 1)
+            unit = accumulate * devices
+            near = sorted({max(size // unit, 1) * unit, (size // unit + 1) * unit})
             raise UsageError(
-                f"a batch of {size} does not divide into {parts}{devices} devices"
+                f"a batch of {size} does not divide into {parts}{devices} devices: "
+                f"the nearest to do so is {' or '.join(map(str, near))}"
             )
 
 
@@ -304,6 +307,7 @@ def _finite(task, params, state, one, predicting):
 
 
 def _made(leaf):
-    """An array; zeros for one of which the shape alone is known, as of a sweep."""
+    """An array of this process; zeros where the shape alone is known, as of a sweep."""
     known = not isinstance(leaf, jax.ShapeDtypeStruct)
+    known = known and getattr(leaf, "is_fully_addressable", True)
     return leaf if known else jnp.zeros(leaf.shape, leaf.dtype)

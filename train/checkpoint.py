@@ -3,6 +3,8 @@
 A state is written in a folder of its own, sealed, and only then given its name: a step
 that has its name is whole, and what its files lose later is seen before they are read.
 Nothing random lives outside the saved tree: what continues from it is bit-equal.
+Of processes that train together (`train.hosts`) each writes and reads its part; the
+first alone locks, seals, names and removes, and tells the others what it found.
 """
 
 import contextlib
@@ -17,7 +19,7 @@ from typing import Any, Literal
 
 import jax
 
-from train import files
+from train import files, hosts
 from train.files import check_free as check_free
 from train.files import from_json as from_json
 from train.files import read_json as read_json
@@ -42,8 +44,8 @@ class Checkpoints:
     Saves run in the background: written, sealed (`train.files`) and then named. Where
     they fail (a full disk) the first is a warning, each tries afresh, and only the last
     one raises. What the states belong to, `origin`, is under their seals. What has not
-    been made here is never deleted. Raises UsageError where another run has the
-    directory.
+    been made here is never deleted. Of several processes all call the same, and what
+    one cannot do, all fail in. Raises UsageError where another run has the directory.
     """
 
     def __init__(self, directory: Path | str, origin: dict[str, Any] | None = None):
@@ -53,7 +55,11 @@ class Checkpoints:
         self.seconds = 0.1  # that a save takes, in the background, too
         self._saving: Future[None] | None = None
         self._pool = ThreadPoolExecutor(1)
-        self._lock = files.hold(self._directory)
+        self._lock = contextlib.ExitStack()
+        hosts.first(self._hold)
+
+    def _hold(self):
+        self._lock.enter_context(files.hold(self._directory))
         shutil.rmtree(self._half, ignore_errors=True)  # of a save that was killed
 
     def save(self, step: int, tree: Any, *, last: bool = False) -> None:
@@ -63,7 +69,7 @@ class Checkpoints:
         """
         with self._trying():
             self._finish()
-        saved = latest(self._directory)
+        saved = hosts.told(lambda: latest(self._directory))
         if saved == step:
             return
         with self._trying(last):
@@ -71,19 +77,27 @@ class Checkpoints:
             self._needed = sum(a.nbytes for a in jax.tree.leaves(tree)) + 2**20
             if saved is not None and saved > step:
                 raise UsageError(f"step {saved} is saved already")
-            self._check_space()
-            self._half.mkdir(exist_ok=True)
+            hosts.first(self._check_space, Exception)
             about = {"step": step, "origin": self._origin, "tree": shapes(tree)}
             half, began = self._half / name(step), time.perf_counter()
-            with ONE_AT_A_TIME:
-                response = orbax().save_async(half, tree, overwrite=True)
+
+            def write():
+                with ONE_AT_A_TIME:
+                    return orbax().save_async(half, tree, overwrite=True)
+
+            response = hosts.together(write, Exception)
             self._saving = self._pool.submit(self._commit, response, half, about, began)
             if last:
                 self._finish()
 
     def _commit(self, response, half, about, began):
         """Seal what orbax has written, name it, and delete what is older than two."""
-        response.result()
+        response.result()  # all processes have written
+        if hosts.leads():
+            self._seal(half, about)
+        self.seconds = time.perf_counter() - began
+
+    def _seal(self, half, about):
         files.seal(half, about)
         os.replace(half, self._directory / half.name)
         files.sync(self._directory)
@@ -92,7 +106,6 @@ class Checkpoints:
             if (folder / "SEAL.json").exists():  # ours
                 os.replace(folder, self._half / folder.name)
         shutil.rmtree(self._half, ignore_errors=True)
-        self.seconds = time.perf_counter() - began
 
     def close(self) -> None:
         """Wait for a save under way, and give the directory back."""
@@ -100,19 +113,20 @@ class Checkpoints:
             self._finish()
 
     def _check_space(self):
-        """Raise OSError on a full disk: orbax finds it halfway, and prints of it."""
+        """A folder to write in. Raises OSError on a full disk: orbax finds it halfway,
+        and prints of it."""
         if self._free() < self._needed:
             raise OSError("the disk is full")
+        self._half.mkdir(exist_ok=True)
 
     def _free(self):
         return shutil.disk_usage(self._directory).free
 
     def _finish(self):
-        """Wait for the save under way."""
+        """Wait for the save under way, in all processes."""
         saving, self._saving = self._saving, None
-        if saving is not None:
-            saving.result()
-            self._failing = False
+        hosts.together(saving.result if saving else bool, Exception)
+        self._failing = self._failing and saving is None
 
     @contextlib.contextmanager
     def _trying(self, last: bool = False) -> Iterator[None]:
@@ -120,7 +134,8 @@ class Checkpoints:
         try:
             yield
         except Exception as error:
-            shutil.rmtree(self._half, ignore_errors=True)
+            if hosts.leads():
+                shutil.rmtree(self._half, ignore_errors=True)
             failed = f"step {self._step} was not saved: {line(error)}"
             if not isinstance(error, UsageError):
                 failed += (
@@ -130,7 +145,7 @@ class Checkpoints:
             told, self._failing = self._failing, True
             if last:
                 raise UsageError(failed) from error
-            if not told:
+            if not told and hosts.leads():
                 warnings.warn(f"{failed}; training goes on", stacklevel=2)
 
 
@@ -155,15 +170,29 @@ def proceed(
     saver = Checkpoints(directory, origin)
     try:
         return saver, _proceed(Path(directory).resolve(), origin, carry, steps, resume)
-    except BaseException:
-        saver.close()
+    except BaseException as error:
+        if hosts.common(error):
+            saver.close()
         raise
 
 
 def _proceed(directory, origin, carry, steps, resume):
+    def find():
+        return _found(directory, origin, steps, resume)
+
+    if (found := hosts.told(find)) is None:
+        return carry
+    step, about, damage = found
+    tree = hosts.together(lambda: load(directory / name(step), about, carry))
+    hosts.first(lambda: _clear(directory, step, damage, carry))
+    return tree
+
+
+def _found(directory, origin, steps, resume):
+    """The newest whole state as `newest` tells, if it fits; None where none is."""
     last = latest(directory)
     if last is None:
-        return carry
+        return None
     if not resume:
         raise UsageError(
             f"{directory} holds states of a training, the last of step {last}: "
@@ -176,14 +205,17 @@ def _proceed(directory, origin, carry, steps, resume):
             f"the checkpoint in {directory} is at step {step}, past the {steps} steps "
             "asked for"
         )
-    tree = load(directory / name(step), about, carry)
+    return step, about, damage
+
+
+def _clear(directory, step, damage, carry):
+    """Leave no state after this one, and none without a seal."""
     warn(damage)
     for other in steps_of(directory):
         if other > step:
             _set_aside(directory / name(other))
     if (directory / ORIGIN).exists():
         _seal_old(directory, shapes(carry))
-    return tree
 
 
 def _set_aside(folder):

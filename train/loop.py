@@ -17,14 +17,15 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from train import checkpoint, optim, origin
-from train import mesh as meshes
+from train import checkpoint, hosts, optim, origin
 from train import step as one
 from train.check import check_data, check_numbers, check_options, checks
+from train.devices import laid
 from train.evaluate import measured
+from train.feed import feed
 from train.guard import Diverged as Diverged
 from train.guard import Tally
-from train.mesh import Best, Chunks, copied, feed
+from train.mesh import Best, Chunks, copied
 from train.mesh import start as start
 from train.mesh import trained as trained
 from train.progress import bar, interrupts
@@ -89,13 +90,10 @@ def training(
     check = checks(task, one.Trained(begin.params, begin.model), like, "training data")
     for part in source.parts(source.arrays):
         check(part)
-    place = jax.device_put
-    if mesh is not None:
-        place = functools.partial(meshes.replicate, mesh)
-    state, later = place(copied(begin)), source.stream and check
+    state, later = laid(mesh, copied(begin)), source.stream and check
     now, seed = int(state.step), int(state.seed)
     step = one.make_step(task, optimizer, ema=ema, parts=accumulate)
-    with contextlib.closing(feed(source, seed, now, steps, place, later)) as blocks:
+    with contextlib.closing(feed(source, seed, now, steps, mesh, later)) as blocks:
         run = Chunks(step, source, mesh, state, blocks, debug_nans)
         del state, begin, check, later  # donated, or not needed
         yield run.state, None
@@ -170,11 +168,12 @@ def fit(
     check_numbers(source, steps, accumulate, ema, mesh, task)
     check_options(callbacks, checkpoints, resume, save_seconds, patience, evaluation)
     if checkpoints is not None:
-        checkpoint.check_free(checkpoints)  # before all that takes time
+        # before all that takes time
+        hosts.first(functools.partial(checkpoint.check_free, checkpoints))
     log_every = _every("log_every", log_every, min(-(-steps // 100), 1000))
     eval_every = _every("eval_every", eval_every, -(-steps // 20))
     watched = {"average": ema is not None, "watch": patience is not None}
-    carry = start(task, optimizer, source, seed, init=init, **watched)
+    carry = laid(mesh, start(task, optimizer, source, seed, init=init, **watched))
     accumulate = optim.pieces(source.size, accumulate, microbatch, carry[0].model)
     if evaluation is not None:
         check_data(task, carry[0], evaluation, "evaluation data")
@@ -188,8 +187,8 @@ def fit(
     watch = _Watch(carry, patience and patience * eval_every)
     asked: list[bool] = []
     with (
-        _Keeper(carry, saver, save_seconds) as keeper,
-        bar(steps, watch.now, enabled=progress) as show,
+        _Keeper(carry, mesh, saver, save_seconds) as keeper,
+        bar(steps, watch.now, enabled=progress and hosts.leads()) as show,
         interrupts() as interrupted,
     ):
         run = training(
@@ -202,7 +201,7 @@ def fit(
             log_every=log_every if evaluation is None else (log_every, eval_every),
             mesh=mesh,
             begin=carry[0],
-            stop=lambda: interrupted() or asked or watch.stale(),
+            stop=lambda: hosts.most(bool(interrupted() or asked or watch.stale())),
             debug_nans=debug_nans,
         )
         del carry  # the keeper has it
@@ -241,9 +240,13 @@ def _shown(events, show):
 
 def _told(events, callbacks, asked):
     """Every callback hears of it, and may ask to stop."""
-    for state, record in events:
-        asked += filter(None, [callback(state, record) for callback in callbacks])
-        yield state, record
+
+    def tell(event):
+        return [callback(*event) for callback in callbacks]
+
+    for event in events:
+        asked += filter(None, hosts.together(functools.partial(tell, event)))
+        yield event
 
 
 class _Watch:
@@ -274,15 +277,15 @@ class _Keeper:
     state itself is donated to the next steps.
     """
 
-    def __init__(self, carry, saver, seconds):
+    def __init__(self, carry, mesh, saver, seconds):
         self._carry, self._records = carry, []  # which `training` leaves alone
         self._since, self._seconds = int(carry[0].step), seconds
-        self._saver, self._saved_at = saver, math.inf
+        self._mesh, self._saver, self._saved_at = mesh, saver, math.inf
 
     def keep(self, state, best, record):
         now = time.perf_counter()
         self._saved_at = min(self._saved_at, now)  # once all is compiled
-        due = self._saver and now - self._saved_at > self._wait()
+        due = self._saver and hosts.most(now - self._saved_at > self._wait())
         if record is not None:
             self._records.append(record)
             self._carry = copied(state), best
@@ -290,7 +293,7 @@ class _Keeper:
                 self.save()
         elif due:  # a line may take longer
             self._since = int(state.step)
-            self._saver.save(self._since, (copied(state), best))
+            self._store((copied(state), best))
         if due:
             self._saved_at = time.perf_counter()
 
@@ -300,7 +303,11 @@ class _Keeper:
 
     def save(self, *, last=False):
         if self._saver is not None:
-            self._saver.save(int(self._carry[0].step), self._carry, last=last)
+            self._store(self._carry, last=last)
+
+    def _store(self, carry, *, last=False):
+        # the best was measured by each process for itself
+        self._saver.save(int(carry[0].step), laid(self._mesh, carry), last=last)
 
     def fit(self, ended):
         return Fit(trained(*self._carry), self._records, ended, self._carry[0])
@@ -309,6 +316,8 @@ class _Keeper:
         return self
 
     def __exit__(self, kind, error, trace):
+        if error is not None and not hosts.common(error):
+            return  # the others, who did not meet it, would be waited for
         if error is not None:
             stopped = issubclass(kind, KeyboardInterrupt)
             error.fit = self.fit("interrupted" if stopped else "failed")

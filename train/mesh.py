@@ -1,7 +1,4 @@
-"""Devices, and what is compiled for them: programs, chunks of the one step.
-
-Data parallelism by sharding: every device holds the whole state and its rows of each
-batch, and the compiler adds the sums between devices.
+"""What is compiled: programs, and chunks of the one step, for one device or several.
 
 `jax.jit` keeps a program with the function it was given, and so all that the function
 closes over, for ever; and an equal function is compiled anew. Here a program is known
@@ -13,17 +10,18 @@ import math
 import time
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Generator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from train import hosts
 from train import step as one
 from train.check import check_optimizer, check_task
+from train.devices import data_parallel as data_parallel
+from train.devices import layout, local, rows
 from train.guard import Diverged, Skipped, cause, guarded, watched
 from train.source import Source, batch_shapes
 from zoo.base import Task, UsageError, check_int
@@ -33,30 +31,6 @@ KEPT = 64  # programs, the least recently used go first
 
 _programs: OrderedDict[str, Any] = OrderedDict()
 _seen: weakref.WeakKeyDictionary[Callable, dict] = weakref.WeakKeyDictionary()
-
-
-def data_parallel(devices: int | None = None) -> Mesh:
-    """A mesh of the first `devices` local devices (all of them for None).
-
-    Raises UsageError where there are fewer.
-    """
-    found = jax.local_devices()
-    count = len(found) if devices is None else devices
-    if not 1 <= count <= len(found):
-        raise UsageError(f"expected 1 to {len(found)} devices, asked for {count}")
-    # Auto: ordinary model code, the compiler propagates the shardings
-    return jax.make_mesh((count,), ("data",), (AxisType.Auto,), devices=found[:count])
-
-
-def replicate(mesh: Mesh, tree: Any) -> Any:
-    """The tree, whole on every device of the mesh."""
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
-
-
-def rows(mesh: Mesh, batch: Any) -> Any:
-    """Inside a compiled program: split each array of a batch over the devices."""
-    split = NamedSharding(mesh, PartitionSpec("data"))
-    return jax.lax.with_sharding_constraint(batch, split)
 
 
 # Programs ---------------------------------------------------------------------------
@@ -178,8 +152,8 @@ def _given(task, init, batch):
 def trained(state: one.State, best: Best | None = None) -> one.Trained:
     """What to predict with, in buffers of its own: the best, averaged or last."""
     if best is not None and math.isfinite(float(best.loss)):
-        return copied(best.trained)
-    return copied(state.average or one.Trained(state.params, state.model))
+        return local(copied(best.trained))
+    return local(copied(state.average or one.Trained(state.params, state.model)))
 
 
 def make_chunk(step: Callable, source: Source, mesh: jax.sharding.Mesh | None = None):
@@ -196,6 +170,9 @@ def make_chunk(step: Callable, source: Source, mesh: jax.sharding.Mesh | None = 
             if mesh is not None:
                 batch = rows(mesh, batch)
             state, metrics = step(state, batch)
+            if mesh is not None:
+                where = layout(mesh, state)
+                state = jax.lax.with_sharding_constraint(state, where)
             return state, {name: total[name] + found for name, found in metrics.items()}
 
         return jax.lax.fori_loop(state.step, stop, body, (state, total))
@@ -225,8 +202,11 @@ class Chunks:
         self._zero = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), metrics)
         self._total = self._zero
         args = state, self._total, self._arrays, 0
+        options: dict[str, Any] = {"donate_argnums": 0}
+        if mesh is not None:  # what goes out comes in again
+            options["out_shardings"] = layout(mesh, state), None
         chunk = make_chunk(whole, source, mesh)
-        self._run, _ = compiled(chunk, *args, donate_argnums=0)
+        self._run, _ = compiled(chunk, *args, **options)
 
     def on(self, now, boundary):
         """Train until `boundary`, or for about a second; the new step."""
@@ -239,7 +219,7 @@ class Chunks:
         # reading a number would block signals until the chunk ends; this does not
         jax.block_until_ready(self._total)
         seconds = time.perf_counter() - began
-        self._pace = (stop - now) / seconds
+        self._pace = hosts.most((stop - now) / seconds)
         self._busy += seconds
         self._examples += (stop - now) * self._size
         if self._explained:
@@ -284,53 +264,3 @@ class Chunks:
 def copied(tree):
     """Buffers of their own: the state is donated, and no buffer can be given twice."""
     return jax.tree.map(jnp.copy, tree)
-
-
-def feed(
-    source: Source, seed: int, first: int, steps: int, place: Callable, check: Any
-) -> Generator[tuple[Any, int], None, None]:
-    """(arrays on the device, the step before which they end), from step `first` on.
-
-    Of a stream the next ones are read, and checked by check(rows, at), while those
-    before them are used; at(i) says which row the i-th is. Raises UsageError where it
-    ends before `steps`.
-    """
-    if source.stream is None:
-        yield place(jax.tree.map(jnp.asarray, source.arrays)), steps
-        return
-    count, take = _length(source.arrays[1]), source.stream.start(seed, first)
-
-    def load(first):
-        block, rows = take(count)
-        flat = {k: a.reshape(-1, *a.shape[2:]) for k, a in block.items()}
-
-        def at(i):
-            step, i_ = divmod(int(i), source.size)
-            row = f"example {i_}" if rows is None else f"row {rows.flat[i]}"
-            return f"{row} of step {first + step}"
-
-        if block:
-            check(flat, at)
-        return block
-
-    with ThreadPoolExecutor(1) as pool:
-        ahead = pool.submit(load, first)
-        while True:
-            block = ahead.result()
-            found = _length(block) if block else 0
-            if found == 0:
-                raise UsageError(f"expected {steps} batches, found {first}")
-            start, first = np.int32(first), first + found
-            if first < steps:
-                ahead = pool.submit(load, first)
-            if found < count:
-                rest = [(0, count - found)]
-                block = {
-                    k: np.pad(a, rest + [(0, 0)] * (a.ndim - 1))
-                    for k, a in block.items()
-                }
-            yield place((start, block)), first
-
-
-def _length(block):
-    return len(next(iter(block.values()))) if isinstance(block, dict) else 0

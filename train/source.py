@@ -46,12 +46,12 @@ class Source(NamedTuple):
 class Stream(NamedTuple):
     """Host data that is read block by block (`train.data.stream`).
 
-    start(seed, first) -> take; take(count) -> (block, rows): the next batches, `count`
-    or fewer, {"x": [C, B, ...], ...}, and their row numbers [C, B] if they have some.
-    An empty block is the end.
+    start(seed, first, part) -> take; take(count) -> (block, rows): the next batches,
+    `count` or fewer, {"x": [C, B, ...], ...}, and their row numbers [C, B] if they have
+    some. Of B rows only those of the slice part(B). An empty block is the end.
     """
 
-    start: Callable[[int, int], Callable[[int], tuple[Arrays, np.ndarray | None]]]
+    start: Callable[..., Callable[[int], tuple[Arrays, np.ndarray | None]]]
     describe: Callable[[], Any]  # what data they are, for JSON
 
 

@@ -88,9 +88,13 @@ def newest(directory: Path) -> tuple[int, dict[str, Any], str]:
         except UsageError as error:
             damage.append(str(error))
             continue
-        told = damage and (
-            f"the state of step {steps[0]} is damaged ({damage[0]}): that of step "
-            f"{step} is taken, {steps[0] - step} steps are to be done again"
+        told = (
+            ""
+            if not damage
+            else (
+                f"the state of step {steps[0]} is damaged ({damage[0]}): that of step "
+                f"{step} is taken, {steps[0] - step} steps are to be done again"
+            )
         )
         return step, about, told
     raise UsageError(

@@ -166,6 +166,12 @@ HELP = {
     "devices": "split each batch over that many devices",
     "log": "write what metrics.jsonl has where TensorBoard reads it, too: `tensorboard "
     "--logdir runs` shows all runs (pip install 'purezoo[tensorboard]')",
+    "fsdp": "cut large arrays of the state over the devices too: less memory in each",
+    "distributed": "train together with other processes, on all of their devices; on "
+    "Slurm, Open MPI, Kubernetes and TPUs, who is who is found",
+    "coordinator": "HOST:PORT where the processes meet, on the host of process 0",
+    "processes": "how many there are",
+    "process": "which of them this one is, from 0",
 }
 
 
@@ -184,6 +190,10 @@ def recipe_flags(recipe: Recipe, kept: dict[str, Any]) -> Callable[..., dict]:
         ("longer", int | None, None),
         ("restarts", int, 0),
         ("debug_nans", bool, False),
+        ("distributed", bool, False),
+        ("coordinator", str | None, None),
+        ("processes", int | None, None),
+        ("process", int | None, None),
     ]
     rows = [(n, typed(a), kept.get(n, d), HELP[n]) for n, a, d in own + runs]
     about = [recipe.about, f"Takes {recipe.cost}." * bool(recipe.cost), recipe.paper]

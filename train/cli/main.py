@@ -8,6 +8,7 @@ import re
 import sys
 import warnings
 from importlib import metadata
+from pathlib import Path
 
 USAGE = """\
 usage: zoo COMMAND [...]
@@ -100,7 +101,8 @@ def _list(argv: list[str]) -> int:
 
 
 def _train(argv: list[str]) -> int:
-    from train.cli import restart, run, runs, tables
+    from train import hosts
+    from train.cli import restart, runs
     from train.cli.flags import parse, recipe_flags
     from train.recipes import RECIPES
     from zoo.base import UsageError, check_choice, check_int
@@ -110,35 +112,76 @@ def _train(argv: list[str]) -> int:
         return 0 if argv and argv[0] in ("-h", "--help") else 2
     name = argv[0]
     check_choice("recipe", name, tuple(RECIPES))
-    recipe, program = RECIPES[name], f"zoo train {name}"
-    kept: dict = {}
-    flags = parse(recipe_flags(recipe, kept), argv[1:], program)
+    flags = parse(recipe_flags(RECIPES[name], {}), argv[1:], f"zoo train {name}")
     resume = flags["resume"] or flags["longer"] is not None
-    out = flags["out"] or runs.place(name, resume or flags["overwrite"])
     if flags["overwrite"] and resume:
         raise UsageError("expected --overwrite or --resume, found both")
+    together, who = flags["distributed"], ("coordinator", "processes", "process")
+    if not together and any(flags[which] is not None for which in who):
+        raise UsageError(f"expected --distributed beside --{', --'.join(who)}")
+
+    def place():
+        return flags["out"] or runs.place(name, resume or flags["overwrite"])
+
     if check_int("restarts", flags["restarts"], 0):
-        return restart.restarted(argv, out, flags["restarts"])
-    if flags["overwrite"]:
-        runs.clear(out)
-    if resume and (out / "config.json").exists():
-        began, kept = run.resumed(out)
+        if together and flags["out"] is None:
+            raise UsageError(
+                "expected --out beside --distributed and --restarts: it is where all "
+                "processes go on"
+            )
+        return restart.restarted(argv, place(), flags["restarts"])
+    if together:
+        hosts.join(*(flags[which] for which in who))
+    with hosts.one_fate():
+        hosts.same({k: v for k, v in flags.items() if k != "process"})
+        out = Path(hosts.told(lambda: str(place())))
+        return _trained(name, argv, flags, out)
+
+
+def _trained(name, argv, flags, out):
+    """Train into a directory, and print what became of it; the exit status."""
+    from train import hosts
+    from train.cli import run, runs
+    from train.cli.flags import parse, recipe_flags
+    from train.recipes import RECIPES, parameters
+    from zoo.base import UsageError
+
+    recipe, longer = RECIPES[name], flags["longer"] is not None
+    resume = flags["resume"] or longer
+
+    def begun():
+        if flags["overwrite"]:
+            runs.clear(out)
+        if resume and (out / "config.json").exists():
+            return run.resumed(out)
+        return None
+
+    kept: dict = {}
+    if found := hosts.told(begun):
+        began, kept = found
         if began != name:
             raise UsageError(f"the run in {out} is of the recipe {began}, not {name}")
         # a run goes on with its own flags; those given again must say the same
-        flags = parse(recipe_flags(recipe, kept), argv[1:], program)
-    elif flags["longer"] is not None:
+        flags = parse(recipe_flags(recipe, kept), argv[1:], f"zoo train {name}")
+    elif longer:
         raise UsageError(f"expected a run in {out} to train longer, found none")
     own = _own(flags, recipe, argv, kept)
     options = run.Options(**{k: flags[k] for k in run.Options._fields})
-    longer = flags["longer"] is not None
     debug = flags["debug_nans"]
     done = run.train(name, own, options, out, resume, longer, debug)
+    if not hosts.leads():
+        return 0
     if done.result is None:
         again = f"`zoo train {name} --out {out} --resume`"
         print(f"stopped at step {done.steps}, saved; {again} goes on")
-        return 130
-    result = done.result
+        return 130 if hosts.alone() else 0  # who asked is a scheduler
+    return _told(name, done.result, out)
+
+
+def _told(name, result, out):
+    """Print the scores of a run; the exit status."""
+    from train.cli import tables
+
     title = f"{name} on the {result['measured_on']}"
     tables.scores(result["metrics"], title, result.get("baselines", {}))
     skipped = f" ({result['skipped']:,} skipped)" if result.get("skipped") else ""

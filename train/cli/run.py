@@ -23,8 +23,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from train import checkpoint, loop, mesh
+from train import checkpoint, devices, hosts, loop
 from train import data as sets
+from train.cli.claims import claim
 from train.cli.disk import FullDisk, Log, loggers, traceless
 from train.files import hold, read_json, whole, write_json, write_sealed
 from train.recipes import RECIPES
@@ -62,25 +63,39 @@ def train(
     arguments = arguments | {"data": sets.absolute(data)}
     if options.data_seed is None:
         options = options._replace(data_seed=options.seed)
-    asked, told = (name, arguments, options), loggers(options.log, out)
-    _claim(out, asked, resume, longer)  # a stranger's folder gets no lock
-    made = [folder for folder in (out, *out.parents) if not folder.exists()]
-    with hold(out), traceless(out, made):
-        # another run may have begun here before the lock was ours
-        config = _claim(out, asked, resume, longer)
-        done = config is not None and arguments.items() <= config["arguments"].items()
-        if done and (out / "result.json").exists():
-            result = read_json(out / "result.json")
+    asked = (name, arguments, options)
+    told = hosts.together(lambda: loggers(options.log, out) if hosts.leads() else [])
+    with contextlib.ExitStack() as stack:
+        config, result = hosts.told(lambda: _held(stack, out, asked, resume, longer))
+        if result is not None:
             return Run(out, result, result["steps"])
         how = {"resume": "longer" if longer else resume, "debug_nans": debug_nans}
-        return _train(asked, out, config, how, told)
+        return hosts.together(lambda: _train(asked, out, config, how, told))
+
+
+def _held(stack, out, asked, resume, longer):
+    """The config of the run to continue in a directory that is locked, and its result.
+
+    Both are None where there is none.
+    """
+    claim(out, asked, resume, longer)  # a stranger's folder gets no lock
+    made = [folder for folder in (out, *out.parents) if not folder.exists()]
+    stack.enter_context(hold(out))
+    stack.enter_context(traceless(out, made))
+    # another run may have begun here before the lock was ours
+    config, result = claim(out, asked, resume, longer), out / "result.json"
+    same = config is not None and asked[1].items() <= config["arguments"].items()
+    return config, read_json(result) if same and result.exists() else None
 
 
 def _train(asked, out, config, how, told):
     """Run a recipe, from the beginning or, where `config` is a run's, on with it; `how`
     are options of `train.loop.fit`."""
     name, arguments, options = asked
-    experiment = _told(prepared(name, arguments, options))
+    place = devices.asked(options.devices, options.fsdp)
+    experiment = hosts.together(lambda: prepared(name, arguments, options))
+    for note in experiment.schema.notes * hosts.leads():  # of what was left out, filled
+        print(f"zoo: {note}", file=sys.stderr)
     if config is not None:
         same_data(config, experiment, out)
     _check_patience(name, experiment, options.patience)
@@ -93,11 +108,12 @@ def _train(asked, out, config, how, told):
 
     def describe(state, record):
         """Once, when all checks have passed, before the first step."""
-        if new:
+        if new and hosts.leads():
             (out / "result.json").unlink(missing_ok=True)
             write_sealed(out / "config.json", _description(new.pop(), experiment))
             _show_data(experiment, out / "data.png")
 
+    draw = _drawing(experiment, part, options, out)
     with _told_of(out):
         fit = loop.fit(
             experiment.task,
@@ -113,9 +129,16 @@ def _train(asked, out, config, how, told):
             patience=options.patience,
             checkpoints=out / "checkpoints",
             **how,
-            callbacks=(describe, log, *told, _drawing(experiment, part, options, out)),
-            mesh=mesh.data_parallel(options.devices) if options.devices != 1 else None,
+            callbacks=[describe, *[log] * hosts.leads(), *told, draw],
+            mesh=place,
         )
+    if not hosts.leads():  # the first measures, and writes
+        return Run(out, None, int(fit.state.step))
+    return _finished(name, experiment, fit, log, options, part, out)
+
+
+def _finished(name, experiment, fit, log, options, part, out):
+    """The run with its result measured and written, if it was not interrupted."""
     done = int(log.records[-1]["step"]) if log.records else 0
     if fit.ended == "interrupted":
         return Run(out, None, done)
@@ -128,13 +151,6 @@ def _train(asked, out, config, how, told):
     result = {"recipe": name, **rest}
     write_json(out / "result.json", result)  # the last: it says that all is done
     return Run(out, result, done)
-
-
-def _told(experiment):
-    """An experiment, when it was said what was left out and filled of its data."""
-    for note in experiment.schema.notes:
-        print(f"zoo: {note}", file=sys.stderr)
-    return experiment
 
 
 def _check_patience(name, experiment, patience):
@@ -175,6 +191,8 @@ def _drawing(experiment: Experiment, part: str, options: Options, out: Path):
     def draw(state, record):
         if report.sample and record and f"{part}_loss" in record:
             trained = loop.trained(state)
+            if not hosts.leads():
+                return
             drawn = report.sample(trained, experiment.data, options.seed, SHOWN, None)
             frame = out / "samples" / f"{record['step']:06d}"
             with disk:
@@ -293,49 +311,3 @@ def _description(asked, experiment):
         "versions": {"python": platform.python_version(), **versions},
         "device": str(jax.devices()[0].device_kind),
     }
-
-
-def _claim(out, asked, resume, longer):
-    """The config of the run to continue; None for a new one in a free directory."""
-    if (out / "config.json").exists():
-        if not resume:
-            raise UsageError(
-                f"{out} already holds a run: --resume continues it, another --out "
-                "starts afresh"
-            )
-        config = read_config(out)
-        _same_flags(config, asked, out, longer)
-        return config
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"{out} is a file; --out wants a directory")
-    others = {p.name for p in out.iterdir()} if out.is_dir() else set()
-    if others - {"checkpoints", "config.json.part", ".lock"}:  # of a killed start
-        raise UsageError(f"{out} has other files in it; choose another --out")
-    kept = (out / "checkpoints").iterdir() if "checkpoints" in others else ()
-    if any(not path.name.startswith(".") for path in kept):  # of a killed start, too
-        raise UsageError(
-            f"{out} holds states of a run whose config.json is gone: they are not "
-            "continued; choose another --out"
-        )
-    return None
-
-
-def _same_flags(config, asked, out, longer):
-    """Raise UsageError where a run goes on with other flags than it began with."""
-    name, arguments, options = asked
-    began = config["arguments"] | config["options"]
-    now = arguments | options._asdict()
-    differ = ["recipe"] if config["recipe"] != name else []
-    differ += [k for k in now if now[k] != began.get(k)]
-    if differ == ["steps"] and longer:
-        if now["steps"] > began["steps"]:
-            return
-        raise UsageError(
-            f"expected more than the {began['steps']} steps that the run in {out} has, "
-            f"found {now['steps']}"
-        )
-    if differ:
-        raise UsageError(
-            f"the run in {out} began with another {differ[0]}: --resume continues it "
-            "unchanged (--longer STEPS to more steps), another --out starts afresh"
-        )

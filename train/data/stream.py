@@ -7,6 +7,7 @@ Shapes: N rows, B examples that a step reads, C steps of a block.
 
 import functools
 import itertools
+import math
 import mmap
 import os
 import time
@@ -33,13 +34,14 @@ def streamed(arrays: Arrays, size: int) -> Source:
     """
     n, size = count_rows(arrays), check_int("size", size, 1)
 
-    def start(seed, first):
+    def start(seed, first, part=slice):
         steps = itertools.count(first)
 
         def take(count):
             at = np.array(list(itertools.islice(steps, count)), np.int32)
             found = np.asarray(_orders(np.uint32(seed), at, size, n))
             rows = np.arange(n)[None].repeat(count, 0) if size == n else found
+            rows = rows[:, part(size)]  # each process reads its own
             return {k: _gather(a, rows) for k, a in arrays.items()}, rows
 
         return take
@@ -62,8 +64,9 @@ def batches(make: Iterable | Callable[[], Iterator], size: int | None = None) ->
     """Batches {"x": [B, ...], ...} of an iterable, or of the iterators of `make()`.
 
     With `size`, of examples {"x": [...], ...}, so many to a batch. Where it ends, it
-    begins again; a training that is resumed reads past what it had read. A grain
-    data set is one. Raises UsageError for what yields no such thing.
+    begins again. A training that is resumed begins where it was in what can be cut,
+    a list or a grain `MapDataset` (of ArrayRecord files), and reads past what it had
+    read of all else. Raises UsageError for what yields no such thing.
     """
     begin = make if callable(make) else lambda: iter(make)
     once = not callable(make) and iter(make) is make  # an iterator, read but once
@@ -74,22 +77,19 @@ def batches(make: Iterable | Callable[[], Iterator], size: int | None = None) ->
         raise UsageError(f"expected an iterable of dicts of arrays, found {found}")
     like = shapes({k: np.asarray(a) for k, a in kept.items()})
     passes = [itertools.chain([kept], opened)] if once else None
+    cut: Any = make if hasattr(make, "__getitem__") and not once else None
 
-    def items():
+    def items(first):
         if passes is not None:
             if not passes:
                 raise UsageError("expected a function: the iterator has been read")
             yield from passes.pop()
             return
+        if cut is not None and first:
+            yield from cut[first % len(cut) :]
         while (found := next(one := begin(), None)) is not None:
             yield found
             yield from one
-
-    def group(found):
-        while size is not None and len(part := list(itertools.islice(found, size))):
-            if len(part) == size:
-                yield {k: np.stack([one[k] for one in part]) for k in like}
-        yield from found
 
     def checked(one):
         one = {k: np.asarray(a) for k, a in one.items()}
@@ -97,23 +97,34 @@ def batches(make: Iterable | Callable[[], Iterator], size: int | None = None) ->
             raise UsageError(f"expected batches of {batch}, found {shapes(one)}")
         return one
 
-    def start(seed, first):
-        found = itertools.islice(group(items()), first, None)
+    def start(seed, first, part=slice):
+        past = first if cut is None else 0
+        found = _grouped(items((first - past) * (size or 1)), size)
+        found = itertools.islice(found, past, None)
 
         def take(count):
-            part: list[Arrays] = []
-            until = time.monotonic() + 0.5  # slow data are not waited for
-            while len(part) < count and (not part or time.monotonic() < until):
+            got: list[Arrays] = []
+            # slow data are not waited for, but where all processes must have as many
+            until = time.monotonic() + (0.5 if jax.process_count() == 1 else math.inf)
+            while len(got) < count and (not got or time.monotonic() < until):
                 if (one := next(found, None)) is None:
                     break
-                part.append(checked(one))
-            return {k: np.stack([one[k] for one in part]) for k in batch if part}, None
+                got.append({k: a[part(len(a))] for k, a in checked(one).items()})
+            return {k: np.stack([one[k] for one in got]) for k in batch if got}, None
 
         return take
 
     lead = () if size is None else (check_int("size", size, 1),)
     batch = {k: jax.ShapeDtypeStruct(lead + a.shape, a.dtype) for k, a in like.items()}
     return _stream(batch, None, Stream(start, lambda: "an iterator"))
+
+
+def _grouped(found, size):
+    """Examples, as batches of that size; batches as they are, for None."""
+    while size is not None and len(part := list(itertools.islice(found, size))):
+        if len(part) == size:
+            yield {k: np.stack([one[k] for one in part]) for k in part[0]}
+    yield from found
 
 
 def _stream(like, rows, found):

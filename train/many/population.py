@@ -19,6 +19,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from train import mesh as programs
 from train import origin as told
 from train import step as one
+from train.devices import replicate
 from train.evaluate import make_eval
 from train.many.axes import Settings
 from train.many.member import (
@@ -89,7 +90,7 @@ class Population:
         # as many on each device: the last is there again where it would not divide
         wide = -(-size // self._mesh.size) * self._mesh.size
         self._pad = np.minimum(np.arange(wide), size - 1)
-        self._arrays = programs.replicate(self._mesh, arrays)
+        self._arrays = replicate(self._mesh, arrays)
         self._own = self._place({k: v[self._pad] for k, v in settings.items()})
         self._zero = jax.tree.map(lambda a: np.zeros((wide, *a.shape), a.dtype), total)
         self._programs: dict[str, Any] = {}

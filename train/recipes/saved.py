@@ -44,6 +44,7 @@ class Options(NamedTuple):
     devices: int = 1
     data_seed: int | None = None  # that of the run for None
     log: logs.Name | None = None
+    fsdp: bool = False
 
 
 class Saved(NamedTuple):
