@@ -180,12 +180,56 @@ def test_what_are_no_batches_is_refused(made, words):
         train(stream.batches(made), 3)
 
 
-def test_a_grain_data_set_is_one():
+class Counted(list):
+    """What tells how many of its entries were read."""
+
+    read = 0
+
+    def __iter__(self):
+        for one in super().__iter__():
+            Counted.read += 1
+            yield one
+
+    def __getitem__(self, i):
+        return Counted(super().__getitem__(i)) if isinstance(i, slice) else None
+
+
+@pytest.mark.parametrize("size", [None, 4])
+@pytest.mark.parametrize("first", [0, 3, 7, 11])
+def test_what_can_be_cut_is_read_from_where_it_is_wanted(first, size):
+    arrays = rows(28)
+    each = [{k: a[i : i + 4] for k, a in arrays.items()} for i in range(0, 28, 4)]
+    if size is not None:
+        each = [{k: a[i] for k, a in arrays.items()} for i in range(28)]
+    found = stream.batches(Counted(each), size)
+    Counted.read = 0
+    block, _ = found.stream.start(0, first)(5)
+    straight, _ = stream.batches(lambda: iter(each), size).stream.start(0, 0)(first + 5)
+    for name, a in block.items():
+        np.testing.assert_array_equal(a, straight[name][first:])
+    assert Counted.read <= 5 * (size or 1) + 1
+
+
+def test_array_records_read_by_grain_go_on_at_any_step(tmp_path):
     grain = pytest.importorskip("grain")
+    records = pytest.importorskip("array_record.python.array_record_module")
     arrays = rows(25)
-    each = [{k: a[i] for k, a in arrays.items()} for i in range(25)]
-    made = grain.MapDataset.source(each).seed(1).shuffle().repeat().batch(10)
-    assert train(stream.batches(made.to_iter_dataset())).ended == "finished"
+    path = str(tmp_path / "rows.array_record")
+    writer = records.ArrayRecordWriter(path, "group_size:1")
+    for i in range(25):
+        writer.write(np.append(arrays["x"][i], arrays["y"][i]).tobytes())
+    writer.close()
+
+    def example(record):
+        numbers = np.frombuffer(record, np.float32)
+        return {"x": numbers[:-1], "y": numbers[-1]}
+
+    made = grain.MapDataset.source(grain.sources.ArrayRecordDataSource([path]))
+    made = made.map(example).seed(1).shuffle().repeat().batch(10)
+    straight = train(stream.batches(made), 9)
+    train(stream.batches(made), 5, checkpoints=tmp_path / "run")
+    again = train(stream.batches(made), 9, checkpoints=tmp_path / "run", resume=True)
+    jax.tree.map(np.testing.assert_array_equal, straight.state, again.state)
 
 
 # Checks -------------------------------------------------------------------------------
