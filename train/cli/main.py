@@ -143,7 +143,7 @@ def _trained(name, argv, flags, out):
     from train import hosts
     from train.cli import run, runs
     from train.cli.flags import parse, recipe_flags
-    from train.recipes import RECIPES, parameters
+    from train.recipes import RECIPES
     from zoo.base import UsageError
 
     recipe, longer = RECIPES[name], flags["longer"] is not None
