@@ -86,21 +86,6 @@ def test_parts_are_of_different_pictures(monkeypatch):
     assert abs(data.train["x"].mean()) < 1e-3 and -1e-3 < x.min() < 1 and x.max() > 250
 
 
-def test_varied_pictures_are_of_scenes_to_train_on_alone():
-    given = Split("shape_scenes", 0.25, 0)
-    plain, varied = (load_scenes(given, varied=v) for v in (False, True))
-    assert len(varied.train["x"]) == 2 * len(plain.train["x"]) == 2 * 192
-    for part in ("test", "watched"):  # in units that the others give
-        a, b = (getattr(data, part) for data in (plain, varied))
-        np.testing.assert_array_equal(a["y"], b["y"])
-    made = scenes._varied(TRAIN, 30)
-    assert (made["y"] == np.tile(TRAIN["y"], 3)[:30]).all()
-    first = np.pad(TRAIN["x"], ((0, 0), (1, 1), (1, 1)))[np.arange(30) % 12]
-    apart = np.abs(made["x"] - first).mean((1, 2))
-    assert 0 < apart.min() and np.median(apart) < 0.3
-    assert (made["x"][0] != made["x"][12]).any()  # each anew
-
-
 def test_the_first_class_of_pixels_is_the_background():
     data = load_scenes("shape_scenes")
     assert data.schema.classes == ("background", "square", "frame", "cross")

@@ -116,8 +116,6 @@ HELP = {
     "subsample": "share of a word above which it is left out at times; 0 for never",
     "buckets": "for runs of letters, which are hashed",
     "most": "count from which on cells weigh the same",
-    "varied": "make twice as many scenes, each picture in them turned, stretched and "
-    "slanted a bit; not of a file of one's own",
     "dice_weight": "of the soft Dice loss, beside the cross entropy of pixels",
     "size_weight": "of the error of a box's height and width, in pixels",
     "tasks": "that one network learns; the first is predicted",

@@ -1,7 +1,7 @@
 """Scenes: pictures of known classes, shrunk and put at random places before noise.
 
-On the host: a scene is a pure function of the pictures and a seed, and scenes to test
-on are made of pictures that none to train on has.
+Everything here is numpy, on the host. A scene is a pure function of the pictures and a
+seed: scenes to test on are made of pictures that none to train on has.
 Shapes: G pictures, N scenes, M objects of a scene, H height, W width, C channels.
 """
 
@@ -11,11 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
 import numpy as np
 
 from train.data import builtin
-from train.data.augment import affine
 from train.data.formats import numbers, open_npz
 from train.data.parts import split
 from train.data.schema import (
@@ -32,7 +30,6 @@ from train.data.tables import quoted
 from zoo.base import UsageError, nearest
 
 TRIES = 30  # places that are drawn for an object before it is left out
-PIECE = 8000  # pictures that are changed at a time
 MARGIN = 1  # pixels of a picture around its ink: a 1 would be narrow
 BACKGROUND = "background"
 
@@ -68,7 +65,6 @@ def load_scenes(
     *,
     boxes: bool = False,
     holdout: float | None = None,
-    varied: bool = False,
 ) -> Data:
     """Images "x" [N, H, W, C], and as "y" their masks [N, H, W] or boxes [N, M, 5].
 
@@ -76,8 +72,7 @@ def load_scenes(
     pixels, the lower and the right one outside; one without an area is none. By a name
     in SCENES, or an .npz file of the user's: x, its pixels 0..255, "mask" or "boxes"
     like these, and "classes", their names, of which a share `holdout`, a fifth for
-    None, is to test on. `varied` makes twice as many scenes to train on, of pictures
-    each of which is turned, stretched and slanted a bit. Raises UsageError.
+    None, is to test on. Raises UsageError.
     """
     wanted = request(source)
     if isinstance(wanted.source, Data):
@@ -90,7 +85,7 @@ def load_scenes(
                 f"expected no holdout for {name}, which has a test part, found "
                 f"{holdout}"
             )
-        classes, *parts = _made(SCENES[name], wanted, varied)
+        classes, *parts = _made(SCENES[name], wanted)
     else:
         share = 0.2 if holdout is None else holdout
         if not 0 <= share < 1:
@@ -115,7 +110,7 @@ def load_scenes(
     return Data(schema, rows(parts[0]), test, watched)
 
 
-def _made(style, wanted, varied):
+def _made(style, wanted):
     """Classes, and scenes to train, to test and to watch, of different pictures."""
     train, test, classes = style.pictures()
     count, tests = style.rows
@@ -124,30 +119,12 @@ def _made(style, wanted, varied):
         train, kept = split(train, wanted.watched, wanted.seed)
         few = max(1, round(count * wanted.watched))
         count, watched = count - few, compose(kept, few, 2, style)
-    if varied:
-        count = 2 * count
-        train = _varied(train, style.most * count)
     return (
         classes,
         compose(train, count, 0, style),
         compose(test, tests, 1, style),
         watched,
     )
-
-
-def _varied(pictures, count):
-    """So many pictures, each turned, stretched and slanted anew by a bit.
-
-    With a seventh of their sides around them, as they may grow.
-    """
-    change = jax.jit(affine(degrees=10, stretch=1.2, slant=0.2))
-    at, parts = np.arange(count) % len(pictures["x"]), []
-    around = [(0, 0), *((side // 7,) * 2 for side in pictures["x"].shape[1:])]
-    for i in range(0, count, PIECE):
-        some = np.pad(pictures["x"][at[i : i + PIECE]], around)[..., None]
-        changed = change(jax.random.key(i), {"x": some})["x"]
-        parts.append(np.asarray(changed)[..., 0])
-    return {"x": np.concatenate(parts), "y": pictures["y"][at]}
 
 
 def _parted(scenes, classes, wanted, share):

@@ -222,11 +222,9 @@ def pairs(request: Split) -> Data:
     return load_pairs(request)
 
 
-def masks(
-    request: Split, *, holdout: float | None = None, varied: bool = False
-) -> Data:
+def masks(request: Split, *, holdout: float | None = None) -> Data:
     """Images, and the class of each of their pixels."""
-    return load_scenes(request, holdout=holdout, varied=varied)
+    return load_scenes(request, holdout=holdout)
 
 
 def boxes(request: Split, *, holdout: float | None = None) -> Data:
