@@ -47,9 +47,7 @@ class CenterNet(nn.Module):
     def __call__(self, x: Shaped[Array, "B H W C"], *, train: bool = False) -> Maps:
         """[B, H, W, C] -> maps [B, h, w, ...]. Raises UsageError as `DownAndUp`."""
         body = DownAndUp(
-            *(self.channels, self.stride, self.dropout),
-            dtype=self.dtype,
-            name="body",
+            self.channels, self.stride, self.dropout, self.dtype, name="body"
         )
         x = body(x, train=train)
 

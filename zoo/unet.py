@@ -27,37 +27,24 @@ from zoo.base import (
     parted,
 )
 from zoo.checks import check_inputs
-from zoo.layers import Conv, ConvTranspose, Dropout, batch_norm, max_pool
+from zoo.layers import Conv, ConvTranspose, Dropout, max_pool
 from zoo.types import Array, Dtype, Number
 
 HE = nn.initializers.he_normal()  # section 3: deviation sqrt(2 / inputs)
 
 
 class Double(nn.Module):
-    """Two convolutions 3x3, each with relu: [B, H, W, C] -> [B, H, W, features].
-
-    With `batch_norm`, which the paper has not, before each relu.
-    """
+    """Two convolutions 3x3, each with relu: [B, H, W, C] -> [B, H, W, features]."""
 
     features: int
-    batch_norm: bool = False
     dtype: Dtype = None
 
     @nn.compact
-    def __call__(
-        self, x: Float[Array, "B H W C"], *, train: bool = False
-    ) -> Float[Array, "B H W F"]:
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W F"]:
         """[B, H, W, C] -> [B, H, W, features]."""
         for _ in range(2):
-            x = Conv(
-                *(self.features, (3, 3)),
-                use_bias=not self.batch_norm,
-                kernel_init=HE,
-                dtype=self.dtype,
-            )(x)
-            if self.batch_norm:
-                x = batch_norm(self.dtype, train=train)(x)
-            x = nn.relu(x)
+            conv = Conv(self.features, (3, 3), kernel_init=HE, dtype=self.dtype)
+            x = nn.relu(conv(x))
         return x
 
 
@@ -71,7 +58,6 @@ class DownAndUp(nn.Module):
     channels: tuple[int, ...] = (8, 16, 32, 64)
     stride: int = 1
     dropout: Number = 0.0
-    batch_norm: bool = False
     dtype: Dtype = None
 
     @nn.compact
@@ -85,19 +71,15 @@ class DownAndUp(nn.Module):
         x = check_inputs(x, "B H W C")
         check_sides(x.shape[1:3], 2 ** (len(self.channels) - 1))
         kept = []
-
-        def double(features, x):
-            return Double(features, self.batch_norm, self.dtype)(x, train=train)
-
         for features in self.channels[:-1]:
-            kept.append(double(features, x))
+            kept.append(Double(features, self.dtype)(x))
             x = max_pool(kept[-1], (2, 2))
-        x = double(self.channels[-1], x)
+        x = Double(self.channels[-1], self.dtype)(x)
         x = Dropout(self.dropout)(x, train=train)
         for level in reversed(range(self._top(), len(kept))):
             features = self.channels[level]
             x = ConvTranspose(features, (2, 2), 2, kernel_init=HE, dtype=self.dtype)(x)
-            x = double(features, jnp.concatenate([kept[level], x], -1))
+            x = Double(features, self.dtype)(jnp.concatenate([kept[level], x], -1))
         return x
 
     def _top(self):
@@ -125,7 +107,6 @@ class UNet(nn.Module):
     classes: int  # K
     channels: tuple[int, ...] = (8, 16, 32, 64)
     dropout: Number = 0.0
-    batch_norm: bool = False
     dtype: Dtype = None
 
     @nn.compact
@@ -133,8 +114,7 @@ class UNet(nn.Module):
         self, x: Shaped[Array, "B H W C"], *, train: bool = False
     ) -> Float[Array, "B H W {self.classes}"]:
         """Logits. Raises UsageError as `DownAndUp`."""
-        more = self.dropout, self.batch_norm, self.dtype
-        body = DownAndUp(self.channels, 1, *more, name="body")
+        body = DownAndUp(self.channels, 1, self.dropout, self.dtype, name="body")
         x = body(x, train=train)
         return float32(Conv(self.classes, (1, 1), dtype=self.dtype, name="head")(x))
 

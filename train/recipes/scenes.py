@@ -29,12 +29,11 @@ def segmenter(
     *,
     channels: tuple[int, ...] = (8, 16, 32, 64),
     dropout: Number = 0.0,
-    batch_norm: bool = False,
     dice_weight: Number = 1.0,
 ) -> Built:
     """A U-Net, which tells the class of each pixel."""
     classes = _expect_scenes(schema, schema.shape[:2])
-    network = unet.UNet(classes, channels, dropout, batch_norm)
+    network = unet.UNet(classes, channels, dropout)
     unet.check_sides(schema.shape[:2], 2 ** (len(channels) - 1))
     task = unet.task(network, classes, dice_weight=dice_weight)
     report = Report(partial(_segmented, task, schema), lines=partial(_areas, schema))
