@@ -40,6 +40,7 @@ class TensorBoard:
         self._begun: int | None = None  # the step from which points are ours
 
     def __call__(self, state: State, record: dict[str, float] | None) -> None:
+        """Write what a record says; the first call says where points begin."""
         if self._begun is None:
             self._begun = int(state.step)
         if record is not None:
