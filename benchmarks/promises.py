@@ -47,6 +47,23 @@ PROMISES = {
     "Two devices that share a batch train as one": (
         "test_contract_fit test_two_devices_share_a_batch_and_equal_one",
     ),
+    "Losses do not depend on the number of devices, and a state that some saved others "
+    "read to the bit": (
+        "test_mesh test_losses_do_not_depend_on_the_number_of_devices",
+        "test_mesh test_what_some_devices_saved_others_read_to_the_bit",
+    ),
+    "Two processes train as one; a kill or SIGTERM of one changes nothing that all end "
+    "with": (
+        "test_hosts test_two_processes_train_as_one",
+        "test_hosts test_a_signal_and_a_kill_change_nothing",
+        "test_hosts test_processes_that_are_started_again_find_each_other",
+    ),
+    "A coordinator that is missing, a busy port and wrong numbers of processes are a "
+    "sentence in all": (
+        "test_hosts test_a_missing_coordinator_is_a_sentence",
+        "test_hosts test_a_busy_port_is_a_sentence",
+        "test_hosts test_a_mistake_ends_all_processes_with_a_sentence",
+    ),
     "A state that is not finite is never saved": (
         "test_resume test_a_state_that_is_not_finite_is_never_saved",
     ),
