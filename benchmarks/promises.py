@@ -1,8 +1,9 @@
 """What is promised, how it is tested, and the figure: a table in a page.
 
-    python -m benchmarks.promises [--short] [--page README.md]
+    python -m benchmarks.promises [--short] [--read JUNIT.xml ...] [--page README.md]
 
-Runs the tests of PROMISES, all of them or those that are not `long`. A test's figure is
+Runs the tests of PROMISES, all of them or those that are not `long`; or reads what ran
+before (`pytest --junitxml=JUNIT.xml -o junit_family=xunit1`). A test's figure is
 what it records as such (`record_property("figure", ...)`), else how many cases there
 are. Where one fails nothing is written, and the exit status is 1.
 """
@@ -168,10 +169,12 @@ def main(argv: list[str] | None = None) -> int:
     """Run the tests and write, or print, their table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--short", action="store_true", help="without the long tests")
+    parser.add_argument("--read", type=Path, nargs="+", help="what pytest wrote before")
     parser.add_argument("--page", type=Path, help=f"to write the table to, at {BEGIN}")
     options = parser.parse_args(argv)
     try:
-        text = table(run(options.short))
+        read = [cases(path.read_text(encoding="utf-8")) for path in options.read or ()]
+        text = table(sum(read, []) if read else run(options.short))
         if options.page is None:
             print(text)
         else:

@@ -46,6 +46,13 @@ def test_nothing_is_written_that_does_not_hold(child, tmp_path, monkeypatch, cap
     right = page.read_text()
     assert "| It holds |" in right and right.startswith("a\n") and right.endswith("b\n")
     monkeypatch.setattr(promises, "run", lambda short: told(x, y | {"child": child}))
+    junit = [str(tmp_path / name) for name in "xy"]
+    for path, name in zip(junit, ("test_x", "test_y"), strict=True):
+        case = CASE.format(name=name, more="", child="")
+        Path(path).write_text(f"<testsuites>{case}</testsuites>")
+    page.write_text(f"a\n{promises.BEGIN}\n{promises.END}\nb\n")
+    assert promises.main(["--page", str(page), "--read", *junit]) == 0
+    assert page.read_text() == right
     with pytest.raises(UsageError, match="test_y"):
         promises.table(promises.run(True))
     assert promises.main(["--page", str(page)]) == 1
