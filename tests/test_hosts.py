@@ -108,7 +108,8 @@ def test_who_is_no_process_is_not_counted():
     assert done == [None]
 
 
-def test_who_died_waiting_may_come_again():
+@pytest.mark.parametrize("order", [(1, 2), (2, 1)])
+def test_who_died_waiting_may_come_again(order):
     address = f"127.0.0.1:{free_port()}"
     done = []
     first = threading.Thread(target=lambda: done.append(hosts.meet(address, 3, 0, 9.0)))
@@ -121,10 +122,11 @@ def test_who_died_waiting_may_come_again():
                 link.sendall(b"1/3\n")
                 dead = True
     others = [
-        threading.Thread(target=hosts.meet, args=(address, 3, i, 9.0)) for i in (1, 2)
+        threading.Thread(target=hosts.meet, args=(address, 3, i, 9.0)) for i in order
     ]
     for thread in others:
         thread.start()
+        time.sleep(0.3)  # who comes last is not there yet when the other has come
     for thread in (first, *others):
         thread.join()
     assert done == [None]

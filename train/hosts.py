@@ -130,7 +130,7 @@ def _receive(host, port, processes, until):
     """Wait for all others, and let them go on together."""
     came: dict[int, socket.socket] = {}
     with contextlib.ExitStack() as stack, _listen(host, port) as server:
-        while len(came) < processes - 1:
+        while _alive(came) < processes - 1:
             server.settimeout(max(0.01, until - time.monotonic()))
             try:
                 link = stack.enter_context(server.accept()[0])
@@ -174,6 +174,13 @@ def _refused(links, wrong):
     """The error of those that came and of process 0."""
     _say(wrong, links)
     return UsageError(wrong)
+
+
+def _alive(came):
+    """How many wait; those that died are struck out, as they may come again."""
+    for number in [number for number, link in came.items() if _gone(link)]:
+        del came[number]
+    return len(came)
 
 
 def _gone(link):
