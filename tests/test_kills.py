@@ -156,7 +156,7 @@ def told(out):
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="asks Linux")
 def test_a_kill_a_minute_costs_little(tmp_path, record_property):
     """What is reached after three kills, as a share of what would be without."""
-    recipe = ("cnn", "--steps", "100000")
+    recipe = ("cnn", "--steps", "40000")
     run = start(tmp_path, "--restarts", "9", recipe=recipe)
     began, seen = time.time(), []
     for minute in (1, 2, 3, 4):
@@ -166,16 +166,19 @@ def test_a_kill_a_minute_costs_little(tmp_path, record_property):
         if minute < 4:
             tasks = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text()
             subprocess.run(["kill", "-KILL", *tasks.split()], check=True)
+    took = time.time() - began
     run.terminate()
     run.communicate(timeout=60)
+    end = checkpoint.latest(tmp_path / "checkpoints")
+    assert end is not None
     # the pace without a kill: from the first line to the last before the first kill
     lines = [(at, step) for at, step in seen if step and at < 60]
     (first, step), (last, reached) = lines[0], max(lines, key=lambda line: line[1])
     last = next(at for at, step in lines if step == reached)
-    alone = first + (seen[-1][1] - step) * (last - first) / (reached - step)
-    goodput = alone / seen[-1][0]
-    record_property("figure", f"{goodput:.0%} of the undisturbed pace")
-    assert goodput > 0.85, seen[:: len(seen) // 40]
+    alone = first + (end - step) * (last - first) / (reached - step)
+    goodput = alone / took
+    record_property("figure", f"{goodput:.0%} of what is reached without a kill")
+    assert goodput > 0.8, seen[:: len(seen) // 40]
 
 
 @pytest.mark.slow
