@@ -84,7 +84,7 @@ KILLED = [pytest.param(n, marks=FEW.get(n, LONG)) for n in RECIPES if n not in T
 
 
 @pytest.mark.parametrize("name", KILLED)
-def test_killed_again_and_again_it_ends_bit_equal(name, killed, record_property):
+def test_killed_again_and_again_it_ends_bit_equal(name, killed):
     folders, lost = killed
     straight = jax.tree.leaves(trained(small(name)))
     with np.load(folders[name] + ".npz") as found:
@@ -92,7 +92,6 @@ def test_killed_again_and_again_it_ends_bit_equal(name, killed, record_property)
             np.testing.assert_array_equal(found[key], leaf)
     # what was told after the last save but one, which may still be under way
     assert max(lost[name]) <= 2
-    record_property("figure", f"{KILLS} kills of each recipe: the same bits")
 
 
 def test_what_crashes_is_started_again(tmp_path, monkeypatch, capsys):
