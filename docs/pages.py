@@ -24,7 +24,8 @@ RESULTS = sorted(path.name for path in ROOT.glob("benchmarks/*.md"))
 # where a file of the repository is in the site
 PLACES = {"README.md": "index.md", "NOTICE": "notice.md"}
 PLACES["benchmarks/GROWTH.png"] = "results/GROWTH.png"
-PLACES |= {name: name.lower() for name in ("CONTRIBUTING.md", "CHANGELOG.md")}
+PAGES = ("CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")
+PLACES |= {name: name.lower() for name in PAGES}
 PLACES |= {f"notebooks/{name}.ipynb": f"tutorials/{name}.md" for name in NOTEBOOKS}
 PLACES |= {f"benchmarks/{name}": f"results/{name}" for name in RESULTS}
 ONE_PAGE = {"docs/api.md": "reference/index.md"}  # of the repository, not of the site
@@ -114,7 +115,7 @@ def navigation():
         {"Reference": ["reference/index.md", *({p: n} for p, n in parts.items())]},
         {
             "Why": [
-                *("why.md", "contributing.md", "changelog.md", "notice.md"),
+                *("why.md", "security.md", "contributing.md", "changelog.md"),
                 {"Measured": [f"results/{name}" for name in RESULTS]},
             ]
         },
