@@ -227,11 +227,11 @@ def quick(values, *some):
     return [pytest.param(v, marks=[] if v in some else later) for v in values]
 
 
-def each(*some):
+def each(*some, among=RECIPES):
     """Every recipe's name: the others than some wait, the twins for a release."""
     long = [pytest.mark.contract, pytest.mark.long]
-    late = {name: long if name in TWINS else long[:1] for name in RECIPES}
-    return [pytest.param(n, marks=[] if n in some else late[n]) for n in RECIPES]
+    late = {name: long if name in TWINS else long[:1] for name in among}
+    return [pytest.param(n, marks=[] if n in some else late[n]) for n in among]
 
 
 @pytest.fixture(params=EVERY, scope="module")

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 import pytest
 
-from tests.conftest import OF_ROWS, SMALL, batch_of, small
+from tests.conftest import OF_ROWS, SMALL, batch_of, each, small
 from train import loop, optim
 from train import source as sources
 from train import step as one
@@ -21,7 +21,6 @@ from train.evaluate import evaluate, make_eval
 from train.recipes import RECIPES, build
 from zoo.base import Aux, Mean, UsageError
 
-MINUTES = [pytest.mark.contract]
 TOLERANCE = {"rtol": 2e-4, "atol": 2e-5}  # float32 sums in another order
 
 
@@ -131,13 +130,7 @@ def assert_equal_without_jit(task, optimizer, state, batch):
 
 
 # each operation by itself takes a minute of the larger ones
-PLAIN = [
-    pytest.param(name, marks=() if name in ("linear", "mlp") else MINUTES)
-    for name in OF_ROWS
-]
-
-
-@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize("name", each("linear", "mlp", among=OF_ROWS))
 def test_step_equals_itself_without_jit(name):
     recipe = small(name)
     batch = batch_of(recipe, 4)

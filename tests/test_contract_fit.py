@@ -12,10 +12,9 @@ import jax
 import numpy as np
 import pytest
 
-from tests.conftest import batch_of, small
+from tests.conftest import batch_of, each, small
 from tests.test_contract import assert_close, assert_equal
 from train import loop, mesh
-from train.recipes import RECIPES
 from zoo import contrastive
 
 
@@ -130,15 +129,7 @@ def resumed(request, tmp_path_factory):
     return folders
 
 
-# a model without state, one with statistics and averages
-QUICK = ("mlp",)
-RESUMED = [
-    pytest.param(name, marks=[] if name in QUICK else [pytest.mark.contract])
-    for name in RECIPES
-]
-
-
-@pytest.mark.parametrize("name", RESUMED)
+@pytest.mark.parametrize("name", each("mlp"))
 def test_resumed_in_a_fresh_process_is_bit_equal(name, resumed):
     straight = jax.tree.leaves(trained(small(name), 6))
     with np.load(resumed[name] + ".npz") as saved:
