@@ -205,7 +205,7 @@ TARGETS = [
     ("labels of -1 and 1", "found -1", changed("y", lambda a: 2 * a - 1, binary)),
     (
         "real labels of -1 and 1",
-        "found -1",
+        "found -1|integer class labels",
         changed("y", lambda a: 2.0 * a - 1, binary),
     ),
     ("half labels", "y|label", changed("y", lambda a: a + 0.5, label_each)),

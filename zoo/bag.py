@@ -40,7 +40,8 @@ def tf_idf(
 ) -> Float[Array, "B V"]:
     """Tokens [B, T] -> count x (1 + ln((1 + documents) / (1 + frequency))), of norm 1.
 
-    As scikit-learn's TfidfVectorizer has it; a text without known tokens is all zeros.
+    As scikit-learn's TfidfVectorizer has it; a text without known tokens is all zeros,
+    one with a token outside of the vocabulary NaN.
     Raises UsageError for what are no tokens.
     """
     x = check_tokens(x)
@@ -52,4 +53,6 @@ def tf_idf(
     rarity = 1 + np.log((1 + documents) / (1 + np.array(frequencies)))
     weights = counts * jnp.asarray(rarity, counts.dtype)[None]
     norm = jnp.linalg.norm(weights, axis=-1, keepdims=True)
-    return weights / jnp.maximum(norm, 1e-12)
+    # a token of no vocabulary is NaN, as it is to an embedding; added, it would be lost
+    wrong = ((x < 0) | (x >= len(frequencies))).any(-1, keepdims=True)
+    return jnp.where(wrong, jnp.nan, weights / jnp.maximum(norm, 1e-12))
