@@ -35,7 +35,7 @@ PROMISES = {
     "Every recipe, resumed in a fresh process, ends with the same bits": (
         "test_contract_fit test_resumed_in_a_fresh_process_is_bit_equal",
     ),
-    "With `--restarts`, a kill a minute costs a fifth of the time at most": (
+    "With `--restarts`, a kill a minute costs a tenth of the time at most": (
         "test_kills test_a_kill_a_minute_costs_little",
     ),
     "A saved state that is damaged is never believed: the one before it is read, with "

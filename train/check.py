@@ -162,7 +162,7 @@ def check_numbers(
 
 def check_parts(task: Task, parts: int) -> None:
     """Raise UsageError for parts of a batch whose examples are compared."""
-    if parts > 1 and getattr(task, "together", False):
+    if parts > 1 and task.together:
         raise UsageError(
             "expected whole batches, without accumulate or microbatch, for a loss that "
             f"compares the examples of a batch with each other, found {parts} parts"
