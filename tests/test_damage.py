@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from train import checkpoint, files, states
+from train import checkpoint
+from train.disk import files, states
 from train.recipes import saved
 from zoo.base import UsageError
 

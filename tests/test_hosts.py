@@ -15,9 +15,11 @@ import jax
 import numpy as np
 import pytest
 
-from train import checkpoint, devices, feed, files, hosts, loop, optim, source
+from train import checkpoint, loop, optim, source
 from train.cli.disk import read_log
 from train.data import stream
+from train.disk import files
+from train.machines import devices, feed, hosts
 from train.recipes import saved
 from zoo import mlp, supervised
 from zoo.base import UsageError
@@ -286,7 +288,8 @@ import sys
 from pathlib import Path
 import jax, numpy as np
 from tests import test_hosts
-from train import checkpoint, devices, feed, hosts
+from train import checkpoint
+from train.machines import devices, feed, hosts
 from train.data import stream
 from zoo.base import UsageError
 out, address, process = sys.argv[1], sys.argv[2], int(sys.argv[3])

@@ -14,7 +14,7 @@ from tests.test_checkpoint import no_file_above
 from tests.test_howto import BLOCK
 from train.cli.disk import loggers
 from train.cli.runs import clear
-from train.files import read_sealed
+from train.disk.files import read_sealed
 from train.log import FILE, TensorBoard
 from zoo.base import UsageError
 

@@ -10,7 +10,8 @@ import jax
 import numpy as np
 import pytest
 
-from train import checkpoint, devices, loop, mesh, optim, source
+from train import checkpoint, loop, mesh, optim, source
+from train.machines import devices
 from zoo import mlp, supervised
 from zoo.base import UsageError
 

@@ -14,7 +14,7 @@ from tests.conftest import quick
 from tests.test_contract import assert_equal
 from train import loop, optim
 from train.cli.disk import read_log
-from train.files import read_sealed
+from train.disk.files import read_sealed
 from train.source import examples
 from zoo import cnn, layers, mlp, precision, supervised
 from zoo.base import UsageError

@@ -7,7 +7,7 @@ import sys
 import pytest
 from rich.console import Console
 
-from train import progress
+from train.shown import progress
 
 RECORD = {"loss": 0.2312, "accuracy": 0.9344, "grad_norm": 1.5, "step": 3200}
 RECORD |= {"examples_per_second": 51234.5, "seconds": 9.0}

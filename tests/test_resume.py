@@ -10,7 +10,8 @@ import optax
 import pytest
 
 from tests.test_checkpoint import listing
-from train import checkpoint, files, loop, optim
+from train import checkpoint, loop, optim
+from train.disk import files
 from train.source import augmented, examples
 from zoo import linear, mlp, supervised
 from zoo.base import Aux, Mean, Task, UsageError

@@ -16,7 +16,7 @@ from tests.test_checkpoint import listing, no_file_above
 from train import loop
 from train.cli import run
 from train.cli.disk import Log
-from train.files import write_sealed
+from train.disk.files import write_sealed
 from train.recipes import RECIPES, saved
 from zoo.base import UsageError
 

@@ -11,7 +11,7 @@ from train.data import Schema
 from train.data.columns import Column
 from train.loop import Fit
 from train.recipes.saved import Loaded
-from train.shown import listed
+from train.shown.html import listed
 from zoo import linear
 
 SCHEMA = Schema(

@@ -1,10 +1,11 @@
-"""Saved states of one run, as they are written; `train.states` reads them.
+"""Saved states of one run, as they are written; `train.disk.states` reads them.
 
 A state is written in a folder of its own, sealed, and only then given its name: a step
 that has its name is whole, and what its files lose later is seen before they are read.
 Nothing random lives outside the saved tree: what continues from it is bit-equal.
-Of processes that train together (`train.hosts`) each writes and reads its part; the
-first alone locks, seals, names and removes, and tells the others what it found.
+Of processes that train together (`train.machines.hosts`) each writes and reads its
+part; the first alone locks, seals, names and removes, and tells the others what it
+found.
 """
 
 import contextlib
@@ -19,17 +20,28 @@ from typing import Any, Literal
 
 import jax
 
-from train import files, hosts
-from train.files import check_free as check_free
-from train.files import from_json as from_json
-from train.files import read_json as read_json
-from train.files import whole as whole
-from train.files import write_json as write_json
-from train.origin import compare
-from train.states import ONE_AT_A_TIME as ONE_AT_A_TIME
-from train.states import ORIGIN, line, load, name, newest, orbax, shapes, steps_of, warn
-from train.states import latest as latest
-from train.states import read as read
+from train.disk import files
+from train.disk.files import check_free as check_free
+from train.disk.files import from_json as from_json
+from train.disk.files import read_json as read_json
+from train.disk.files import whole as whole
+from train.disk.files import write_json as write_json
+from train.disk.origin import compare
+from train.disk.states import ONE_AT_A_TIME as ONE_AT_A_TIME
+from train.disk.states import (
+    ORIGIN,
+    line,
+    load,
+    name,
+    newest,
+    orbax,
+    shapes,
+    steps_of,
+    warn,
+)
+from train.disk.states import latest as latest
+from train.disk.states import read as read
+from train.machines import hosts
 from zoo.base import UsageError
 
 HALF = ".saving"  # what is in it is half saved, or half deleted, and ours
@@ -41,11 +53,12 @@ HALF = ".saving"  # what is in it is half saved, or half deleted, and ours
 class Checkpoints:
     """The newest two saved states in a directory that is this run's until closed.
 
-    Saves run in the background: written, sealed (`train.files`) and then named. Where
-    they fail (a full disk) the first is a warning, each tries afresh, and only the last
-    one raises. What the states belong to, `origin`, is under their seals. What has not
-    been made here is never deleted. Of several processes all call the same, and what
-    one cannot do, all fail in. Raises UsageError where another run has the directory.
+    Saves run in the background: written, sealed (`train.disk.files`) and then named.
+    Where they fail (a full disk) the first is a warning, each tries afresh, and only
+    the last one raises. What the states belong to, `origin`, is under their seals. What
+    has not been made here is never deleted. Of several processes all call the same, and
+    what one cannot do, all fail in. Raises UsageError where another run has the
+    directory.
     """
 
     def __init__(self, directory: Path | str, origin: dict[str, Any] | None = None):

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from train.files import whole
+from train.disk.files import whole
 from train.step import State
 from zoo.base import UsageError, check_choice
 

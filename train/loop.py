@@ -17,19 +17,21 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from train import checkpoint, hosts, optim, origin
+from train import checkpoint, optim
 from train import step as one
 from train.check import check_data, check_numbers, check_options, checks
-from train.devices import laid
+from train.disk import origin
 from train.evaluate import measured
-from train.feed import feed
 from train.guard import Diverged as Diverged
 from train.guard import Tally
+from train.machines import hosts
+from train.machines.devices import laid
+from train.machines.feed import feed
 from train.mesh import Best, Chunks, copied
 from train.mesh import start as start
 from train.mesh import trained as trained
-from train.progress import bar, interrupts
-from train.shown import fit_as_html
+from train.shown.html import fit_as_html
+from train.shown.progress import bar, interrupts
 from train.source import Arrays, Source, batch_shapes
 from zoo.base import Number, Task, check_int
 

@@ -17,12 +17,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from train import hosts
 from train import step as one
 from train.check import check_optimizer, check_task
-from train.devices import data_parallel as data_parallel
-from train.devices import layout, local, rows
 from train.guard import Diverged, Skipped, cause, guarded, watched
+from train.machines import hosts
+from train.machines.devices import data_parallel as data_parallel
+from train.machines.devices import layout, local, rows
 from train.source import Source, batch_shapes
 from zoo.base import Task, UsageError, check_int
 from zoo.checks import understood

@@ -7,7 +7,7 @@ import jax
 import optax
 
 from train.optim import in_parts, moved
-from train.shown import state_as_html
+from train.shown.html import state_as_html
 from zoo.base import Batch, Mean, Task, masked
 from zoo.base import Trained as Trained
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from train import log
-from train.files import whole
+from train.disk.files import whole
 
 
 class FullDisk:

@@ -101,9 +101,9 @@ def _list(argv: list[str]) -> int:
 
 
 def _train(argv: list[str]) -> int:
-    from train import hosts
     from train.cli import restart, runs
     from train.cli.flags import parse, recipe_flags
+    from train.machines import hosts
     from train.recipes import RECIPES
     from zoo.base import UsageError, check_choice, check_int
 
@@ -140,9 +140,9 @@ def _train(argv: list[str]) -> int:
 
 def _trained(name, argv, flags, out):
     """Train into a directory, and print what became of it; the exit status."""
-    from train import hosts
     from train.cli import run, runs
     from train.cli.flags import parse, recipe_flags
+    from train.machines import hosts
     from train.recipes import RECIPES
     from zoo.base import UsageError
 

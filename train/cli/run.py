@@ -23,11 +23,12 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from train import checkpoint, devices, hosts, loop
+from train import checkpoint, loop
 from train import data as sets
 from train.cli.claims import claim
 from train.cli.disk import FullDisk, Log, loggers, traceless
-from train.files import hold, read_json, whole, write_json, write_sealed
+from train.disk.files import hold, read_json, whole, write_json, write_sealed
+from train.machines import devices, hosts
 from train.recipes import RECIPES
 from train.recipes.base import Experiment
 from train.recipes.saved import FORMAT, Options, prepared, read_config, same_data

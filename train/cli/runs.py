@@ -13,7 +13,7 @@ from train.checkpoint import latest, read_json
 from train.cli.disk import read_log
 from train.cli.flags import parse
 from train.cli.tables import number, table
-from train.files import hold
+from train.disk.files import hold
 from train.recipes import RECIPES
 from train.recipes.saved import read_config
 from zoo.base import UsageError

@@ -13,7 +13,7 @@ import numpy as np
 from train.data.columns import Column, Columns
 from train.data.formats import numbers
 from train.data.parts import split
-from train.shown import as_html, listed
+from train.shown.html import as_html, listed
 from zoo.base import UsageError, check_choice
 
 Arrays = dict[str, np.ndarray]

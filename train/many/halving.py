@@ -14,7 +14,7 @@ import numpy as np
 from train.many.axes import Settings, settings
 from train.many.member import Varied, check_settings, data_of, taken
 from train.many.population import Population
-from train.progress import bar, interrupts
+from train.shown.progress import bar, interrupts
 from train.source import Arrays, Source
 from train.step import Trained
 from zoo.base import UsageError, check_choice, check_int

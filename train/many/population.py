@@ -17,10 +17,10 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from train import mesh as programs
-from train import origin as told
 from train import step as one
-from train.devices import replicate
+from train.disk import origin as told
 from train.evaluate import make_eval
+from train.machines.devices import replicate
 from train.many.axes import Settings
 from train.many.member import (
     Member,
@@ -245,7 +245,7 @@ class Population:
         return cost["flops"] if cost else math.nan  # None on a GPU
 
     def origin(self, **numbers: int) -> dict[str, Any]:
-        """What its states belong to, for their checkpoints (`train.origin`)."""
+        """What its states belong to, for their checkpoints (`train.disk.origin`)."""
         first = _alone((self._rest, self._total, self._own))
         shared = shapes(self._arrays), np.int32(0), np.int32(1)
         return {

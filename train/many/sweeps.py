@@ -19,7 +19,7 @@ from train import step as one
 from train.many.axes import Settings, settings
 from train.many.member import Varied, data_of, predicting, taken
 from train.many.population import Population
-from train.progress import bar, interrupts
+from train.shown.progress import bar, interrupts
 from train.source import Arrays, Source
 from zoo.base import UsageError, check_int
 

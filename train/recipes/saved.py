@@ -24,11 +24,11 @@ from train import source as sources
 from train import step as one
 from train.data import Schema, Split, inputs, series
 from train.data.formats import most
-from train.files import read_sealed
+from train.disk.files import read_sealed
 from train.mesh import Best
 from train.recipes import RECIPES, export
 from train.recipes.base import Experiment, build, prepare
-from train.shown import as_html
+from train.shown.html import as_html
 from train.step import Trained
 from zoo.base import Task, UsageError, check_choice, check_int, count_parameters
 

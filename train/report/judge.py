@@ -17,10 +17,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from train import loop, optim, origin, step
+from train import loop, optim, step
 from train.data import Data, download
+from train.disk import origin
+from train.disk.files import whole
 from train.evaluate import evaluate
-from train.files import whole
 from train.report import Measured, metrics
 from train.report.measure import tested
 from train.source import examples, shapes

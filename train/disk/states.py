@@ -10,8 +10,8 @@ from typing import Any
 
 import jax
 
-from train import files
-from train.files import read_json
+from train.disk import files
+from train.disk.files import read_json
 from zoo.base import UsageError
 
 ORIGIN = "origin.json"  # beside states that an earlier version left without seals

@@ -21,7 +21,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from train.files import from_json
+from train.disk.files import from_json
 from zoo.base import UsageError, check_int
 
 WAIT = 300.0  # seconds until all processes must have come

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from train import hosts
-from train.devices import replicate
+from train.machines import hosts
+from train.machines.devices import replicate
 from train.source import Source
 from zoo.base import UsageError
 

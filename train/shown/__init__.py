@@ -1,0 +1,1 @@
+"""What people see of a training: its progress, and HTML in Jupyter."""
