@@ -62,6 +62,7 @@ def test_a_folder_of_others_is_no_run(zoo, tmp_path):
         ("linear --data nowhere.csv --out deep/down", "nowhere.csv"),
         ("linear --accumulate 0", "accumulate"),
         ("simclr --data digits --labels 1000 --accumulate 2", "compares the examples"),
+        ("multitask --weighting pcgrad --microbatch 32", "the gradients of tasks"),
     ],
 )
 def test_what_is_refused_leaves_nothing(zoo, tmp_path, command, wrong):

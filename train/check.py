@@ -161,11 +161,12 @@ def check_numbers(
 
 
 def check_parts(task: Task, parts: int) -> None:
-    """Raise UsageError for parts of a batch whose examples are compared."""
+    """Raise UsageError for parts of a batch whose loss is of it as a whole."""
     if parts > 1 and task.together:
         raise UsageError(
             "expected whole batches, without accumulate or microbatch, for a loss that "
-            f"compares the examples of a batch with each other, found {parts} parts"
+            "compares the examples of a batch with each other, or the gradients of "
+            f"tasks, found {parts} parts"
         )
 
 

@@ -182,8 +182,8 @@ class Task(NamedTuple):
     classes(params, state, batch) -> number of classes; None where "y" is no label
     ids: of what each column of an integer "x" [B, F] names, how many there are
     check(rows): raises UsageError for values, arrays on the host, that it cannot learn
-    together: whether the loss compares a batch's examples with each other: the mean of
-        its parts would be another
+    together: whether the loss is of a batch as a whole, as where it compares examples,
+        or the gradients of tasks: the mean of its parts would be another
     """
 
     init: Init

@@ -132,7 +132,8 @@ def task(
         found, _ = outputs(params, state, batch["x"])
         return heads[first].measure.mean(found[first])
 
-    return Task(init, loss, predict, known(labels))
+    together = weighting == "pcgrad"  # surgery part by part is not that of the batch
+    return Task(init, loss, predict, known(labels), together=together)
 
 
 def _check(heads, weighting, weight):
