@@ -219,6 +219,22 @@ def test_a_run_that_diverges_at_once_saves_nothing(tmp_path):
     assert checkpoint.latest(tmp_path) is None
 
 
+def test_what_is_refused_leaves_no_folder_and_no_lock(tmp_path):
+    folder = tmp_path / "deep" / "down"
+    nan = line() | {"y": np.full(24, np.nan, np.float32)}
+    for wrong in ({"rows": nan}, {"size": 99}, {"size": 4, "accumulate": 3}):
+        with pytest.raises(UsageError):
+            fit(folder, **wrong)
+        assert not folder.parent.exists()
+    fit(folder, steps=10)
+    (folder / ".lock").unlink()  # as where it was copied
+    before = sorted(folder.rglob("*"))
+    for wrong in ({}, {"resume": True, "seed": 1}):
+        with pytest.raises(UsageError):
+            fit(folder, **wrong)
+        assert sorted(folder.rglob("*")) == before
+
+
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_an_error_of_a_callback_loses_no_more_than_its_line(tmp_path, error):
     records = []

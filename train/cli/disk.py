@@ -1,9 +1,7 @@
 """The files of a run on a disk that may be full, shared, or cut off by a kill."""
 
-import contextlib
 import json
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,23 +26,6 @@ class FullDisk:
             warnings.warn(f"{self._lost}: {error}; training goes on", stacklevel=2)
         self.failing = True
         return True
-
-
-@contextlib.contextmanager
-def traceless(out: Path, made: list[Path]) -> Iterator[None]:
-    """A run that is refused before it begins leaves nothing in `out`, and none of the
-    folders that were made for it, the innermost first."""
-    try:
-        yield
-    except BaseException:
-        if not (out / "config.json").exists():
-            states = out / "checkpoints"
-            for lock in (states / ".lock", out / ".lock"):
-                lock.unlink(missing_ok=True)
-            for folder in (states, *made):
-                with contextlib.suppress(OSError):  # others may be in it
-                    folder.rmdir()
-        raise
 
 
 class Log:

@@ -26,7 +26,7 @@ import numpy as np
 from train import checkpoint, loop
 from train import data as sets
 from train.cli.claims import claim
-from train.cli.disk import FullDisk, Log, loggers, traceless
+from train.cli.disk import FullDisk, Log, loggers
 from train.disk.files import hold, read_json, whole, write_json, write_sealed
 from train.machines import devices, hosts
 from train.recipes import RECIPES
@@ -80,9 +80,7 @@ def _held(stack, out, asked, resume, longer):
     Both are None where there is none.
     """
     claim(out, asked, resume, longer)  # a stranger's folder gets no lock
-    made = [folder for folder in (out, *out.parents) if not folder.exists()]
     stack.enter_context(hold(out))
-    stack.enter_context(traceless(out, made))
     # another run may have begun here before the lock was ours
     config, result = claim(out, asked, resume, longer), out / "result.json"
     same = config is not None and asked[1].items() <= config["arguments"].items()

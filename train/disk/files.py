@@ -121,14 +121,31 @@ def _sum(path):
 # The lock ---------------------------------------------------------------------------
 
 
-def hold(directory: Path) -> IO[str]:
-    """The lock of a directory, until it is closed or this process ends.
+@contextlib.contextmanager
+def hold(directory: Path) -> Iterator[None]:
+    """Hold the lock of a directory, which is made if need be.
 
-    Two runs in one directory would overwrite each other's states. Raises UsageError
-    that names who holds it.
+    Two runs in one directory would overwrite each other's states. The lock, and the
+    folders made for it, go again where nothing else came into the directory. Raises
+    UsageError that names who holds it.
     """
+    made = [folder for folder in (directory, *directory.parents) if not folder.exists()]
     directory.mkdir(parents=True, exist_ok=True)
-    file = (directory / ".lock").open("a+", encoding="utf-8", errors="replace")
+    found, lock = set(os.listdir(directory)), directory / ".lock"
+    with _locked(lock):
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):  # who else came, or an open file
+                if found == set(os.listdir(directory)) - {lock.name}:
+                    lock.unlink()
+                    for folder in made:
+                        folder.rmdir()
+
+
+def _locked(path: Path) -> IO[str]:
+    """A file that no other process has so, until it is closed or this process ends."""
+    file = path.open("a+", encoding="utf-8", errors="replace")
     try:
         import fcntl
 
@@ -137,9 +154,14 @@ def hold(directory: Path) -> IO[str]:
         with file:
             file.seek(0)
             who = file.read(200) or "unknown"
-        raise UsageError(f"another process is running in {directory}: {who}") from error
+        raise UsageError(
+            f"another process is running in {path.parent}: {who}"
+        ) from error
     except (ImportError, OSError):  # Windows, or a file system without locks
         return file
+    if not (path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat())):
+        file.close()
+        return _locked(path)  # who had it took it away meanwhile
     me = f"pid {os.getpid()} on {platform.node()}"
     file.seek(0)
     if file.read() != me:
@@ -152,5 +174,5 @@ def hold(directory: Path) -> IO[str]:
 
 def check_free(directory: Path | str) -> None:
     """Raise UsageError, naming who, where another process holds a directory."""
-    if (Path(directory) / ".lock").exists():
-        hold(Path(directory)).close()
+    if (lock := Path(directory) / ".lock").exists():
+        _locked(lock).close()
