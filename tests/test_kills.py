@@ -95,10 +95,11 @@ def test_killed_again_and_again_it_ends_bit_equal(name, killed):
 
 
 def test_what_crashes_is_started_again(tmp_path, monkeypatch, capsys):
-    ends, commands = [], []
+    ends, commands, config = [], [], tmp_path / "config.json"
 
     def status(command):
         commands.append(command)
+        config.write_text(str(len(commands)))  # the run begins
         end = ends.pop(0)
         if end == "failed":  # by its scores
             (tmp_path / "result.json").touch()
@@ -116,7 +117,8 @@ def test_what_crashes_is_started_again(tmp_path, monkeypatch, capsys):
     ):
         ends[:], commands[:] = ended, []
         runs = min(len(ended), given + 1)
-        (tmp_path / "result.json").unlink(missing_ok=True)
+        for name in ("result.json", "config.json"):
+            (tmp_path / name).unlink(missing_ok=True)
         argv = ["mlp", "--overwrite", "--restarts", "3"]
         assert restart.restarted(argv, tmp_path, given) == expected
         first, *more = (" ".join(command) for command in commands)

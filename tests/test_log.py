@@ -13,7 +13,6 @@ import pytest
 from tests.test_checkpoint import no_file_above
 from tests.test_howto import BLOCK
 from train.cli.disk import loggers
-from train.cli.runs import clear
 from train.disk.files import read_sealed
 from train.log import FILE, TensorBoard
 from zoo.base import UsageError
@@ -81,8 +80,10 @@ def test_a_run_is_logged_resumed_and_made_longer_in_one_file(zoo):
         file.write(b"\x20\0\0\0")
     assert zoo(f"train neuron --longer 12 --out {out}")[0] == 0
     assert same(out) == list(range(1, 13))
-    clear(out)  # as --overwrite does
-    assert not out.exists()
+    # a run in its place has a file of its own
+    other = f"--steps 3 --log tensorboard --overwrite --out {out}"
+    assert zoo(f"train neuron {other}")[0] == 0
+    assert same(out) == [1, 2, 3]
 
 
 def test_what_was_damaged_ends_the_file_and_no_run(tmp_path):

@@ -1,7 +1,9 @@
 """Where runs go, what is there, two side by side; what a shell completes."""
 
 import json
+import os
 import subprocess
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -29,13 +31,31 @@ def test_runs_number_themselves_and_are_listed_and_compared(zoo, tmp_path):
     assert status == 2 and "notes.txt" in error
     assert (tmp_path / "runs/linear/result.json").exists()
     (tmp_path / "runs/linear/notes.txt").unlink()
+    before = contents("runs/linear")
+    for wrong in ("--optimizer sgd --learning-rate -1", "--accumulate 0"):
+        assert zoo(f"{quick} {wrong} --out runs/linear --overwrite")[0] == 2
+        assert contents("runs/linear") == before
     again = "--learning-rate 0.2 --out runs/linear --overwrite"
     assert zoo(f"{quick} {again}")[0] == 0
     config = json.loads((tmp_path / "runs/linear/config.json").read_text())
     assert config["arguments"]["learning_rate"] == 0.2
+    assert ".old" not in os.listdir("runs/linear")
+    # a start that is killed while it checks leaves the run to the next
+    before = contents("runs/linear")
+    (tmp_path / "runs/linear/.old").mkdir()
+    for name in ("config.json", "checkpoints"):
+        Path("runs/linear", name).rename(f"runs/linear/.old/{name}")
+    Path("runs/linear/checkpoints").mkdir()
+    assert zoo(f"{quick} --out runs/linear")[0] == 2
+    assert contents("runs/linear") == before
     # what was resumed is the newest
     assert runs.place("linear", resume=True).name == "linear-2"
     assert runs.place("linear", resume=False).name == "linear-3"
+
+
+def contents(folder):
+    """The bytes of all files below a folder, by their paths."""
+    return {p: p.read_bytes() for p in Path(folder).rglob("*") if p.is_file()}
 
 
 def test_a_folder_of_others_is_no_run(zoo, tmp_path):

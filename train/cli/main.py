@@ -140,7 +140,7 @@ def _train(argv: list[str]) -> int:
 
 def _trained(name, argv, flags, out):
     """Train into a directory, and print what became of it; the exit status."""
-    from train.cli import run, runs
+    from train.cli import run
     from train.cli.flags import parse, recipe_flags
     from train.machines import hosts
     from train.recipes import RECIPES
@@ -150,8 +150,6 @@ def _trained(name, argv, flags, out):
     resume = flags["resume"] or longer
 
     def begun():
-        if flags["overwrite"]:
-            runs.clear(out)
         if resume and (out / "config.json").exists():
             return run.resumed(out)
         return None
@@ -167,8 +165,8 @@ def _trained(name, argv, flags, out):
         raise UsageError(f"expected a run in {out} to train longer, found none")
     own = _own(flags, recipe, argv, kept)
     options = run.Options(**{k: flags[k] for k in run.Options._fields})
-    debug = flags["debug_nans"]
-    done = run.train(name, own, options, out, resume, longer, debug)
+    how = (resume, longer, flags["debug_nans"], flags["overwrite"])
+    done = run.train(name, own, options, out, *how)
     if not hosts.leads():
         return 0
     if done.result is None:

@@ -19,10 +19,11 @@ def restarted(argv: list[str], out: Path, restarts: int) -> int:
     """
     command = [sys.executable, "-m", "train", "train", *argv]
     command += ["--out", str(out), "--restarts", "0"]
+    began = _written(out / "config.json")
     for left in range(restarts, -1, -1):
-        before = _result(out)
+        before = _written(out / "result.json")
         status = _status(command)
-        if status in ENDED or _result(out) not in (None, before):
+        if status in ENDED or _written(out / "result.json") not in (None, before):
             break  # a training may fail by its scores
         how = f"a signal ({-status})" if status < 0 else f"an error ({status})"
         again = f"it is started again, {left - 1} more times if need be"
@@ -30,13 +31,13 @@ def restarted(argv: list[str], out: Path, restarts: int) -> int:
             f"zoo: the training ended by {how}: {again if left else 'not again'}",
             file=sys.stderr,
         )
-        command = [*command, "--no-overwrite", "--resume"]
+        if _written(out / "config.json") not in (None, began):
+            command = [*command, "--no-overwrite", "--resume"]
     return 128 - status if status < 0 else status
 
 
-def _result(out):
-    """When the result was written; None without one."""
-    path = out / "result.json"
+def _written(path):
+    """When a file was; None without one."""
     return path.stat().st_mtime_ns if path.exists() else None
 
 

@@ -25,7 +25,7 @@ import numpy as np
 
 from train import checkpoint, loop
 from train import data as sets
-from train.cli.claims import claim
+from train.cli.claims import aside, claim, replaceable, settle
 from train.cli.disk import FullDisk, Log, loggers
 from train.disk.files import hold, read_json, whole, write_json, write_sealed
 from train.machines import devices, hosts
@@ -53,12 +53,13 @@ def train(
     resume: bool,
     longer: bool = False,
     debug_nans: bool = False,
+    overwrite: bool = False,
 ) -> Run:
     """Run a recipe in the directory `out`, or go on there with `resume`.
 
     With `longer` the run goes on to more steps than it began with; `debug_nans` as in
-    `train.loop.fit`. Raises UsageError for what cannot be right, or where the directory
-    is taken.
+    `train.loop.fit`. With `overwrite` a run that is there is gone once all is checked.
+    Raises UsageError for what cannot be right, or where the directory is taken.
     """
     data = arguments.get("data", RECIPES[name].data)
     arguments = arguments | {"data": sets.absolute(data)}
@@ -67,20 +68,24 @@ def train(
     asked = (name, arguments, options)
     told = hosts.together(lambda: loggers(options.log, out) if hosts.leads() else [])
     with contextlib.ExitStack() as stack:
-        config, result = hosts.told(lambda: _held(stack, out, asked, resume, longer))
+        config, result = hosts.told(
+            lambda: _held(stack, out, asked, resume, longer, overwrite)
+        )
         if result is not None:
             return Run(out, result, result["steps"])
         how = {"resume": "longer" if longer else resume, "debug_nans": debug_nans}
         return hosts.together(lambda: _train(asked, out, config, how, told))
 
 
-def _held(stack, out, asked, resume, longer):
+def _held(stack, out, asked, resume, longer, overwrite):
     """The config of the run to continue in a directory that is locked, and its result.
 
     Both are None where there is none.
     """
-    claim(out, asked, resume, longer)  # a stranger's folder gets no lock
+    if not replaceable(out, overwrite):
+        claim(out, asked, resume, longer)  # a stranger's folder gets no lock
     stack.enter_context(hold(out))
+    stack.enter_context(aside(out, overwrite))
     # another run may have begun here before the lock was ours
     config, result = claim(out, asked, resume, longer), out / "result.json"
     same = config is not None and asked[1].items() <= config["arguments"].items()
@@ -110,6 +115,7 @@ def _train(asked, out, config, how, told):
         if new and hosts.leads():
             (out / "result.json").unlink(missing_ok=True)
             write_sealed(out / "config.json", _description(new.pop(), experiment))
+            settle(out)
             _show_data(experiment, out / "data.png")
 
     draw = _drawing(experiment, part, options, out)

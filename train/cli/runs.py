@@ -1,26 +1,19 @@
 """Where runs go, what is there, and two of them side by side."""
 
 import json
-import shutil
 from itertools import count
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
-from train import log
 from train.checkpoint import latest, read_json
 from train.cli.disk import read_log
 from train.cli.flags import parse
 from train.cli.tables import number, table
-from train.disk.files import hold
 from train.recipes import RECIPES
 from train.recipes.saved import read_config
 from zoo.base import UsageError
-
-# a run's own, beside pictures and what its result says that it wrote
-FILES = {"config.json", "metrics.jsonl", "result.json", "checkpoints", "samples"}
-FILES |= {".lock", "curves.png", "progress.png", log.FILE}
 
 
 def place(name: str, resume: bool) -> Path:
@@ -36,28 +29,6 @@ def place(name: str, resume: bool) -> Path:
         if resume:
             last = path
     raise AssertionError
-
-
-def clear(directory: Path) -> None:
-    """Remove the run in a directory, if nothing else is there.
-
-    Raises UsageError where it holds no run, files of other kinds, or a run that goes
-    on: nothing is removed then.
-    """
-    if not directory.exists():
-        return
-    if not (directory / "config.json").exists():
-        raise UsageError(f"expected a run to overwrite in {directory}, found none")
-    with hold(directory):
-        result = directory / "result.json"
-        own = FILES | set(read_json(result).get("files", ()) if result.exists() else ())
-        others = sorted({path.name for path in directory.iterdir()} - own)
-        if others:
-            raise UsageError(
-                f"expected nothing but a run in {directory}, found {others[0]} beside "
-                "it: --overwrite removes no file of yours"
-            )
-        shutil.rmtree(directory)
 
 
 def runs(argv: list[str]) -> int:
