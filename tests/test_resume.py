@@ -11,7 +11,7 @@ import pytest
 
 from tests.test_checkpoint import listing
 from train import checkpoint, loop, optim
-from train.disk import files
+from train.disk import files, origin
 from train.source import augmented, examples
 from zoo import linear, mlp, supervised
 from zoo.base import Aux, Mean, Task, UsageError
@@ -108,6 +108,24 @@ def test_the_same_training_in_other_words_is_continued(tmp_path):
     options = {"log_every": 3, "evaluation": line(40), "eval_every": 7}
     done = fit(tmp_path, steps=20, resume=True, task=task, **options)
     assert_equal(done.state, fit().state)
+
+
+def test_what_goes_on_is_lowered_once(tmp_path, monkeypatch):
+    asked, text = [], origin.text
+
+    def counted(*args):
+        asked.append(args)
+        return text(*args)
+
+    monkeypatch.setattr(origin, "text", counted)
+    fit(tmp_path, steps=10)
+    assert len(asked) == 2
+    known = resealed(tmp_path, {})
+    fit(tmp_path, resume=True)
+    assert len(asked) == 3 and resealed(tmp_path, {}) == known
+    fit(tmp_path, resume="longer", steps=25, optimizer=optim.optimizer("adam", 0.2))
+    longer = resealed(tmp_path, {})
+    assert longer.pop("program") != known.pop("program") and longer == known
 
 
 def test_a_program_is_not_compared_between_compilers(tmp_path):

@@ -26,7 +26,7 @@ from train.disk.files import from_json as from_json
 from train.disk.files import read_json as read_json
 from train.disk.files import whole as whole
 from train.disk.files import write_json as write_json
-from train.disk.origin import compare
+from train.disk.origin import compare, told
 from train.disk.states import ONE_AT_A_TIME as ONE_AT_A_TIME
 from train.disk.states import (
     ORIGIN,
@@ -91,7 +91,8 @@ class Checkpoints:
             if saved is not None and saved > step:
                 raise UsageError(f"step {saved} is saved already")
             hosts.first(self._check_space, Exception)
-            about = {"step": step, "origin": self._origin, "tree": shapes(tree)}
+            origin = self._origin and told(self._origin)
+            about = {"step": step, "origin": origin, "tree": shapes(tree)}
             half, began = self._half / name(step), time.perf_counter()
 
             def write():
