@@ -5,6 +5,7 @@ import json
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pandas
 import pytest
@@ -368,6 +369,63 @@ def test_columns_are_left_out_and_kept(csv):
             data.load(path, target="y", **flags)
 
 
+def test_a_column_of_one_value_is_left_out_and_said(csv):
+    frame = mixed()[["size", "y"]].assign(one=3, unit="kg", day="2020-01-01")
+    schema = data.load(csv(frame), target="y").schema
+    assert [column.name for column in schema.columns] == ["size"]
+    for name, value in ("one", "3"), ("unit", '"kg"'), ("day", '"2020-01-01"'):
+        said = f'left out the column "{name}": all of its 320 values are {value}'
+        assert schema.notes.count(said) == 1
+    assert len(inputs.examples(schema, {"size": [1.0]})["x"]) == 1
+    # where it has gaps, they may tell something
+    frame["one"] = np.where(frame.index % 2, 3, None)
+    schema = data.load(csv(frame), target="y").schema
+    assert [column.name for column in schema.columns] == ["size", "one"]
+
+
+def test_numbers_that_may_mark_gaps_are_told_and_can_be_named(csv):
+    frame = mixed()[["size", "town", "y"]]
+    with_gaps, marked = frame.copy(), frame.copy()
+    at = np.arange(400)
+    for name, mark in ("size", -999), ("town", "n/k"), ("y", 99999):
+        marked.loc[at % 40 == len(name), name] = mark
+        with_gaps.loc[at % 40 == len(name), name] = None
+    told = data.load(csv(marked), target="y").schema.notes
+    found = [note for note in told if "--gap" in note]
+    assert "99999 in 10 rows" in found[0] and "-999 in" in found[1] and len(found) == 2
+    named = data.load(csv(marked), target="y", gap="-999, N/K,99999")
+    wanted = data.load(csv(with_gaps), target="y")
+    assert named.schema.columns == wanted.schema.columns
+    for ours, theirs in (named.train, wanted.train), (named.test, wanted.test):
+        jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+    schema = data.from_json(json.loads(json.dumps(data.to_json(named.schema))))
+    assert schema == named.schema and not any("--gap" in note for note in schema.notes)
+    rows = {"size": [-999, 2.0, None], "town": ["Oslo", "n/k", None]}
+    gaps = {"size": [None, 2.0, None], "town": ["Oslo", None, None]}
+    path = csv(pandas.DataFrame(rows), "new.csv")
+    for given in (rows, pandas.DataFrame(rows), path):
+        made = inputs.examples(schema, given)["x"]
+        np.testing.assert_array_equal(made, inputs.examples(wanted.schema, gaps)["x"])
+
+
+@pytest.mark.parametrize(
+    "mark, count, told",
+    [
+        (-999, 4, True),
+        (-999, 2, False),
+        (9999, 3, True),
+        (-998, 9, False),
+        (99, 9, False),  # not so far
+    ],
+)
+def test_a_mark_is_of_nines_again_and_far_away(mark, count, told):
+    values = np.arange(400) % 90.0
+    values[:count], values[-9:] = mark, np.nan
+    assert bool(preparing.doubt_of("a", values)) == told
+    values = np.where(values > 0, 0.0, values)  # most of it is alike
+    assert bool(preparing.doubt_of("a", values)) == (told and mark < 0)
+
+
 def test_ids_are_carried_from_a_pipe_to_the_predictions(
     csv, tmp_path, monkeypatch, capsys
 ):
@@ -380,7 +438,8 @@ def test_ids_are_carried_from_a_pipe_to_the_predictions(
 
     piped(frame.to_csv(sep=";", index=False))
     out = str(tmp_path / "run")
-    flags = "train linear --data - --target y --id who --category code --steps 5 --out"
+    flags = "train linear --data - --target y --id who --category code --steps 5 "
+    flags += "--gap=-999,n/k --out"
     assert main([*flags.split(), out]) == 0
     assert 'gaps in the column "size": filled' in capsys.readouterr().err
     assert main(["predict", out, path]) == 0
@@ -390,6 +449,9 @@ def test_ids_are_carried_from_a_pipe_to_the_predictions(
     assert main(["predict", out, "-"]) == 0
     said = capsys.readouterr()
     assert [row.split(",")[0] for row in said.out.split()] == ["who", "me", "you"]
+    piped("who,size,code\nme,-999,12\nme,n/k,12\nme,,12\n")
+    assert main(["predict", out, "-"]) == 0
+    assert len(set(capsys.readouterr().out.split())) == 2
     # how a table was said to be written is known of later ones
     text = frame.to_csv(index=False, sep="#").replace("person", "pérson")
     (tmp_path / "rows.csv").write_text(text, encoding="mac_roman")

@@ -35,6 +35,8 @@ HELP = {
     "predicted, and is not learned from",
     "missing": "what gaps of a table are: filled with the training part's median and "
     "marked, refused, or a reason to drop their rows",
+    "gap": "what stands for a gap in the cells of a table, in predictions too: "
+    "--gap=-999,unknown",
     "scale": "what numbers of a table are divided by: their deviation, the range of "
     "their middle half (robust to outliers), or not but read as ranks",
     "separator": "between a table's columns, as ; or tab; None to find it",

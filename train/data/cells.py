@@ -31,28 +31,37 @@ def plain(
     texts: Sequence[str] = (),
     decimal: str = ".",
     notes: list[str] | None = None,
+    gaps: Sequence[str] = (),
 ) -> "DataFrame":
     """The frame, its columns numbers, dates, or stripped texts with NaN for gaps.
 
-    `decimal` is how numbers are written where it may be either; `notes` get sentences.
+    `decimal` is how numbers are written where it may be either; `notes` get sentences;
+    `gaps` are texts, or numbers, that stand for a gap beside those that always do.
     """
     import pandas
 
     own, said = set(texts), [] if notes is None else notes
+    nothing = MISSING | {text.lower() for text in gaps}
+    marks = [float(text) for text in gaps if _is_float(text)]
     for i, (name, kind) in enumerate(zip(frame.columns, frame.dtypes, strict=True)):
-        if isinstance(kind, np.dtype) and kind.kind in "iufM" and name not in own:
+        known = isinstance(kind, np.dtype) and kind.kind in "iufM" and name not in own
+        if known and (kind.kind == "M" or not marks):
             continue
         column = frame.iloc[:, i]
-        if kind.kind in "iuf" and name not in own:  # pandas' own, with gaps
-            frame.isetitem(i, column.astype(float))
+        if kind.kind in "iuf" and name not in own:
+            found = np.isin(column, marks)
+            if found.any() or not known:  # or pandas' own, with gaps
+                frame.isetitem(i, column.astype(float).mask(found))
             continue
         codes, distinct = pandas.factorize(column)  # a gap is -1, the last of these
         cells = np.array([*(str(cell).strip() for cell in distinct), np.nan], object)
-        gaps = np.array([str(cell).lower() in MISSING for cell in cells])
-        cells[gaps] = np.nan
+        empty = np.array([str(cell).lower() in nothing for cell in cells])
+        cells[empty] = np.nan
         values = cells
         if name not in own:
-            values = _read(cells, gaps, decimal, name, said)
+            values = _read(cells, empty, decimal, name, said)
+        if values.dtype.kind == "f":
+            values[np.isin(values, marks)] = np.nan
         column = pandas.Series(values[codes], frame.index, values.dtype)
         frame.isetitem(i, column)
     return frame
@@ -79,10 +88,14 @@ def _read(cells, gaps, decimal, name, said):
 
 
 def _is_plain(cell):
+    return _is_float(cell) or str(cell).lower() in NOTHING
+
+
+def _is_float(cell):
     try:
         float(cell)
     except ValueError:
-        return str(cell).lower() in NOTHING
+        return False
     return True
 
 

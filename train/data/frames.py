@@ -46,20 +46,22 @@ def read_frame(
     separator: str | None = None,
     encoding: str | None = None,
     texts: Sequence[str] = (),
+    gaps: Sequence[str] = (),
 ) -> "DataFrame":
     """The table of a file, or of standard input for "-", with a header row.
 
     A column of numbers is float64 or int64, any other text (object), stripped; those
-    named in `texts` are text whatever they hold, as "007". A gap is NaN in both, dates
-    of a .parquet are datetime64. The frame's index has the line of each row, its attrs
-    "path" and, in "notes", sentences of what was found and left out. A .gz file, or
-    standard input, is unpacked. UTF-8 and UTF-16 with their marks, else UTF-8, else
-    Windows' cp1252, unless an encoding is given; commas, semicolons, tabs, bars or
-    spaces between columns, whichever gives each line as many. Raises UsageError.
+    named in `texts` are text whatever they hold, as "007". A gap, or what `gaps` say
+    stands for one, is NaN in both, dates of a .parquet are datetime64. The frame's
+    index has the line of each row, its attrs "path" and, in "notes", sentences of what
+    was found and left out. A .gz file, or standard input, is unpacked. UTF-8 and UTF-16
+    with their marks, else UTF-8, else Windows' cp1252, unless an encoding is given;
+    commas, semicolons, tabs, bars or spaces between columns, whichever gives each line
+    as many. Raises UsageError.
     """
     name = "standard input" if str(path) == "-" else str(path)
     if name.lower().endswith(".parquet"):
-        return _read_parquet(Path(path), texts)
+        return _read_parquet(Path(path), texts, gaps)
     notes: list[str] = []
     text = _decoded(_unpacked(path, name), encoding, name, notes)
     text = without_comments(text, notes)
@@ -67,7 +69,7 @@ def read_frame(
     header, lines = _checked(text, separator, name, notes)
     decimal = "," if separator == ";" and _commas(text) else "."
     frame = _parsed(text, separator, decimal, header, texts)
-    frame = plain(frame, texts, decimal, notes)
+    frame = plain(frame, texts, decimal, notes, gaps)
     if len(frame) != len(lines):
         raise UsageError(
             f"expected {len(lines)} rows in {name}, as its lines say, found "
@@ -302,7 +304,7 @@ def _without_index(frame) -> "DataFrame":
 # .parquet -----------------------------------------------------------------------------
 
 
-def _read_parquet(path, texts) -> "DataFrame":
+def _read_parquet(path, texts, gaps) -> "DataFrame":
     """A .parquet file, whose columns have types of their own."""
     import pandas
 
@@ -335,7 +337,7 @@ def _read_parquet(path, texts) -> "DataFrame":
     frame.columns = [str(name) for name in frame.columns]
     for name in set(texts) & set(frame.columns):
         frame[name] = frame[name].astype("string")
-    frame = plain(frame)
+    frame = plain(frame, gaps=gaps)
     frame.index += 1
     frame.attrs = {"path": str(path), "notes": []}
     return _without_index(frame)

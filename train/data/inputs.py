@@ -87,7 +87,7 @@ def _table(schema, given):
         if len(sizes) != 1:
             raise UsageError(f"expected columns of one length, found {sizes}")
         frame = DataFrame({str(name): given[name] for name in given})
-    found = plain(frame, texts_of(schema.columns))
+    found = plain(frame, texts_of(schema.columns), gaps=schema.gaps)
     found.attrs = dict(getattr(given, "attrs", {}))
     return found
 
@@ -101,7 +101,7 @@ def read_rows(schema: Schema, path: str | os.PathLike[str], **how: Any) -> "Data
     texts = [*texts_of(schema.columns), schema.id]
     written = {k: how.get(k) or getattr(schema, k) for k in ("separator", "encoding")}
     given: dict[str, Any] = {name: value or None for name, value in written.items()}
-    return read_frame(os.fspath(path), texts=texts, **given)
+    return read_frame(os.fspath(path), texts=texts, gaps=schema.gaps, **given)
 
 
 def _encoded(schema, frame):

@@ -127,6 +127,7 @@ def from_rows(
         rows=len(train["x"]),
         separator=wishes.separator or "",
         encoding=wishes.encoding or "",
+        gaps=wishes.gaps,
         id=wishes.id or "",
         notes=notes,
         targets=rows.targets,

@@ -36,6 +36,8 @@ FEW = 20  # up to so many distinct values a column of texts is a category
 MANY = 100  # levels of a category at most, that of all others among them
 QUANTILES = 100  # that a rank is read between
 RANKED = 20_000  # columns at most: their quantiles are kept with the model
+NINES = [10.0**digits - 1 for digits in range(2, 10)]  # that often mark a gap
+FAR = 5  # from the others, in ranges of their middle half
 
 
 class Wishes(NamedTuple):
@@ -46,12 +48,18 @@ class Wishes(NamedTuple):
     category: str | None = None  # columns whose numbers are names
     id: str | None = None  # the column that says which row it is
     missing: Missing = "fill"
+    gap: str | None = None  # cells that stand for a gap: "-999,unknown"
     scale: Scale = "standard"
     separator: str | None = None
     encoding: str | None = None
     dates: Dates | None = None  # of 01/02/2020, where no row says it
     size: int | None = None  # of pictures, as `train.data.pictures.Look` has it
     grey: bool = False
+
+    @property
+    def gaps(self) -> tuple[str, ...]:
+        """What stands for a gap."""
+        return tuple(filter(None, map(str.strip, (self.gap or "").split(","))))
 
 
 def tabular(*without: str) -> Callable[[View], View]:
@@ -103,11 +111,13 @@ def learn(
     columns, said = [], []
     measured = _side_by_side(frame, wishes, set(frame.columns) - set(named))
     for name in frame.columns:
-        column, gaps, sentence = measured.get(name) or _one(frame[name], wishes, named)
-        if sentence:
-            said.append(("left out", f'left out the column "{name}": {sentence}'))
+        one = measured.get(name) or _one(frame[name], wishes, named)
+        column, gaps, why, doubt = one
+        if why:
+            said.append(("left out", f'left out the column "{name}": {why}'))
             continue
         columns.append(column)
+        said += [("with what may mark gaps", doubt)] * bool(doubt)
         if gaps:
             said.append(("with gaps, filled alike", _filled(column, gaps)))
         if column.date:
@@ -127,7 +137,7 @@ def learn(
 
 
 def _side_by_side(frame, wishes, names):
-    """(column, gaps, "") of each column of numbers that has any, by its name."""
+    """(column, gaps, why it is left out, doubt) of each column of numbers, by name."""
     if wishes.scale == "rank" and len(names) > RANKED:
         raise UsageError(
             f"expected at most {RANKED:,} columns to rank, found {len(names):,} in "
@@ -139,25 +149,58 @@ def _side_by_side(frame, wishes, names):
         gaps = np.isnan(values).sum(0)
         some = np.flatnonzero(gaps < len(values))
         medians, ranks = _statistics(values[:, some], wishes)
-        for i, median, own in zip(some, medians.tolist(), ranks, strict=True):
-            name, gap = block[i], bool(gaps[i])
-            column = Column(name, gap=gap, strict=wishes.missing != "fill")
+        low, high = (f.reduce(values[:, some]) for f in (np.fmin, np.fmax))
+        marks = np.isin(np.abs(low), NINES) | np.isin(np.abs(high), NINES)
+        each = zip(some, medians.tolist(), ranks, low == high, marks, strict=True)
+        for i, median, own, alike, mark in each:
+            name, gap = block[i], int(gaps[i])
+            column = Column(name, gap=gap > 0, strict=wishes.missing != "fill")
             column = column._replace(medians=(median,), ranks=own)
-            found[name] = column, int(gaps[i]), ""
+            why = _alone(len(values), gap, alike, f"{median:.6g}")
+            doubt = doubt_of(name, values[:, i]) if mark else ""
+            found[name] = column, gap, why, doubt
     return found
 
 
+def _alone(count, gaps, alike, value):
+    """Why a column of one value is left out; "" for another, or of one row."""
+    same = alike and not gaps and count > 1
+    return f"all of its {count:,} values are {value}" if same else ""
+
+
+def doubt_of(name: str, values: np.ndarray) -> str:
+    """A warning of a number that may mark gaps in a column of numbers [N]; "" for none.
+
+    It is written in nines, as -999, occurs again, and is the least or the most by far.
+    """
+    for end in (np.nanmin(values), np.nanmax(values)):
+        count = int((values == end).sum())
+        rest = values[~np.isnan(values) & (values != end)]
+        few = count < min(3, max(2, len(values) / 100))
+        if few or abs(end) not in NINES or not len(rest):
+            continue
+        low, least, most, high = np.quantile(rest, (0, 0.25, 0.75, 1))
+        if max(least - end, end - most) > FAR * ((most - least) or (high - low)):
+            return (
+                f'warning: the column "{name}" has {end:.0f} in {count:,} rows, far '
+                f"from all else: --gap={end:.0f} reads it as a gap"
+            )
+    return ""
+
+
 def _one(cells, wishes, named):
-    """(column, gaps, why there is no column)."""
+    """(column, gaps, why it is left out, "") of any other column."""
     kind = "levels" if cells.name in named else _kind(cells)
-    gaps = int(cells.isna().sum())
+    gaps, distinct = int(cells.isna().sum()), cells.nunique()
+    why = _alone(len(cells), gaps, distinct == 1, quoted(cells[:1].tolist()))
     if kind == "empty":
-        return None, gaps, "it has no values"
+        why = "it has no values"
     if kind == "names":
-        known = len(cells) - gaps
-        return None, gaps, f"{cells.nunique():,} of its {known:,} values are distinct"
+        why = f"{distinct:,} of its {len(cells) - gaps:,} values are distinct"
+    if why:
+        return None, gaps, why, ""
     make = {"levels": _levels, "numbers": _numbers, "dates": _dates}[kind]
-    return make(str(cells.name), cells, wishes), gaps, ""
+    return make(str(cells.name), cells, wishes), gaps, "", ""
 
 
 def _filled(column, gaps):

@@ -55,6 +55,7 @@ class Schema(NamedTuple):
     targets: tuple[str, ...] = ()  # the names of several, y [N, T]
     # of series that are scaled each by its own: name, center [C], unit [C]
     scales: tuple[tuple[str, tuple[float, ...], tuple[float, ...]], ...] = ()
+    gaps: tuple[str, ...] = ()  # what stands for a gap in a table, as "-999"
 
     @property
     def regression(self) -> bool:

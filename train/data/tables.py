@@ -14,7 +14,7 @@ import numpy as np
 from train.data.columns import Columns, as_numbers, check_complete, path_of
 from train.data.formats import numbers, open_npz, quoted
 from train.data.frames import read_frame
-from train.data.prepare import FEW, MANY, Wishes, learn, listed
+from train.data.prepare import FEW, MANY, Wishes, doubt_of, learn, listed
 from train.data.targets import several
 from zoo.base import UsageError, nearest
 
@@ -210,6 +210,7 @@ def read_own(path: Path | str, wishes: Wishes) -> "DataFrame":
         separator=wishes.separator,
         encoding=wishes.encoding,
         texts=[name for name in texts if name],
+        gaps=wishes.gaps,
     )
 
 
@@ -253,6 +254,8 @@ def rows_of(
         where = f'the column "{target}" of {path}'
         y, _, classes = targets(_target(frame[target], kind), None, kind, where)
     at = np.arange(len(frame))[:, None]
+    if not classes:
+        notes += filter(None, map(doubt_of, wanted, y.reshape(len(y), -1).T))
     told = Rows(at, y, classes, frame=frame[beside], notes=tuple(notes))
     return told._replace(target_name=str(target), targets=tuple(wanted) if many else ())
 
