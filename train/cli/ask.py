@@ -159,6 +159,28 @@ def _draw(found, directory, seed, n=64, label=None, out=None):
     return 0
 
 
+def _able(command, flags, argv, wanted, kind):
+    """A run's model that has the function of a command's name, and what was asked."""
+    directory, given, number = parse(flags, argv, f"zoo {command}")
+    if not given:
+        raise UsageError(f"expected {wanted}, found none")
+    from train.recipes import saved
+
+    found = saved.load(directory)
+    if getattr(found, command) is None:
+        raise UsageError(f"expected a model {kind}, found {found.recipe}")
+    return found, directory, given, number
+
+
+def _tell_one(given, one, drawing, path):
+    """Print what was said of an input; its picture goes to a path."""
+    from train.report import plot
+
+    print(f"{given}\t{plain(one.text)}\t{one.log_probability:.2f} nats")
+    plot.save(drawing, path)
+    print(path, file=sys.stderr)
+
+
 def translate(argv: list[str]) -> int:
     """`zoo translate DIR WORD ...`: each with its log-probability."""
 
@@ -176,23 +198,15 @@ def translate(argv: list[str]) -> int:
         """
         return directory, inputs, beams
 
-    directory, inputs, beams = parse(flags, argv, "zoo translate")
-    if not inputs:
-        raise UsageError("expected a word or a sentence to translate, found none")
-    from train.recipes import saved
+    wanted = "a word or a sentence to translate", "that translates"
+    found, directory, inputs, beams = _able("translate", flags, argv, *wanted)
     from train.report import plot
 
-    found = saved.load(directory)
-    if found.translate is None:
-        raise UsageError(f"expected a model that translates, found {found.recipe}")
     said = found.translate(list(inputs), beams=beams)
     for source, one in zip(inputs, said, strict=True):
-        print(f"{source}\t{plain(one.text)}\t{one.log_probability:.2f} nats")
         drawing = plot.attention(one.attention, one.source, one.target, source)
         name = re.sub(r"\W+", "-", source)
-        path = directory / f"attention-{name}.png"
-        plot.save(drawing, path)
-        print(path, file=sys.stderr)
+        _tell_one(source, one, drawing, directory / f"attention-{name}.png")
     return 0
 
 
@@ -213,22 +227,11 @@ def transcribe(argv: list[str]) -> int:
         """
         return directory, files, beams
 
-    directory, files, beams = parse(flags, argv, "zoo transcribe")
-    if not files:
-        raise UsageError("expected a .wav file to transcribe, found none")
-    from train.recipes import saved
-    from train.report import plot
-
-    found = saved.load(directory)
-    if found.transcribe is None:
-        raise UsageError(f"expected a model that hears strings, found {found.recipe}")
-    for file, one in zip(
-        files, found.transcribe(list(files), beams=beams), strict=True
-    ):
-        print(f"{file}\t{plain(one.text)}\t{one.log_probability:.2f} nats")
-        path = directory / f"alignment-{file.stem}.png"
-        plot.save(one.picture(), path)
-        print(path, file=sys.stderr)
+    wanted = "a .wav file to transcribe", "that hears strings"
+    found, directory, files, beams = _able("transcribe", flags, argv, *wanted)
+    said = found.transcribe(list(files), beams=beams)
+    for file, one in zip(files, said, strict=True):
+        _tell_one(file, one, one.picture(), directory / f"alignment-{file.stem}.png")
     return 0
 
 
@@ -247,14 +250,7 @@ def near(argv: list[str]) -> int:
         """
         return directory, inputs, n
 
-    directory, inputs, n = parse(flags, argv, "zoo near")
-    if not inputs:
-        raise UsageError("expected a word, found none")
-    from train.recipes import saved
-
-    found = saved.load(directory)
-    if found.near is None:
-        raise UsageError(f"expected a model of words, found {found.recipe}")
+    found, _, inputs, n = _able("near", flags, argv, "a word", "of words")
     for text in [" ".join(inputs)] if {"+", "-"} & set(inputs) else inputs:
         alike = [f"{plain(word)} {cosine:.2f}" for word, cosine in found.near(text, n)]
         print(f"{plain(text)}: {', '.join(alike)}")
