@@ -232,6 +232,8 @@ class GloVe(nn.Module):
     size: int  # V
     width: int = 64
 
+    subwords = ()  # words are whole, as those of `Words` may not be
+
     def setup(self) -> None:
         """Two tables of vectors, and two of biases."""
         begin = nn.initializers.uniform(1 / self.width)

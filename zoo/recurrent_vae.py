@@ -34,6 +34,7 @@ class RecurrentVAE(nn.Module):
     word_dropout: Number = 0.75
 
     classes = 0  # not conditional: as `vae.task` asks
+    likelihood = "categorical"
 
     def setup(self):
         # a token more for "hidden", another for "the beginning"

@@ -174,8 +174,7 @@ def _check_source(model, source):
     """Raise UsageError for what is no source [B, S]; what is traced has no values."""
     if not all(check_tokens(source, "B S").shape):
         raise UsageError(f"expected a source of some tokens, found {source.shape}")
-    size = getattr(model, "source_vocabulary", 2**31)
-    language.check_vocabulary("a source", source, size)
+    language.check_vocabulary("a source", source, model.source_vocabulary)
     if not concrete(source):
         return
     real = np.asarray(source) != PAD

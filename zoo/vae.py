@@ -202,8 +202,7 @@ def task(model: Any, *, beta: Number = 1.0, anneal: Number = 0) -> Task:
         }
         return judged(values, batch.get("mask"), new)
 
-    unit = getattr(model, "likelihood", None) == "bernoulli"
-    check = check_unit if unit else None
+    check = check_unit if model.likelihood == "bernoulli" else None
     return Task(init, loss, classes=known(model.classes), check=check)
 
 

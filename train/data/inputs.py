@@ -87,9 +87,7 @@ def _table(schema, given):
         if len(sizes) != 1:
             raise UsageError(f"expected columns of one length, found {sizes}")
         frame = DataFrame({str(name): given[name] for name in given})
-    found = plain(frame, texts_of(schema.columns), gaps=schema.gaps)
-    found.attrs = dict(getattr(given, "attrs", {}))
-    return found
+    return plain(frame, texts_of(schema.columns), gaps=schema.gaps)
 
 
 def read_rows(schema: Schema, path: str | os.PathLike[str], **how: Any) -> "DataFrame":

@@ -79,8 +79,7 @@ def _known(task: Task, model: Any, schema: Schema) -> Built:
     def near(trained: Trained, text: str, n: int = 8) -> list[tuple[str, float]]:
         table, variables = vectors(trained)
         unseen = partial(embedding.unseen, model, variables)
-        spelt = getattr(model, "subwords", ())
-        return report.near(names, table, text, n, unseen if spelt else None)
+        return report.near(names, table, text, n, unseen if model.subwords else None)
 
     def measure(trained: Trained, data: Data) -> Measured:
         found = plain.measure(trained, data).scores
