@@ -28,6 +28,7 @@ from train.cli.main import main
 from train.data import inputs, load
 from train.data.speech import read_wav
 from train.data.text import read_text
+from train.disk.files import write_sealed
 from train.recipes import export
 from zoo.base import UsageError
 
@@ -108,6 +109,54 @@ def states(source: Path, to: Path, draw: random.Random) -> None:
     path.write_bytes(damaged(path.read_bytes(), draw))
 
 
+def sealed_runs(source: Path, to: Path, draw: random.Random) -> None:
+    """A sealed run, one to three of whose files are other, elsewhere, or gone."""
+    shutil.copytree(source, to)
+    for _ in range(draw.choice((1, 1, 2, 3))):
+        files = [p for p in sorted(to.rglob("*")) if p.is_file()]
+        path, other = draw.choice(files), draw.choice(files)
+        match draw.randrange(6):
+            case 0:
+                path.write_bytes(damaged(path.read_bytes(), draw))
+            case 1:
+                os.truncate(path, draw.randrange(path.stat().st_size + 1))
+            case 2:  # this file, or the folder that it is in
+                path.unlink()
+                if path.parent != to and draw.random() < 0.3:
+                    shutil.rmtree(path.parent)
+            case 3:  # two files, or two states, change places
+                pair = path, other
+                if draw.random() < 0.3:
+                    pair = tuple(sorted((to / "checkpoints").glob("step_*")))[:2]
+                swapped(*pair)
+            case _:  # made up, under a right seal where there was one
+                jsons = [p for p in files if p.suffix == ".json"]
+                twist(draw.choice(jsons) if jsons else path, draw)
+
+
+def swapped(one: Path, two: Path | None = None) -> None:
+    """Two files, or folders, change places; one stays where it is."""
+    if two is not None and one != two:
+        between = one.with_name("between")
+        one.rename(between)
+        two.rename(one)
+        between.rename(two)
+
+
+def twist(path: Path, draw: random.Random) -> None:
+    """Other JSON in a file of such; sealed, if it was."""
+    try:
+        value = json.loads(path.read_text())
+        seal = value.pop("seal", None)
+        value = twisted(value, draw)
+    except (ValueError, AttributeError, IndexError, KeyError):  # damaged before
+        return
+    if seal and isinstance(value, dict):
+        write_sealed(path, value)
+    else:
+        path.write_text(json.dumps(value))
+
+
 def weights(source: Path, to: Path, draw: random.Random) -> None:
     """Weights that are damaged, or whose config is made up under a right checksum."""
     if draw.random() < 0.5:
@@ -138,11 +187,18 @@ def told(path: Path) -> None:
     asked(path)
 
 
+def measured(path: Path) -> None:
+    """`zoo eval` beside these."""
+    assert main(["eval", str(path)]) in (0, 1, 2)
+    told(path)
+
+
 SCHEMA = load("mnist5k").schema
 # of each kind: what is right, how it is made wrong, how it is read
 KINDS = {
     "checkpoint": ("run", states, asked),
     "config": ("run", configs, told),
+    "sealed": ("sealed", sealed_runs, measured),
     "safetensors": ("weights.safetensors", weights, asked),
     "csv": ("table.csv", content, lambda path: load(path, target="y")),
     "npz": ("rows.npz", content, load),
@@ -155,7 +211,7 @@ KINDS = {
     },
 }
 WEIGHT = {"png": 0.3, "jpg": 0.3, "gif": 0.3, "bmp": 0.1, "tif": 0.3, "webp": 0.2}
-WEIGHT |= {"ppm": 0.1, "packed.npz": 0.5, "txt.gz": 0.5}
+WEIGHT |= {"sealed": 0.3, "ppm": 0.1, "packed.npz": 0.5, "txt.gz": 0.5}
 
 
 def memory(name: str) -> int:

@@ -22,6 +22,7 @@ from train.data.formats import open_npz, unpacked
 from train.data.frames import read_frame
 from train.data.speech import LONGEST, RATE, read_wav
 from train.data.tables import read_npz
+from train.disk import files, states
 from train.recipes import export, saved
 from zoo.base import UsageError, plain
 
@@ -57,6 +58,7 @@ def corpus(folder: Path) -> None:
 
     rng = np.random.default_rng(0)
     shutil.copytree(RUN, folder / "run")
+    sealed(folder / "sealed")
     config, _, trained = saved.restore(folder / "run")
     export.write_weights(trained, config, folder / "weights.safetensors")
     x, y = rng.normal(size=(20, 3)).round(3), np.arange(20) % 2
@@ -69,6 +71,23 @@ def corpus(folder: Path) -> None:
     picture = Image.fromarray(rng.integers(0, 255, (40, 40, 3), np.uint8))
     for suffix in ("png", "jpg", "gif", "bmp", "tif", "webp", "ppm"):
         picture.save(folder / f"picture.{suffix}")
+
+
+def sealed(folder: Path) -> None:
+    """The bundled run as it is left now: two states, and all is under seals."""
+    shutil.copytree(RUN, folder)
+    config = json.loads((folder / "config.json").read_text())
+    files.write_sealed(folder / "config.json", config | {"format": saved.FORMAT})
+    line = {"step": 20, "loss": 1.0, "seconds": 1.0, "examples_per_second": 9.0}
+    (folder / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    config, kept = saved.read_config(folder), folder / "checkpoints"
+    tree = states.shapes(saved.shapes(config, saved.described(config)))
+    origin = json.loads((kept / "origin.json").read_text())
+    (kept / "origin.json").unlink()
+    shutil.copytree(kept / states.name(20), kept / states.name(10))
+    for step in (10, 20):
+        about = {"step": step, "origin": origin, "tree": tree}
+        files.seal(kept / states.name(step), about)
 
 
 @pytest.mark.contract
@@ -239,6 +258,24 @@ def test_a_config_decides_no_memory(tmp_path):
 )
 def test_a_config_of_nonsense_is_a_sentence(tmp_path, arguments):
     refused(".", saved.restore, changed(tmp_path, **arguments))
+
+
+def test_a_seal_of_nonsense_is_a_sentence(tmp_path):
+    sealed(tmp_path / "run")
+    newest = tmp_path / "run" / "checkpoints" / states.name(20)
+    shutil.rmtree(newest.with_name(states.name(10)))
+    about = files.sealed(newest)
+    for change, match in [
+        ({"files": [1]}, "seals no files"),
+        ({"files": {"/dev/zero": "0" * 64}}, "/dev/zero cannot be read"),
+        ({"files": {"state/_METADATA": 1}}, "other bytes than were saved"),
+        ({"tree": [1]}, "does not fit this model"),
+        ({"step": "20"}, "holds step 20"),
+    ]:
+        files.write_sealed(newest / "SEAL.json", about | change)
+        refused(match, saved.restore, tmp_path / "run")
+    files.write_sealed(newest / "SEAL.json", about)
+    assert saved.restore(tmp_path / "run").config["format"] == saved.FORMAT
 
 
 def test_weights_fit_what_they_say_they_are_of(tmp_path):

@@ -103,13 +103,19 @@ def seal(folder: Path, about: dict[str, Any]) -> None:
 def sealed(folder: Path) -> dict[str, Any]:
     """What was sealed of a folder. Raises UsageError naming the first thing damaged."""
     found = read_sealed(folder / "SEAL.json")
-    for name, digest in dict(found.get("files", ())).items():
+    listed = found.get("files", {})
+    if not isinstance(listed, dict):
+        raise UsageError(f"{folder / 'SEAL.json'} seals no files")
+    for name, digest in listed.items():
+        path = folder / name
+        if not path.is_file():  # gone, or a device without an end
+            raise UsageError(f"{path} cannot be read: there is no such file")
         try:
-            same = _sum(folder / name) == digest
+            same = _sum(path) == digest
         except OSError as error:
-            raise UsageError(f"{folder / name} cannot be read: {error}") from error
+            raise UsageError(f"{path} cannot be read: {error}") from error
         if not same:
-            raise UsageError(f"{folder / name} has other bytes than were saved")
+            raise UsageError(f"{path} has other bytes than were saved")
     return found
 
 

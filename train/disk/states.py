@@ -131,6 +131,7 @@ def load(folder: Path, about: dict[str, Any], like: Any) -> Any:
     does_not_fit = f"{folder} does not fit this model and optimizer"
     wanted = shapes(like)
     found = about.get("tree", wanted)
+    found = found if isinstance(found, dict) else {}
     for path in wanted | found:
         if wanted.get(path) != found.get(path):
             raise UsageError(
