@@ -83,11 +83,11 @@ def test_cells_are_numbers_where_one_way_reads_them_all(cells, found):
 
 def test_a_row_of_units_is_left_out_and_said(file):
     rows = "\n".join(f"{i},{i / 4},{'ab'[i % 2]},x{i}" for i in range(1, 9))
-    frame = read_frame(file(f"mass,level,kind,name\nmg,mg/l,,\n{rows}\n"))
-    assert frame["mass"].tolist() == list(range(1, 9)) and len(frame) == 8
+    frame = read_frame(file(f"self,level,kind,name\nmg,mg/l,,\n{rows}\n"))
+    assert frame["self"].tolist() == list(range(1, 9)) and len(frame) == 8
     assert frame.index[0] == 3 and frame["kind"].tolist() == list("ba" * 4)
     assert (
-        'left out line 2, as its cells are units ("mg" of "mass")'
+        'left out line 2, as its cells are units ("mg" of "self")'
         in (frame.attrs["notes"])
     )
     text = f"mass,level,kind,name\n7,mg/l,,\n{rows}\n"  # a slip is one

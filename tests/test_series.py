@@ -281,6 +281,12 @@ def test_times_are_read_as_in_training(tmp_path):
     frame.assign(t=days.strftime("%d/%m/%Y")[:12]).to_csv(path, index=False)
     said = views.sequences(Split(str(path)), **asked).schema.notes
     assert len(said) == 1 and "--dates day-first" in said[0]
+    # with dots the day is first; what is read otherwise than written is said
+    dotted = frame.assign(t=days.strftime("%d.%m.%Y")[:12], x="1.000,5")
+    dotted.to_csv(path, index=False, sep=";")
+    schema = views.sequences(Split(str(path)), **asked).schema
+    assert schema.clock == ("2020-01-01 00:00:00", "D")
+    assert schema.notes == ('read the column "x" as numbers, "1.000,5" as 1000.5',)
 
 
 def test_uneven_times_are_steps_with_a_warning(tmp_path):

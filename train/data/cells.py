@@ -175,4 +175,7 @@ def without_units(frame: "DataFrame", decimal: str, notes: list[str]) -> "DataFr
         f"left out line {frame.index[0]}, as its cells are units "
         f'("{first[name]}" of "{name}")'
     )
-    return frame.iloc[1:].assign(**units)
+    frame = frame.iloc[1:].copy()
+    for name, values in units.items():
+        frame[name] = values
+    return frame

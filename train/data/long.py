@@ -141,11 +141,15 @@ def from_sequences(
 def written(
     frame: "DataFrame", time: str, dates: Dates | None
 ) -> tuple[str, tuple[str, ...]]:
-    """How the times of a table are written, "" for numbers; what is in doubt of it."""
+    """How the times of a table are written, "" for numbers; what is to be said of it.
+
+    That is what was read otherwise than it is written, and what is in doubt.
+    """
+    notes = tuple(frame.attrs.get("notes", ()))
     if time not in frame or frame[time].dtype.kind != "O":
-        return "", ()
+        return "", notes
     form, doubt = dates_of(frame[time], dates)
-    return form, (doubt,) * bool(doubt)
+    return form, notes + (doubt,) * bool(doubt)
 
 
 def groups(
@@ -159,7 +163,8 @@ def groups(
     """
     check_names(frame, {"--time": time} | ({"--group": group} if group else {}), what)
     _complete(frame, [time, group] if group else [time], what)
-    frame = frame.assign(**{time: times(frame[time], what, form)})
+    frame = frame.copy(deep=False)
+    frame[time] = times(frame[time], what, form)
     parted = frame.groupby(group, sort=False) if group else [("", frame)]
     for name, steps in parted:
         at = f' where "{group}" is {name}' if group else ""

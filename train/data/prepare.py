@@ -5,6 +5,7 @@ levels that are not rare, the quantiles of ranks.
 """
 
 import inspect
+import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
@@ -247,7 +248,8 @@ def dates_of(cells: "Series", dates: Dates | None = None) -> tuple[str, str]:
     form = _form(distinct, dates) if len(distinct) else ""
     both = "%m" in form and "%d" in form and not form.startswith("%Y")
     other = form.replace("%m", "%_").replace("%d", "%m").replace("%_", "%d")
-    if dates or not both or not _fits(distinct, other):
+    dotted = form.startswith("%d.%m.")  # nobody has the month first there
+    if dates or not both or dotted or not _fits(distinct, other):
         return form, ""
     first, then = ("month", "day")[:: 1 if form.index("%m") < form.index("%d") else -1]
     return form, (
@@ -268,7 +270,9 @@ def _form(distinct, dates=None) -> str:
     """How all of some texts are written as dates, as strptime has it; "" if not."""
     from pandas.tseries.api import guess_datetime_format
 
-    for dayfirst in (False, True) if dates != "day-first" else (True, False):
+    dotted = dates is None and re.match(r"\d{1,2}\.\d{1,2}\.", str(distinct[0]))
+    first = bool(dates == "day-first" or dotted)
+    for dayfirst in (first, not first):
         form = guess_datetime_format(distinct[0], dayfirst=dayfirst)
         if dayfirst and form and form.startswith("%Y"):
             continue  # where the year is first, the month is next
