@@ -191,6 +191,12 @@ def test_raw_texts_and_columns_are_examples(moods):
             inputs.examples(schema, given)
 
 
+def test_rows_without_a_text_are_left_out_and_said(moods):
+    moods.write_text(moods.read_text() + "\n,bad\nn/a,good")
+    with pytest.warns(UserWarning, match="left out 2 rows of .* without a text"):
+        assert len(labelled.read_labelled(str(moods)).texts) == 25
+
+
 def test_mistakes_are_sentences(tmp_path):
     cases = [
         ("a,b,c\n1,2,3", {}, 'two columns in .*, found "a", "b", "c"'),

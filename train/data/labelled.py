@@ -182,7 +182,12 @@ def read_labelled(name: str, target: str | None = None) -> Texts:
         )
     numbers = as_numbers(np.array(cells, object))
     labels = np.array(cells) if np.isnan(numbers).any() else numbers
-    return Texts(columns[column], labels, (column, target))
+    texts = columns[column]
+    some = [i for i, text in enumerate(texts) if text.strip()]
+    if len(some) < len(texts):
+        said = f"left out {len(texts) - len(some)} rows of {path} without a text"
+        warnings.warn(said, stacklevel=2)
+    return Texts([texts[i] for i in some], labels[some], (column, target))
 
 
 def read_columns(path: Path) -> dict[str, list[str]]:
