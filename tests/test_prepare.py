@@ -497,3 +497,12 @@ def test_many_features_are_refused_before_they_are_made(csv, monkeypatch):
     monkeypatch.setattr(columns, "VALUES", 1000)
     with pytest.raises(UsageError, match="320 rows of 1. features"):
         data.load(csv(mixed()), target="y", id="who")
+
+
+def test_test_rows_that_are_training_rows_are_said(csv):
+    draw = np.random.default_rng(0).normal(size=(20, 3))
+    for times, said in (1, 0), (5, 1):
+        frame = pandas.DataFrame(np.tile(draw, (times, 1)), columns=[*"aby"])
+        notes = data.load(csv(frame), target="y").schema.notes
+        assert len(notes) == said  # all of one row are for testing
+        assert all("15 of 20 rows stand in the training" in note for note in notes)
