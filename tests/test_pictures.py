@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from train import data
+from train.cli import runs
 from train.cli.main import main
 from train.data import inputs, pictures
 from train.data.formats import read_image
@@ -279,7 +280,7 @@ def test_mistakes_are_sentences(photos, zoo):
         (photos / hidden).rename(photos.parent / hidden)
     fails("two classes or more", '"one" alone')
     paint(photos / "two" / "a.png")
-    fails("examples of every class", "the rarest with 1")
+    fails("examples of every class", 'the rarest, "two", with 1')
     for message, flags in [
         ("expected pictures for --size and --grey, found digits", "--data digits"),
         ("expected size between 1 and 4096, found 0", "--data photos --size 0"),
@@ -297,6 +298,8 @@ def test_a_run_shows_its_pictures_and_predicts_more(photos, zoo):
     status, said, _ = zoo("predict run gone/red/0.png gone/green/1.jpg")
     found = [line.split(",")[0] for line in said.split()[1:]]
     assert status == 0 and found == ["red", "green"]
+    runs.clear(Path("run"))  # all in it is the run's
+    assert not Path("run").exists()
 
 
 def test_what_is_augmented_stands_beside_what_was_read(photos):

@@ -9,11 +9,20 @@ import pytest
 from PIL import Image
 
 from train.cli import runs
+from train.report import plot
 
 
-def test_runs_number_themselves_and_are_listed_and_compared(zoo, tmp_path):
+def test_runs_number_themselves_and_are_listed_and_compared(zoo, tmp_path, monkeypatch):
+    titles, curves = [], plot.curves
+    monkeypatch.setattr(
+        plot, "curves", lambda *a, **k: titles.append(k["title"]) or curves(*a, **k)
+    )
     quick = "train linear --steps 20 --optimizer adam"
-    assert zoo(f"{quick} --learning-rate 0.1")[0] == 0
+    status, said, _ = zoo("runs")
+    assert status == 0 and said == "no runs in runs\n"
+    status, _, said = zoo(f"{quick} --learning-rate 0.1 --resume")
+    assert status == 0 and "no run in runs/linear to go on with: one begins" in said
+    assert titles == ["linear on diabetes"]
     assert zoo(f"{quick} --learning-rate 0.3")[0] == 0
     status, said, _ = zoo("runs")
     assert status == 0 and "runs/linear " in said and "runs/linear-2 " in said
@@ -108,8 +117,9 @@ def test_version_and_help(zoo):
         zoo("help softmax")
     assert not end.value.code
     assert zoo("help")[0] == 0
-    status, _, error = zoo("help sofmax")
-    assert status == 2 and "softmax" in error
+    for wrong, meant in ("sofmax", "softmax"), ("predct", "predict"):
+        status, _, error = zoo(f"help {wrong}")
+        assert status == 2 and f"did you mean {meant!r}" in error
 
 
 def test_bash_completes_commands_recipes_and_flags(zoo, tmp_path):

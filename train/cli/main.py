@@ -52,6 +52,7 @@ def main(argv: list[str] | None = None) -> int:
 
     try:
         from train.cli import ask, completion, rates, runs
+        from train.recipes import RECIPES
 
         searches = {
             name: lambda rest, name=name: _search(name, rest)
@@ -60,8 +61,9 @@ def main(argv: list[str] | None = None) -> int:
         commands = {"list": _list, "train": _train, **searches, **ask.COMMANDS}
         commands |= {"runs": runs.runs, "compare": runs.compare, "lr": rates.lr}
         commands |= {"completion": lambda rest: completion.completion(rest, commands)}
-        if argv[1:] == ["--help"] and argv[0] not in commands:
-            argv = ["train", *argv]  # `zoo help RECIPE`
+        if argv[1:] == ["--help"] and argv[0] not in commands:  # `zoo help RECIPE`
+            check_choice("command or recipe", argv[0], (*commands, *RECIPES))
+            argv = ["train", *argv]
         check_choice("command", argv[0], tuple(commands))
         _quiet()
         _cache()
@@ -163,6 +165,8 @@ def _trained(name, argv, flags, out):
         flags = parse(recipe_flags(recipe, kept), argv[1:], f"zoo train {name}")
     elif longer:
         raise UsageError(f"expected a run in {out} to train longer, found none")
+    elif resume and hosts.leads():
+        print(f"zoo: no run in {out} to go on with: one begins", file=sys.stderr)
     own = _own(flags, recipe, argv, kept)
     options = run.Options(**{k: flags[k] for k in run.Options._fields})
     how = (resume, longer, flags["debug_nans"], flags["overwrite"])

@@ -213,8 +213,8 @@ def _result(name, experiment, fit, records, options, part, out):
 
     report, data = experiment.report, experiment.parts
     measured = report.measure(fit.trained, data)
-    for name, make in measured.files.items():
-        _write(out / name, make())
+    for file, make in measured.files.items():
+        _write(out / file, make())
     plot.save(_curves(experiment, records, part, name), out / "curves.png")
     if report.sample is not None:
         drawn = report.sample(fit.trained, data, options.seed, SHOWN, None)

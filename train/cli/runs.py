@@ -43,8 +43,8 @@ def runs(argv: list[str]) -> int:
         return directory
 
     directory = parse(flags, argv, "zoo runs")
-    if not directory.is_dir():
-        raise UsageError(f"expected a directory, found {directory}")
+    if argv and not directory.is_dir():
+        raise UsageError(f"expected a directory of runs, found none at {directory}")
     found = sorted(directory.rglob("config.json"), key=lambda p: p.stat().st_mtime)
     rows = []
     for path in found:

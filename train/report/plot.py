@@ -228,7 +228,8 @@ def tiles(x: Any, columns: int = 8, titles: Sequence[str] | None = None) -> Figu
     axes.set_axis_off()
     for i, title in enumerate(titles or ()):
         middle = 1 - (i + 0.5) / rows
-        figure.text(0.05 / size[0], middle, title, va="center", fontsize=8, color=INK)
+        style: dict[str, Any] = {"va": "center", "fontsize": 8, "color": INK}
+        figure.text(0.05 / size[0], middle, title, parse_math=False, **style)
     return figure
 
 
@@ -341,5 +342,6 @@ def embedding(points: Any, y: Any, classes: Sequence[str]) -> Figure:
         axes.plot([], [], "o", color=colour, ms=5, label=str(name))
     labels = [f"axis {i + 1}: {s:.0%} of the variance" for i, s in enumerate(share)]
     dress(axes, None, labels[0], labels[-1])
-    axes.legend(frameon=False, fontsize=8)
+    for label in axes.legend(frameon=False, fontsize=8).get_texts():
+        label.set_parse_math(False)
     return figure
