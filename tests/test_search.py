@@ -126,6 +126,8 @@ def test_a_quantity_is_judged_by_its_loss(zoo, tmp_path):
         ("cross-validate ridge --alpha 1,1,10", "each value of alpha once"),
         ("sweep lasso --accumulate 3", "does not divide into 3 parts"),
         ("cross-validate softmax --batch-size 32", "for lbfgs and newton"),
+        ("cross-validate ridge --microbatch 221", "a batch size beside microbatch"),
+        ("sweep linear --data t.csv --target y1,y2", "found no file at t.csv"),
     ],
 )
 def test_a_mistake_is_one_sentence(zoo, command, said):

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pandas
 import pytest
 from flax import linen as nn
 from sklearn.linear_model import LogisticRegression
@@ -235,5 +236,9 @@ def test_a_rare_class_is_found_where_classes_are_balanced(zoo):
     assert zoo(command)[0] == 0
     result = json.loads(Path("even", "result.json").read_text())
     assert result["metrics"]["balanced_accuracy"] > 0.7  # 0.5 without
+    again = "cross-validate logistic --data rare.npz --class-weight balanced --folds 2"
+    assert zoo(f"{again} --out folds")[0] == 0
+    scores = pandas.read_csv("folds/members.csv")["accuracy"]
+    assert scores.max() < 0.9  # all are common: 0.95
     status, _, said = zoo("eval even")
     assert status == 0, said

@@ -4,7 +4,7 @@ import inspect
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 import jax
 import tyro
@@ -125,14 +125,19 @@ def _flags(
 
 def _refuse_lists(recipe, argv):
     """Raise UsageError for several values of what shapes the program."""
+    texts = {n for n, p in parameters(recipe).items() if str in _kinds(p.annotation)}
+    others = parameters(recipe).keys() - {*numbers(recipe)} - texts  # x1,x2 are columns
     for flag, value in re.findall(r"--([\w-]+)[ =](\S+)", " ".join(argv)):
         name = flag.replace("-", "_")
-        several = re.search(r"\d,\S*\d|\d\.\.\d", value)
-        if several and name in parameters(recipe) and name not in numbers(recipe):
+        if name in others and re.search(r"\d,\S*\d|\d\.\.\d", value):
             raise UsageError(
                 f"{name} shapes the program: one search for each of its values "
                 f"(numbers to search are {', '.join(numbers(recipe))})"
             )
+
+
+def _kinds(annotation):
+    return annotation, *get_args(annotation)
 
 
 def _refuse_log(command, argv):

@@ -64,23 +64,29 @@ def cross_validate(argv: list[str]) -> int:
     wanted, experiment = asked("cross-validate", argv, own, watched=0.0)
     if experiment.batches is not sources.examples:
         raise UsageError("expected a recipe that learns from rows, each by itself")
-    schema, rows = experiment.schema, experiment.parts.train
+    schema, rows = experiment.schema, experiment.weighed(experiment.parts.train)
     if schema.forecast:
         raise UsageError("expected rows that share nothing, found windows of a series")
     metric, greatest = judged_in_batches(experiment, wanted.axes)
-    flags, size = wanted.own, experiment.training.batch_size
+    flags, training = wanted.own, experiment.training
+    size = training.batch_size
+    if size is None and (training.microbatch or training.accumulate > 1):
+        raise UsageError(
+            "expected a batch size beside microbatch or accumulate: all rows of a fold "
+            "need not divide so"
+        )
     which = many.folds(
         rows, flags["folds"], repeats=flags["repeats"], seed=flags["seed"]
     )
     found = many.cross_validate(
         members(wanted.recipe, schema, **wanted.given),
-        *(rows, experiment.training.steps),
+        *(rows, training.steps),
         which=which,
         axes=wanted.axes,
         samples=flags["samples"],
         draw=flags["seed"],
         seeds=flags["seeds"],
-        size=size and size * experiment.training.accumulate,
+        size=size and size * training.accumulate,
         standardize=not schema.image and not schema.integer and len(schema.shape) == 1,
         metric=metric,
         greatest=greatest,

@@ -110,12 +110,16 @@ class Experiment(NamedTuple):
 
         Raises UsageError where there are fewer, and for no classes to weigh.
         """
-        rows = self.parts.train if rows is None else rows
-        if self.training.class_weight is not None:
-            check_choice("class_weight", self.training.class_weight, ("balanced",))
-            rows = _balanced(rows, self.schema)
+        rows = self.weighed(self.parts.train if rows is None else rows)
         size, times = self.training.batch_size, self.training.accumulate
         return self.batches(rows, None if size is None else size * times)
+
+    def weighed(self, rows: Arrays) -> Arrays:
+        """The rows, with a "weight" [N] where one is asked for. Raises UsageError."""
+        if self.training.class_weight is None:
+            return rows
+        check_choice("class_weight", self.training.class_weight, ("balanced",))
+        return _balanced(rows, self.schema)
 
     @property
     def parts(self) -> Data:
