@@ -528,7 +528,7 @@ def test_a_level_that_only_the_test_part_has_is_none_of_those_known(csv):
         ("distinct columns in .*'a'. twice", "a,a,b\n1,2,3\n", "b"),
         ("3 values in line 4 of .*, found 2", "a,b,c\n1,2,3\n\n1,2\n", "a"),
         ('name every column, found "1", "2"', "1,2\n3,4\n", "1"),
-        ('name every column, found "a", ""', "a,\n3,4\n", "a"),
+        ('found "a", "": is it a line above the header', "a,\n3,4\n", "a"),
         ("header and at least one row in .*, found 1", "a,b\n", "a"),
         ("found 0 lines", "", "a"),
         ('beside "a", found none', "a\n1\n2\n", "a"),

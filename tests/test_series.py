@@ -301,6 +301,8 @@ def test_uneven_times_are_steps_with_a_warning(tmp_path):
         views.sequences(Split(str(path)), **asked | {"time": None})
     with pytest.raises(UsageError, match="--group and --time"):
         views.sequences(Split(str(path)), time="t", target="x")
+    with pytest.raises(UsageError, match="found no file at none.csv$"):
+        views.sequences(Split("none.csv"), **asked)
 
 
 # The command --------------------------------------------------------------------------

@@ -21,7 +21,8 @@ NOTHING = {"-", "--", "---", ".", "..", "none", "n.a.", "n.d.", "nd", "missing"}
 NOTHING |= {"unknown", "not available"}
 TRUTHS = {"yes", "no", "true", "false", "y", "n", "t", "f", "on", "off"}
 TRUTHS |= {"ja", "nein", "oui", "non"}
-SIGNS = r"[$€£¥]"  # before a number, or after it
+# before a number, or after it
+SIGNS = r"(?:[$€£¥]|CHF|EUR|USD|GBP|JPY|SEK|NOK|DKK|PLN|CZK)"
 GROUPS = " '\u00a0\u2009\u202f"  # beside the comma or the point, between thousands
 UNITS = 4  # rows from which on the first may be one of units
 
@@ -119,16 +120,19 @@ def numbers(cells: np.ndarray, decimal: str = ".") -> np.ndarray | None:
 def _pattern(mark, percent):
     between = f"[{GROUPS}{',' if mark == '.' else '.'}]"
     body = rf"(?:\d{{1,3}}(?:{between}\d{{3}})+|\d+)(?:\{mark}\d*)?|\{mark}\d+"
-    before = rf"(?:[-+]?\s*{SIGNS}?|{SIGNS}\s*[-+])\s*"
-    number = rf"{before}(?:{body})(?:[eE][-+]?\d+)?"
-    return re.compile(rf"{number}\s*{'%' if percent else SIGNS + '?'}")
+    before = rf"(?:[-+−]?\s*{SIGNS}?|{SIGNS}\s*[-+−])\s*"
+    after = rf"(?:[eE][-+]?\d+)?\s*{'%' if percent else SIGNS + '?'}"
+    number = rf"{before}(?:{body}){after}"
+    loss = rf"{SIGNS}?\s*\({SIGNS}?\s*(?:{body}){after}\)"  # as bookkeepers have it
+    return re.compile(rf"{number}|{loss}")
 
 
 def _number(cell, mark):
     if str(cell).lower() in NOTHING:
         return np.nan
-    drop = rf"[{GROUPS}$€£¥%{',' if mark == '.' else '.'}\s]"
-    return float(re.sub(drop, "", cell).replace(mark, "."))
+    drop = rf"{SIGNS}|[{GROUPS}%(){',' if mark == '.' else '.'}\s]"
+    plain = re.sub(drop, "", cell).replace(mark, ".").replace("−", "-")
+    return -float(plain) if ")" in cell else float(plain)
 
 
 def without_comments(text: str, notes: list[str]) -> str:

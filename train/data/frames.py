@@ -88,6 +88,8 @@ def _unpacked(path, name) -> bytes:
     """All of a file, unpacked; no line and no file larger than can be held."""
     parts, size, line = [], 0, 0
     try:
+        if str(path) != "-" and not Path(path).exists():
+            raise UsageError(f"expected a table, found no file at {path}")
         largest = BYTES if str(path) == "-" else most(Path(path).stat().st_size)
         limits = {"a line": LINE, "a table": min(BYTES, largest)}
         for block in _blocks(path):
@@ -241,7 +243,7 @@ def _check_header(header, line, name):
     if values or not all(header[1:]):
         raise UsageError(
             f"expected line {line} of {name} to name every column, found "
-            f"{quoted(header)}"
+            f"{quoted(header)}: is it a line above the header?"
         )
     if len(set(header)) < len(header):
         twice = sorted(cell for cell, n in Counter(header).items() if n > 1)

@@ -194,10 +194,10 @@ def _parted(name, rows, wanted, holdout):
         part["length"] = length  # type: ignore[index]
     fraction = (0.0 if rows.plain else 0.2) if holdout is None else holdout
     if test is None and fraction:
-        train, test = split(train, fraction, wanted.seed)
+        train, test = split(train, fraction, wanted.seed, rows.classes)
     watched = None
     if wanted.watched:
-        train, watched = split(train, wanted.watched, wanted.seed)
+        train, watched = split(train, wanted.watched, wanted.seed, rows.classes)
     return train, test, watched
 
 

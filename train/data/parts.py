@@ -1,5 +1,7 @@
 """Rows parted at random: what is held out, what is watched."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from zoo.base import UsageError
@@ -7,10 +9,13 @@ from zoo.base import UsageError
 Arrays = dict[str, np.ndarray]
 
 
-def split(arrays: Arrays, fraction: float, seed: int = 0) -> tuple[Arrays, Arrays]:
+def split(
+    arrays: Arrays, fraction: float, seed: int = 0, classes: Sequence[str] = ()
+) -> tuple[Arrays, Arrays]:
     """Rows -> (the rest, a random fraction of them); by class where y is labels.
 
-    Raises UsageError where either part would lack a class or be empty.
+    Raises UsageError where either part would lack a class or be empty; it names the
+    rarest of `classes`, where these are given.
     """
     from sklearn.model_selection import train_test_split  # a second to import
 
@@ -26,8 +31,10 @@ def split(arrays: Arrays, fraction: float, seed: int = 0) -> tuple[Arrays, Array
     except ValueError:
         found = f"{len(y)} rows"
         if by_class is not None:
-            _, counts = np.unique(y, return_counts=True)
-            found += f" of {len(counts)} classes, the rarest with {counts.min()}"
+            labels, counts = np.unique(y, return_counts=True)
+            rarest = labels[counts.argmin()]
+            name = f', "{classes[rarest]}",' if classes else ""
+            found += f" of {len(counts)} classes, the rarest{name} with {counts.min()}"
         raise UsageError(
             f"expected enough rows to set a fraction of {fraction:g} aside, each part "
             f"with examples of every class, found {found}"
