@@ -40,9 +40,10 @@ def columns(said):
 def test_ridge_of_two_columns_is_that_of_each(zoo):
     table()
     flags = "--data t.csv --target height,weight --alpha 9 --drop red,round,word"
-    status, _, said = zoo(f"train ridge {flags} --out run")
-    assert status == 0, said
+    status, told, said = zoo(f"train ridge {flags} --out run")
+    assert status == 0 and "│ height │" in told, said
     scores = json.loads(Path("run/result.json").read_text())
+    assert "rmse" not in scores["metrics"]  # of centimetres and kilograms
     status, out, said = zoo("predict run t.csv")
     assert status == 0, said
     heads, found = columns(out)

@@ -39,6 +39,14 @@ def scores(
     for name, score in (("majority", "accuracy"), ("mean", "r2")):
         if name in known and score in numbers and known[name][score] >= numbers[score]:
             print(f"the {score} is no better than that of the {name}")
+    targets = metrics.get("per_target", {})
+    if targets:
+        heads = next(iter(targets.values()))
+        rows = [
+            (name, *("" if row[k] is None else number(row[k]) for k in heads))
+            for name, row in targets.items()
+        ]
+        table(("target", *heads), rows)
     classes = metrics.get("per_class", {})
     if 0 < len(classes) <= 20:
         heads = ("class", "precision", "recall", "f1", "support")
