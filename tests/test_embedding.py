@@ -16,7 +16,7 @@ from train.data import Split
 from train.data import words as texts
 from train.evaluate import evaluate, predict
 from train.recipes import RECIPES, prepare
-from train.recipes.words import together
+from train.recipes.words import _neighbours, together
 from train.report import words as report
 from train.source import full
 from zoo import embedding
@@ -550,3 +550,8 @@ def test_the_command_asks_for_words(zoo, monkeypatch):
     assert zoo("near runs/words")[2] == "zoo: expected a word, found none\n"
     found.near = None
     assert "a model of words, found ridge" in zoo("near runs/ridge she")[2]
+
+
+def test_of_few_words_there_are_fewer_neighbours():
+    said = _neighbours(("the", "tea"), np.eye(2, dtype=np.float32))
+    assert sorted(said.splitlines()) == ["tea: the", "the: tea"]

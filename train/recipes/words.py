@@ -116,8 +116,9 @@ def _neighbours(names, table, n=6):
     others = np.flatnonzero(kinds == len(report.KINDS) - 1)
     some.append(others[others >= len(names) // 20][:ASKED])  # past the, of, and
     asked = np.concatenate(some)
+    n = min(n + 1, len(names))  # with itself
     near = np.asarray(
-        embedding.neighbours(jnp.asarray(table), jnp.asarray(table[asked]), n + 1)
+        embedding.neighbours(jnp.asarray(table), jnp.asarray(table[asked]), n)
     )
     lines = [
         f"{names[i]}: {', '.join(names[j] for j in row if j != i)}"
