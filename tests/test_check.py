@@ -5,8 +5,9 @@ import numpy as np
 import optax
 import pytest
 
-from train import optim
-from zoo.base import UsageError
+from train import check, optim
+from train.step import Trained
+from zoo.base import Aux, Mean, Task, UsageError
 from zoo.checks import check_rows
 
 PARAMS = {"w": jnp.ones(3)}
@@ -64,3 +65,26 @@ def test_the_mask_itself_is_numbers():
         check_rows(rows(mask=np.array([0.0, np.nan, 1.0])))
     with pytest.raises(UsageError, match="3 entries in 'mask'"):
         check_rows(rows(mask=np.ones(2)))
+
+
+@pytest.mark.parametrize(
+    "give, said",
+    [
+        (lambda loss: loss, "found no such pair"),
+        (lambda loss: (loss, {"loss": Mean.of(loss)}), "found dict in place of Aux"),
+        (lambda loss: (loss, Aux({}, {"loss": Mean.of(loss)})), "as metrics none"),
+        (lambda loss: (loss, Aux({"loss": loss}, {})), "as metrics loss Shape"),
+        (lambda loss: (loss, Aux({"rmse": Mean.of(loss)}, {})), "metrics rmse Mean"),
+    ],
+)
+def test_a_loss_that_gives_another_thing_is_a_sentence(give, said):
+    def init(key, batch):
+        return {"w": np.zeros(2, np.float32)}, {}
+
+    def loss(params, state, batch, key, *, train):
+        return give((batch["x"] @ params["w"]).sum())
+
+    rows = {"x": np.ones((4, 2), np.float32)}
+    trained = Trained(*init(None, rows))
+    with pytest.raises(UsageError, match=said):
+        check.check_data(Task(init, loss), trained, rows)

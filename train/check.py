@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from train.source import Source, batch_shapes, shapes
-from zoo.base import Number, Task, UsageError, check_int, nearest
+from zoo.base import Aux, Mean, Number, Task, UsageError, check_int, nearest
 from zoo.checks import check_ids, check_number, check_rows, counted, understood
 from zoo.edges import check_edges
 
@@ -216,7 +216,9 @@ def _check_fits(task, trained, batch, what, predicting):
         return function(params, state, batch, key, train=False)
 
     with understood(what, batch):
-        jax.eval_shape(run, params, state, batch, key)
+        found = jax.eval_shape(run, params, state, batch, key)
+        if not predicting:
+            _check_loss(found)
         near = {k: nearest(k, NAMES) for k in batch if k not in NAMES}
         for name in filter(near.get, near):
             if not _reads(run, name, params, state, batch, key):
@@ -224,6 +226,26 @@ def _check_fits(task, trained, batch, what, predicting):
                     f"the model does not read {name!r} of the {what}{near[name]}"
                 )
     _fitting[function].add(kind)
+
+
+def _check_loss(found):
+    """Raise UsageError for what a loss cannot give; `found` is of shapes."""
+    pair = isinstance(found, tuple) and len(found) == 2
+    if not pair or not isinstance(found[1], Aux):
+        said = f"{type(found[1]).__name__} in place of Aux" if pair else "no such pair"
+    else:
+        metrics = found[1].metrics
+        named = metrics.items() if isinstance(metrics, dict) else [("", metrics)]
+        kinds = {name: type(each) for name, each in named}
+        if "loss" in kinds and {*kinds.values()} == {Mean}:
+            return
+        said = ", ".join(f"{n} {kind.__name__}".strip() for n, kind in kinds.items())
+        said = f"as metrics {said or 'none'}"
+    raise UsageError(
+        "expected a loss to give (a number, Aux(metrics, state)), the metrics Means by "
+        f'name, "loss" among them (zoo.base), found {said}: zoo.testing.check_task '
+        "says all that a task lacks"
+    )
 
 
 def _reads(run, name, params, state, batch, key):
