@@ -215,6 +215,12 @@ def test_what_cannot_be_drawn_is_refused(draw):
         draw()
 
 
+def test_names_of_classes_are_no_mathematics(tmp_path):
+    names = ["$x_{$", "b"]  # such is an error in mathematics
+    written(plot.tiles(np.zeros((2, 2, 2, 1)), 1, names), tmp_path)
+    written(plot.embedding(np.eye(2), np.arange(2), names), tmp_path / "other")
+
+
 def test_notebooks_get_a_png():
     data = plot.regression([1.0, 2.0], [1.0, 2.5])._repr_png_()
     with Image.open(io.BytesIO(data)) as picture:
