@@ -7,7 +7,11 @@ All read the same words of Pride and Prejudice, its first nine tenths, in window
 to either side (GloVe all of it, in windows of ten), 64 numbers a word; gensim's
 negatives and number of passes are those of the recipe. Scores are of
 `train.report.words`. A word read is one of the text; of ours without compilation, of
-gensim's without counting the words. One after the other, on two threads.
+gensim's without counting the words. One after the other, on two threads. A deviation is
+that of seeds alone. Judged are 35 names and 139 pairs of forms, of 111 verbs: drawn
+anew (10,000 times, a verb's pairs together), the names of skip-gram, of three seeds,
+less those of the SVD are -0.033 with a standard error of 0.028, the forms -0.041 with
+one of 0.016; a difference below twice such an error tells nothing.
 """
 
 import argparse
