@@ -27,6 +27,7 @@ SIZES = (
     *("widths", "width", "channels", "features", "layers", "heads", "kv_heads"),
     *("stack", "length", "components", "clusters", "turns", "environments", "memory"),
     *("horizon", "epochs", "parts", "negatives", "window", "critic_steps", "min_count"),
+    "last_heads",
 )
 
 SMALLEST = 8  # batch that a default becomes

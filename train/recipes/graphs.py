@@ -35,13 +35,14 @@ def classifier(
     features: int = 16,
     layers: int = 2,
     heads: int = 8,
+    last_heads: int = 1,
     dropout: Number = 0.5,
     penalty: Number = 5e-4,
 ) -> Built:
     """Layers on a graph, the last of which gives each node's class.
 
     The penalty is half of it times the sum of the squared weights, as the papers have
-    it; heads are of attention alone, whose last layer has one.
+    it; heads are of attention alone, whose last layer has others: their mean.
     """
     classes = expect_classes(schema)
     if not schema.edges:
@@ -53,11 +54,13 @@ def classifier(
     check_choice("network", network, tuple(LAYERS))
     attends = network.startswith("gat")
     made = LAYERS[network]
-    more = {"dropout": dropout} if attends else {}
-    hidden = {"heads": heads} | more if attends else {}
+    hidden, last = {}, {}
+    if attends:
+        hidden = {"heads": heads, "dropout": dropout}
+        last = hidden | {"heads": last_heads, "average": True}
     body = [made(features, **hidden) for _ in range(layers - 1)]
     act = nn.elu if attends else nn.relu
-    found = graphs.Network((*body, made(classes, **more)), act, dropout)
+    found = graphs.Network((*body, made(classes, **last)), act, dropout)
     inputs = graphs.INPUTS if schema.lengths else graphs.INPUTS[:2]
     task = supervised.task(found, supervised.classes, inputs=inputs, l2=penalty / 2)
     return Built(task, found, _report(task, found, inputs, schema))
