@@ -202,7 +202,8 @@ def task(model: Any, *, beta: Number = 1.0, anneal: Number = 0) -> Task:
         }
         return judged(values, batch.get("mask"), new)
 
-    check = check_unit if model.likelihood == "bernoulli" else None
+    unit = getattr(model, "likelihood", None) == "bernoulli"  # one's own may have none
+    check = check_unit if unit else None
     return Task(init, loss, classes=known(model.classes), check=check)
 
 
