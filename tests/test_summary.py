@@ -85,3 +85,5 @@ def test_a_line_of_a_task_and_what_is_no_batch():
     for wrong in ({}, [1.0]):
         with pytest.raises(UsageError, match="expected a batch"):
             summary(task, wrong)
+    with pytest.raises(UsageError, match="expected a Task .* found MLP"):
+        summary(mlp.MLP(10), rows)

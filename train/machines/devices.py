@@ -25,8 +25,9 @@ def data_parallel(devices: int | None = None, *, fsdp: bool = False) -> Mesh:
     found.sort(key=lambda device: (device.process_index, device.id))
     count = len(found) if devices is None else devices
     if not 1 <= count <= len(found):
+        there = "1 device" if len(found) == 1 else f"1 to {len(found)} devices"
         raise UsageError(
-            f"expected 1 to {len(found)} devices, asked for {count} (as many on a CPU: "
+            f"expected {there}, asked for {count} (as many on a CPU: "
             f"JAX_NUM_CPU_DEVICES={count})"
         )
     if most > 1 and (count < len(found) or count != most * jax.local_device_count()):

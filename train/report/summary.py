@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from flax import linen as nn
 
+from train.check import check_task
 from zoo.base import Task, UsageError, count_parameters
 
 COLUMNS = ("layer", "gives", "parameters")
@@ -63,8 +64,9 @@ def summary(task: Task, batch: Mapping[str, Any]) -> Summary:
 
     Operations are those of a prediction, or of the loss of what makes its data. A loop
     whose turns are not known beforehand counts as one turn. Raises UsageError for a
-    batch without arrays.
+    batch without arrays, and for what is no task.
     """
+    check_task(task)
     if not isinstance(batch, Mapping) or not batch:
         raise UsageError(
             f'expected a batch {{"x": [B, ...], ...}}, found {type(batch).__name__}'
