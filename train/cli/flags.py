@@ -80,6 +80,7 @@ HELP = {
     "layers, of all heads",
     "layers": "one on the other",
     "heads": "of attention, in each layer",
+    "last_heads": "of attention in the last layer, whose mean is the answer",
     "kv_heads": "of keys and values; fewer than heads share them; None for as many",
     "stack": "frames of sound, side by side, that are one step",
     "bidirectional": "read sequences in both directions",
