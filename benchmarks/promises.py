@@ -150,6 +150,8 @@ def cases(xml: str) -> list[Case]:
 
 def table(found: Sequence[Case]) -> str:
     """A row for each promise. Raises UsageError where a test failed or did not run."""
+    held = {test for tests in PROMISES.values() for test in tests}
+    found = [case for case in found if case.test in held]  # a whole suite may be read
     if bad := sorted({case.test for case in found if case.outcome == "failed"}):
         raise UsageError(f"expected tests that pass, found {', '.join(bad)} failing")
     lines = [f"| {' | '.join(HEADS)} |", "|---|---|---|"]

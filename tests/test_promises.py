@@ -29,7 +29,8 @@ def two(monkeypatch):
 
 def test_a_row_for_each_promise():
     names = [{"name": "test_x[1]"}, {"name": "test_x[2]"}]
-    found = told(*names, {"name": "test_y", "more": FIGURE}, {"name": "test_z"})
+    other = {"name": "test_z", "child": "<failure/>"}  # of a whole suite
+    found = told(*names, {"name": "test_y", "more": FIGURE}, other)
     assert promises.table(found).splitlines()[2:] == [
         "| It holds | `tests/test_a.py`: `test_x` | 2 of 2 cases pass, 3 s |",
         "| It is exact | `tests/test_a.py`: `test_y` | 3 of 3, 1 s |",
