@@ -168,8 +168,8 @@ def test_a_run_predicts_new_texts(moods, capsys, tmp_path):
     assert head == "class,p(bad),p(good)"
     assert [row.split(",")[0] for row in rows] == ["bad", "good", "bad", "good"]
     for wrong, said in [
-        ("old.csv", "No such file"),
-        ("old.txt", "No such file"),
+        ("old.csv", "found no file"),
+        ("old.txt", "found no file"),
     ]:
         assert main(["predict", "run", wrong]) == 2
         assert said in capsys.readouterr().err
