@@ -17,7 +17,7 @@ from tests.test_contract import (
 from tests.test_resume import line, poisoned
 from train import loop, mesh, optim
 from train import step as one
-from train.guard import Skipped, Tally, guarded
+from train.guard import SMALL, Skipped, Tally, finite, guarded
 from train.source import Source, examples, full
 from zoo import linear
 from zoo.base import Aux, Mean, Task
@@ -114,6 +114,19 @@ def players():
         return value, Aux({"loss": Mean.of(value)}, state)
 
     return Task(init, loss)
+
+
+def test_what_is_not_finite_is_named_among_small_and_large_arrays():
+    shapes = (), (3,), (SMALL,), (SMALL + 1,), (40, 40)
+    arrays = [jnp.zeros(shape) for shape in shapes]
+    look = jax.jit(finite)
+    assert bool(look(arrays)[0])
+    for i, shape in enumerate(shapes):
+        for bad in (jnp.nan, -jnp.inf):
+            wrong = np.zeros(shape, np.float32)
+            wrong[(-1,) * wrong.ndim] = bad  # the last of it
+            fine, what = look([*arrays[:i], jnp.array(wrong), *arrays[i + 1 :]])
+            assert not fine and what == i
 
 
 def test_all_of_a_state_stays_but_for_its_number():
