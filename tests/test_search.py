@@ -17,13 +17,13 @@ def columns(path):
 
 @pytest.mark.contract
 def test_a_sweep_leaves_tables_pictures_and_a_command(zoo, tmp_path):
-    flags = "--learning-rate 1e-6,1e-2 --dropout 0,0.2 --seeds 3 --out s"
+    flags = "--learning-rate 1e-6,1e-2 --dropout 0,0.2 --seeds 3 --patience 9 --out s"
     status, out, _ = zoo(f"sweep {DIGITS} {flags}")
     assert status == 0
     wanted = {"search.json", "members", "members.csv", "settings.csv", "curves.png"}
     assert {path.name for path in (tmp_path / "s").iterdir()} == wanted | {"map.png"}
     members = columns(tmp_path / "s" / "members.csv")
-    assert len(members["seed"]) == 12 and {"accuracy", "loss"} < members.keys()
+    assert len(members["seed"]) == 12 and {"loss", "best_step"} < members.keys()
     best = columns(tmp_path / "s" / "settings.csv")
     scores = best["accuracy"].astype(float)
     assert len(scores) == 4 and (np.diff(scores) <= 0).all()
@@ -36,7 +36,7 @@ def test_a_sweep_leaves_tables_pictures_and_a_command(zoo, tmp_path):
     assert float(best["deviation"][0]) == pytest.approx(own.std(ddof=1))
     said = json.loads((tmp_path / "s" / "search.json").read_text())["best"]
     assert said in out and said.startswith("zoo train mlp --data digits --widths 8")
-    assert "--learning-rate 0.01" in said
+    assert "--learning-rate 0.01" in said and "--patience 9" in said
     # and that command is one
     status, _, error = zoo(said.removeprefix("zoo ") + " --out t")
     assert status == 0, error
@@ -124,6 +124,7 @@ def test_a_quantity_is_judged_by_its_loss(zoo, tmp_path):
         ("cross-validate ridge --simpler alpah --alpha 1,2", "did you mean 'alpha'"),
         ("tune mlp --data digits --budget soon", "a budget as 90s, 10m or 1h"),
         ("tune gan --data digits", "whose loss says how good"),
+        ("sweep gan --data digits --patience 3", "expected no patience for gan"),
         ("tune linear", "numbers to tune: this recipe has none"),
         ("tune vae --data digits --beta 0.1..10", "that the loss is not made of"),
         ("sweep mlp --data digits --ema 1.5", "averaging decay in (0, 1), found 1.5"),

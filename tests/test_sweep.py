@@ -129,6 +129,38 @@ def test_a_sweep_is_resumed_to_the_bit(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, again.state, whole.state)
 
 
+def test_each_member_keeps_its_own_best_and_patience(tmp_path):
+    rows = source.examples({k: a[:60] for k, a in DIGITS.train.items()}, 20)
+
+    def averaged(learning_rate):
+        return *make(learning_rate), 0.5
+
+    axes = {"learning_rate": [0.2, 0.05, 0.002]}
+    watched = {"evaluation": TEST, "patience": 2, "eval_every": 7}
+    found = sweep(averaged, rows, 100, axes=axes, **watched)
+    assert found.ended == "finished"
+    for i, rate in enumerate(axes["learning_rate"]):
+        own = watched | {"steps": 100, "ema": 0.5, "progress": False}
+        alone = loop.fit(*make(rate), rows, **own)
+        records = [record for record in alone.records if "eval_loss" in record]
+        best = min(records, key=lambda record: record["eval_loss"])
+        assert (alone.ended == "early") == (best["step"] < 86)
+        assert found.table["best_step"][i] == best["step"]
+        assert found.scores["loss"][i] == pytest.approx(best["eval_loss"], rel=1e-4)
+        assert_close(found.trained(i), alone.trained, rtol=1e-4, atol=1e-5)
+    own = watched | {"axes": axes, "checkpoints": tmp_path}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("train.many.sweeps.SECONDS", 0.0)
+        patch.setattr(many.Population, "on", failing(many.Population.on, 25))
+        with pytest.raises(RuntimeError, match="cut"):
+            sweep(averaged, rows, 100, **own)
+    with pytest.raises(UsageError, match="use of patience: 14 steps, by 7, now 21"):
+        sweep(averaged, rows, 100, resume=True, **own | {"patience": 3})
+    again = sweep(averaged, rows, 100, resume=True, **own)
+    jax.tree.map(np.testing.assert_array_equal, again.table, found.table)
+    jax.tree.map(np.testing.assert_array_equal, again.best, found.best)
+
+
 @pytest.mark.contract
 def test_what_diverged_is_known_of_a_sweep_that_is_read(tmp_path):
     options = {"axes": {"learning_rate": [1e-2, 1e30]}, "checkpoints": tmp_path}

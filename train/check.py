@@ -108,12 +108,16 @@ def check_options(
     if resume and checkpoints is None:
         raise UsageError("resume wants checkpoints, the directory of the states")
     check_number("save_seconds", save_seconds)
-    if patience is not None:
-        check_int("patience", patience, 1)
-        if evaluation is None:
-            raise UsageError(
-                "expected evaluation data for patience to watch, found none"
-            )
+    check_patience(patience, evaluation)
+
+
+def check_patience(patience: Any, evaluation: Any) -> None:
+    """Raise UsageError for patience that is no number, or watches nothing."""
+    if patience is None:
+        return
+    check_int("patience", patience, 1)
+    if evaluation is None:
+        raise UsageError("expected evaluation data for patience to watch, found none")
 
 
 def check_numbers(

@@ -14,6 +14,7 @@ from train.check import check_numbers
 from train.cli.flags import ASKED, HELP, Shown, parse, typed
 from train.data import Split
 from train.recipes import RECIPES, Experiment, Recipe, parameters, prepare
+from train.recipes.base import check_patience
 from train.recipes.members import numbers
 from train.source import batch_shapes
 from zoo.base import UsageError, check_choice
@@ -25,6 +26,8 @@ OWN: dict[str, tuple[Any, Any, str]] = {
     "repeats": (int, 1, "times that the rows are parted anew"),
     "simpler": (str | None, None, "the axis of which more is a simpler model: of those "
                 "within a standard error of the best, the simplest is chosen"),
+    "patience": (int | None, None, "end a training after so many evaluations without "
+                 "a lower loss on the rows set aside, of twenty, and keep its best"),
     "budget": (str, "5m", "time to spend, as 90s, 10m or 1h"),
     "seed": (int, 0, "of the rows set aside, the folds and what is drawn"),
     "out": (Path | None, None, "the directory; runs/RECIPE-COMMAND for None"),
@@ -74,8 +77,11 @@ def asked(
         key = jax.eval_shape(jax.random.key, 0)
         state = jax.eval_shape(task.init, key, batch_shapes(source))[1]
         optim.pieces(source.size, training.accumulate, training.microbatch, state)
+    patience = flags.get("patience")
+    check_patience(name, experiment, patience)
     words = [f"zoo train {name}"] + [f"--data {data}"] * (data != recipe.data)
     words += [flag(n, v) for n, v in given.items()]
+    words += [flag("patience", patience)] * (patience is not None)
     command = " ".join(words)
     mine = {n: flags[n] for n in own}
     return Asked(recipe, command, axes, given, mine, out), experiment

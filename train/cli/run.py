@@ -30,7 +30,7 @@ from train.cli.disk import FullDisk, Log, loggers
 from train.disk.files import hold, read_json, whole, write_json, write_sealed
 from train.machines import devices, hosts
 from train.recipes import RECIPES
-from train.recipes.base import Experiment
+from train.recipes.base import Experiment, check_patience
 from train.recipes.saved import FORMAT, Options, prepared, read_config, same_data
 from zoo.base import UsageError, count_parameters
 
@@ -102,7 +102,7 @@ def _train(asked, out, config, how, told):
         print(f"zoo: {note}", file=sys.stderr)
     if config is not None:
         same_data(config, experiment, out)
-    _check_patience(name, experiment, options.patience)
+    check_patience(name, experiment, options.patience)
     data, training = experiment.parts, experiment.training
     # the test set chooses nothing: stopping watches a part of the training set
     part = "test" if options.patience is None else "watched"
@@ -156,15 +156,6 @@ def _finished(name, experiment, fit, log, options, part, out):
     result = {"recipe": name, **rest}
     write_json(out / "result.json", result)  # the last: it says that all is done
     return Run(out, result, done)
-
-
-def _check_patience(name, experiment, patience):
-    """Raise UsageError for a training whose loss says nothing of when to stop."""
-    if patience is not None and not experiment.stoppable:
-        raise UsageError(
-            f"expected no patience for {name}, whose losses do not say how good its "
-            f"images are, found {patience}"
-        )
 
 
 @contextlib.contextmanager

@@ -31,7 +31,7 @@ MAPPED = 12  # values of an axis in a map
 
 def sweep(argv: list[str]) -> int:
     """`zoo sweep RECIPE --learning-rate 1e-4,1e-3 --seeds 8`."""
-    own = ("seeds", "samples", "seed", "out", "resume")
+    own = ("seeds", "samples", "patience", "seed", "out", "resume")
     wanted, experiment = asked("sweep", argv, own)
     metric, greatest = judged_by(experiment)
     found = many.sweep(
@@ -43,6 +43,7 @@ def sweep(argv: list[str]) -> int:
         samples=wanted.own["samples"],
         draw=wanted.own["seed"],
         evaluation=experiment.parts.watched,
+        patience=wanted.own["patience"],
         checkpoints=wanted.out / "members",
         resume=wanted.own["resume"],
     )

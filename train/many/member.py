@@ -70,9 +70,14 @@ def data_of(source: Source | Varied, evaluation: Arrays | None) -> Varied:
     return source
 
 
+def latest(state: one.State) -> one.Trained:
+    """What a state, or stacked ones, predict with."""
+    return state.average or one.Trained(state.params, state.model)
+
+
 def predicting(state: one.State, i: Any) -> one.Trained:
     """What member i of stacked states predicts with; by indices, several, stacked."""
-    return taken(state.average or one.Trained(state.params, state.model), i)
+    return taken(latest(state), i)
 
 
 def taken(tree: Any, i: Any) -> Any:

@@ -27,6 +27,7 @@ from train.many.member import (
     Varied,
     check_data,
     check_settings,
+    latest,
     predicting,
     taken,
 )
@@ -47,6 +48,7 @@ class Population:
 
     `make(**settings)` returns a `Member`; inside a program its numbers are traced.
     `mapping` is chosen by the size of a step for None; `devices` are all for None.
+    With `patience`, of steps, `watch` keeps what each member was at its best.
     Raises UsageError, before anything is compiled, for settings that `make` refuses,
     does not know, or that would shape a program.
     """
@@ -59,8 +61,9 @@ class Population:
         *,
         mapping: Literal["vmap", "map"] | None = None,
         devices: int | None = None,
+        patience: int | None = None,
     ):
-        self.settings, self.now = settings, 0
+        self.settings, self.now, self.patience = settings, 0, patience
         self._make, self._data, self.pace = make, data, 1.0
         check_settings(make, settings, ("seed", *data.names))
         arrays = jax.tree.map(jnp.asarray, data.arrays)
@@ -71,7 +74,8 @@ class Population:
             total = self._step.out_info
             self.scores: tuple[str, ...] = ()  # what `evaluate` gives
             if jax.eval_shape(data.evaluation, arrays, one_) is not None:
-                self.scores = (*jax.eval_shape(self._score, arrays, (rest, one_)),)
+                what = latest(one.State(jnp.int32(0), *rest))
+                self.scores = (*jax.eval_shape(self._score, arrays, (what, one_)),)
         except SHAPED as error:
             raise UsageError(
                 "expected settings that a program reads as numbers: one of "
@@ -95,6 +99,7 @@ class Population:
         self._zero = jax.tree.map(lambda a: np.zeros((wide, *a.shape), a.dtype), total)
         self._programs: dict[str, Any] = {}
         self._rest: Any = None
+        self._best: programs.Best | None = None
         self._total, self._good = self._place(self._zero), np.ones(wide, bool)
 
     # Of one member, traced ------------------------------------------------------------
@@ -131,8 +136,8 @@ class Population:
         return state[1:], total, own, programs.finite((state.params, state.model))
 
     def _score(self, arrays, member):
-        """Its metrics on the rows of its evaluation, block by block."""
-        rest, own = member
+        """Metrics of a `Trained` on the rows of its evaluation, block by block."""
+        what, own = member
         rows: Any = self._data.evaluation(arrays, own)
         n = len(rows["x"])
         blocks = -(-n // BLOCK)
@@ -143,14 +148,23 @@ class Population:
             return jnp.pad(a, fill).reshape(blocks, -1, *a.shape[1:])
 
         evaluate = make_eval(self._member(own).task)
-        state = one.State(jnp.int32(0), *rest)
-        what = state.average or one.Trained(state.params, state.model)
         found = jax.lax.map(lambda part: evaluate(what, part), jax.tree.map(cut, rows))
         return jax.tree.map(lambda a: a.sum(0), found)
 
+    def _better(self, shared, member):
+        """Its best, and what it predicts with now, if that is better and in time."""
+        (arrays, now), (rest, best, own) = shared, member
+        what = latest(one.State(now, *rest))
+        loss = self._score(arrays, (what, own))["loss"].value()
+        better = (loss < best.loss) & (now - best.step <= self.patience)
+        new = programs.Best(loss, now, what)
+        return jax.tree.map(lambda a, b: jnp.where(better, a, b), new, best)
+
     # Of all ---------------------------------------------------------------------------
 
-    def begin(self, now: int = 0, rest: Any = None, total: Any = None) -> "Population":
+    def begin(
+        self, now: int = 0, rest: Any = None, total: Any = None, best: Any = None
+    ) -> "Population":
         """Fresh members, or those of a state [S, ...] at a step; itself."""
         if rest is None:
             # runs once: optimizing its random numbers would take longer than all else
@@ -161,6 +175,12 @@ class Population:
             self._good = _finite(one.State(jnp.int32(now), *self._rest))
         if total is not None:
             self._total = self._place(taken(total, self._pad))
+        if best is not None:
+            self._best = self._place(taken(best, self._pad))
+        elif self.patience is not None:
+            wide, what = len(self._pad), programs.copied(self._latest())
+            none = jnp.full(wide, jnp.inf), jnp.full(wide, now, jnp.int32)
+            self._best = self._place(programs.Best(*none, what))
         self.now = now
         if now == 0:
             own = {name: values[0] for name, values in self.settings.items()}
@@ -183,11 +203,25 @@ class Population:
         total, self._total = self._total, self._place(self._zero)
         return self.host(_values(total))
 
+    def watch(self) -> None:
+        """Evaluate, and keep the best of each."""
+        shared = self._arrays, np.int32(self.now)
+        members = self._rest, self._best, self._own
+        self._best = self._run(self._better, shared, members)
+
+    @property
+    def stale(self) -> bool:
+        """Whether none of the members can better its best."""
+        if self._best is None:
+            return False
+        return bool((self.now - np.asarray(self._best.step) >= self.patience).all())
+
     def evaluate(self) -> dict[str, np.ndarray]:
         """The metrics [S] of the evaluation, NaN of what diverged; {} without one."""
         if not self.scores:
             return {}
-        found = self._run(self._score, self._arrays, (self._rest, self._own))
+        kept = self._latest() if self._best is None else self._best.trained
+        found = self._run(self._score, self._arrays, (kept, self._own))
         values = self.host(_values(found))
         # of NaN the greatest is the first: what diverged would have some accuracy
         good = self.finite
@@ -220,7 +254,12 @@ class Population:
     @property
     def carry(self) -> Any:
         """What resuming needs beside the step: arrays [S, ...]."""
-        return self.host((self._rest, self._total))
+        return self.host((self._rest, self._total, self._best))
+
+    @property
+    def best(self) -> programs.Best | None:
+        """What each was at its best [S, ...], on the host; None without `patience`."""
+        return self.host(self._best)
 
     def host(self, tree: Any) -> Any:
         """Arrays [S, ...] of the members, on the host."""
@@ -244,18 +283,21 @@ class Population:
         cost: Any = self._step.lower().cost_analysis()
         return cost["flops"] if cost else math.nan  # None on a GPU
 
-    def origin(self, **numbers: int) -> dict[str, Any]:
+    def origin(self, **own: Any) -> dict[str, Any]:
         """What its states belong to, for their checkpoints (`train.disk.origin`)."""
         first = _alone((self._rest, self._total, self._own))
         shared = shapes(self._arrays), np.int32(0), np.int32(1)
         return {
-            **numbers,
+            **own,
             "settings": {k: tuple(v.tolist()) for k, v in self.settings.items()},
             "data": told.checksums(self._data.arrays),
             "program": told.text(self._chunk, (shared, first)),
             "jax": jax.__version__,
             "platform": jax.default_backend(),
         }
+
+    def _latest(self):
+        return latest(one.State(jnp.int32(self.now), *self._rest))
 
     def _place(self, tree):
         return jax.device_put(tree, NamedSharding(self._mesh, PartitionSpec("member")))

@@ -16,9 +16,11 @@ import numpy as np
 
 from train import checkpoint
 from train import step as one
+from train.check import check_patience
 from train.many.axes import Settings, settings
 from train.many.member import Varied, data_of, predicting, taken
 from train.many.population import Population
+from train.mesh import Best
 from train.shown.progress import bar, interrupts
 from train.source import Arrays, Source
 from zoo.base import UsageError, check_int
@@ -30,11 +32,12 @@ class Sweep(NamedTuple):
     """What a sweep leaves, on the host."""
 
     settings: Settings  # [S] each
-    scores: dict[str, np.ndarray]  # of the evaluation, after the last step: [S]
+    scores: dict[str, np.ndarray]  # of what they predict with, on the evaluation: [S]
     history: dict[str, np.ndarray]  # of the training: [S, L], and "step" [L]
     diverged: np.ndarray  # bool [S]: parameters or statistics are not finite
     state: one.State  # [S, ...] each, but for the step
     ended: Literal["finished", "interrupted"]
+    best: Best | None = None  # what patience kept: [S, ...] each
 
     @property
     def table(self) -> dict[str, np.ndarray]:
@@ -44,7 +47,9 @@ class Sweep(NamedTuple):
             for name, values in self.history.items()
             if name != "step"
         }
-        return {**self.settings, **self.scores, **last, "diverged": self.diverged}
+        kept = {} if self.best is None else {"best_step": np.asarray(self.best.step)}
+        own = {**self.settings, **self.scores, **last, **kept}
+        return own | {"diverged": self.diverged}
 
     def to_pandas(self) -> Any:
         """The table as a DataFrame. Raises UsageError where pandas is not installed."""
@@ -56,6 +61,8 @@ class Sweep(NamedTuple):
 
     def trained(self, i: Any = slice(None)) -> one.Trained:
         """What member i predicts with; by a slice or indices, several, stacked."""
+        if self.best is not None:
+            return taken(self.best.trained, i)
         return predicting(self.state, i)
 
 
@@ -69,6 +76,8 @@ def sweep(
     samples: int | None = None,
     draw: int = 0,
     evaluation: Arrays | None = None,
+    patience: int | None = None,
+    eval_every: int | None = None,
     log_every: int | None = None,
     mapping: Literal["vmap", "map"] | None = None,
     devices: int | None = None,
@@ -87,6 +96,10 @@ def sweep(
     take more than `memory` bytes (half of what is free), members are trained in groups
     of one size.
 
+    With `patience` the evaluation is measured every `eval_every` steps (a twentieth),
+    and each member keeps its best as `fit` does: once so many had no lower loss, it has
+    stopped, and the sweep has when all have. Scores are then those of the best.
+
     Into `checkpoints`, a directory, all states are saved now and then; with `resume` a
     sweep goes on from there. Ctrl-C ends it within about a second. A member that
     diverges is marked, and its neighbours are as without it. Raises UsageError, before
@@ -94,6 +107,9 @@ def sweep(
     """
     steps = check_int("steps", steps, 1)
     every = check_int("log_every", log_every or -(-steps // 100), 1)
+    watched = check_int("eval_every", eval_every or -(-steps // 20), 1)
+    check_patience(patience, evaluation)
+    limit = patience and patience * watched
     table = settings(seeds, axes or {}, samples=samples, seed=draw)
     data = data_of(source, evaluation)
     size = len(table["seed"])
@@ -103,7 +119,8 @@ def sweep(
         width = -(-size // count)
         first = min(k * width, size - width)  # the last has some that are done
         rows = {name: values[first : first + width] for name, values in table.items()}
-        members = Population(make, data, rows, mapping=mapping, devices=devices)
+        options: Any = {"mapping": mapping, "devices": devices, "patience": limit}
+        members = Population(make, data, rows, **options)
         return members.begin(), k * width - first
 
     members, done = group(1, 0)
@@ -119,7 +136,7 @@ def sweep(
                 del members
                 members, done = group(count, k)
             folder = folders and folders / f"group_{k}_of_{count}"
-            run = _Run(members, steps, every, folder, resume)
+            run = _Run(members, steps, (every, watched), folder, resume)
             for record in run.lines(stop):
                 show(k * steps + members.now, record)
             found.append(run.left(done))
@@ -132,8 +149,9 @@ def sweep(
 class _Run:
     """The training of a population, with its history, saved now and then."""
 
-    def __init__(self, members, steps, every, folder, resume):
-        self._members, self._steps, self._every = members, steps, every
+    def __init__(self, members, steps, due, folder, resume):
+        self._members, self._steps, (every, self._watched) = members, steps, due
+        self._every, self._due = every, due if members.patience else (every,)
         size, length = len(members.settings["seed"]), -(-steps // every)
         self._history = {
             name: np.full((size, length), np.nan, np.float32) for name in members.names
@@ -141,11 +159,14 @@ class _Run:
         self._saved, self._saved_at = None, time.perf_counter()
         if folder is not None:
             like = jax.tree.map(jnp.asarray, self._tree())
-            origin = members.origin(steps=steps, log_every=every)
+            own: dict[str, Any] = {"steps": steps, "log_every": every}
+            if members.patience:
+                own["patience"] = f"{members.patience} steps, by {self._watched}"
+            origin = members.origin(**own)
             self._saved, tree = checkpoint.proceed(folder, origin, like, steps, resume)
-            rest, total, history = jax.tree.map(np.asarray, tree)
+            *carry, history = jax.tree.map(np.asarray, tree)
             self._history = {k: np.array(v) for k, v in history.items()}
-            members.begin(checkpoint.latest(folder) or 0, rest, total)
+            members.begin(checkpoint.latest(folder) or 0, *carry)
 
     def _tree(self):
         return *self._members.carry, self._history
@@ -154,11 +175,13 @@ class _Run:
         """Train to the end, or until stop(); a record, or None, after each chunk."""
         members = self._members
         try:
-            while members.now < self._steps and not stop():
+            while members.now < self._steps and not members.stale and not stop():
                 at, record = members.now // self._every, None
-                line = min(self._steps, (at + 1) * self._every)
-                members.on(line)
-                if members.now == line:
+                due = ((members.now // every + 1) * every for every in self._due)
+                members.on(min(self._steps, *due))
+                if members.patience and self._is_due(self._watched):
+                    members.watch()
+                if self._is_due(self._every):
                     record = self._line(at)
                 yield record
                 if time.perf_counter() - self._saved_at > SECONDS:
@@ -167,6 +190,9 @@ class _Run:
         finally:
             if self._saved is not None:
                 self._saved.close()
+
+    def _is_due(self, every):
+        return self._members.now % every == 0 or self._members.now == self._steps
 
     def _line(self, at):
         for name, values in self._members.metrics().items():
@@ -193,14 +219,15 @@ class _Run:
             return taken(tree, slice(first, None))
 
         history = {name: values[:, :reached] for name, values in self._history.items()}
-        state = members.state
+        state, done = members.state, members.now == self._steps or members.stale
         return Sweep(
             cut(members.settings),
             cut(members.evaluate()),
             {"step": steps, **cut(history)},
             ~members.finite[first:],
             one.State(state.step, *cut(state[1:])),
-            "finished" if members.now == self._steps else "interrupted",
+            "finished" if done else "interrupted",
+            cut(members.best),
         )
 
 
@@ -226,6 +253,7 @@ def _joined(parts):
             parts[-1].state.step, *jax.tree.map(join, *(p.state[1:] for p in parts))
         ),
         parts[-1].ended,
+        jax.tree.map(join, *(part.best for part in parts)),
     )
 
 

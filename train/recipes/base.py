@@ -242,6 +242,15 @@ def _picked(function, flags):
     return {name: flags[name] for name in _keywords(function)}
 
 
+def check_patience(name: str, experiment: Experiment, patience: int | None) -> None:
+    """Raise UsageError for a training whose loss says nothing of when to stop."""
+    if patience is not None and not experiment.stoppable:
+        raise UsageError(
+            f"expected no patience for {name}, whose losses do not say how good its "
+            f"images are, found {patience}"
+        )
+
+
 def expect_images(schema: Schema) -> None:
     """Raise UsageError for a schema of other examples than images [H, W, C]."""
     if not schema.image:
