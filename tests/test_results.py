@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from train.checkpoint import read_json
-from train.cli import results
+from train.cli import results, tables
 from train.data import Split
 from train.loop import fit
 from train.recipes import RECIPES, prepare
@@ -111,11 +111,12 @@ def test_a_probe_tells_another_training():
         ((140.0, 150.0), "145.0 ± 7.1"),
         ((1000.0, 1400.0), "1200 ± 283"),
         ((1.0, 1.0, 1.0), "1 ± 0"),
+        ((0.25,), "0.25"),
         ((0.5177, 0.5177 + 1e-9), "0.5177 ± 0"),
     ],
 )
 def test_a_score_has_the_digits_of_its_deviation(values, text):
-    assert results.size(values) == text
+    assert tables.spread(values) == text
 
 
 def test_the_readme_has_the_scores_that_were_measured():

@@ -9,12 +9,11 @@ there each seed also parts the rows anew.
 """
 
 import importlib.metadata
-import math
 import platform
 import re
 import shutil
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -29,7 +28,7 @@ from train import many
 from train import step as one
 from train.checkpoint import read_json, whole, write_json
 from train.cli.flags import parse
-from train.cli.tables import table
+from train.cli.tables import spread, table
 from train.data import Split
 from train.recipes import RECIPES, Experiment, Training, prepare
 from train.recipes.members import members
@@ -139,19 +138,12 @@ def _counted(t, leaf):
     return t.astype(leaf.dtype) if count else leaf
 
 
-def size(values: Sequence[float]) -> str:
-    """Mean and deviation of scores, two digits of it: "0.0768 ± 0.0035"."""
-    mean, deviation = np.mean(values), np.std(values, ddof=1)
-    if deviation < 1e-4 * abs(mean) or deviation < 1e-6:
-        return f"{mean:.4g} ± 0"
-    digits = max(0, 1 - math.floor(math.log10(deviation)))
-    return f"{mean:.{digits}f} ± {deviation:.{digits}f}"
-
-
 def row(found: dict[str, Any], others: int = 0, old: bool = False) -> tuple[str, ...]:
     """A recipe's line of the table: the score that its goal is of, then some others."""
     shown = dict.fromkeys((found["metric"], *SHOWN))
-    scores = [f"{k} {size(found['scores'][k])}" for k in shown if k in found["scores"]]
+    scores = [
+        f"{k} {spread(found['scores'][k])}" for k in shown if k in found["scores"]
+    ]
     failed = [f"{found['failures']} failed"] * bool(found["failures"])
     return (
         f"`{found['recipe']}`",

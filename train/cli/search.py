@@ -8,7 +8,8 @@ DIR/curves.png       the loss of the training by step, a colour for each setting
 DIR/returns.png      the return of the episodes played, where there are any
 DIR/map.png          the score at each pair of two axes, where there are two
 Members are judged on a tenth of the training rows that is set aside, or by folds of
-them: never on the test rows.
+them: never on the test rows. Those of one setting, where nothing is chosen, are then
+measured on the test rows, too.
 """
 
 import csv
@@ -21,7 +22,7 @@ from train import many
 from train import source as sources
 from train.checkpoint import whole, write_json
 from train.cli.asked import asked, flag, judged_by, judged_in_batches, searched, seconds
-from train.cli.tables import table
+from train.cli.tables import spread, table
 from train.recipes.members import members
 from zoo.base import UsageError
 
@@ -52,11 +53,21 @@ def sweep(argv: list[str]) -> int:
         return 130
     scores = found.scores.get(metric)
     if scores is None:  # not what a batch has
-        scores = _measured(experiment, found, metric)
-    scores = np.where(found.diverged, np.nan, scores)
-    _write(wanted.out / "members.csv", found.table | {metric: scores})
+        scores = _measured(experiment, found, experiment.parts.watched).get(metric)
+    columns = found.table | {
+        metric: np.where(found.diverged, np.nan, scores).astype(float)
+    }
+    tests = {}
+    if {*found.settings} == {"seed"} and experiment.parts.test is not None:
+        tests = _measured(experiment, found, experiment.parts.test)
+    named = {f"test_{name}": values for name, values in tests.items()}
+    _write(wanted.out / "members.csv", columns | named)
     _curves(wanted.out, found)
-    return _told(wanted, found.settings, scores, metric, greatest)
+    status = _told(wanted, found.settings, columns[metric], metric, greatest)
+    if tests:
+        each = (f"{k} {spread(v[np.isfinite(v)].tolist())}" for k, v in tests.items())
+        print("of the test data: " + ", ".join(each))
+    return status
 
 
 def cross_validate(argv: list[str]) -> int:
@@ -146,18 +157,17 @@ def _cost(samples, steps):
 # What is told -------------------------------------------------------------------------
 
 
-def _measured(experiment, found, metric):
-    """A score of each member that its report measures, on the rows set aside."""
-    parts = experiment.parts._replace(test=experiment.parts.watched)
-    size = len(found.diverged)
-    return np.array(
-        [
-            np.nan
-            if found.diverged[i]
-            else experiment.report.measure(found.trained(i), parts).scores[metric]
-            for i in range(size)
-        ]
-    )
+def _measured(experiment, found, rows):
+    """Scores of each member that its report measures on rows; NaN where diverged."""
+    parts = experiment.parts._replace(test=rows)
+    scores: dict[str, Any] = {}
+    for i in np.flatnonzero(~found.diverged):
+        measured = experiment.report.measure(found.trained(i), parts).scores
+        for name, value in measured.items():
+            if isinstance(value, float | int):
+                none = np.full(len(found.diverged), np.nan)
+                scores.setdefault(name, none)[i] = value
+    return scores
 
 
 def _told(wanted, settings, scores, metric, greatest, *, chosen=None, reached=None):

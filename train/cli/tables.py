@@ -1,5 +1,7 @@
 """Tables of scores as the command line prints them, and its exit status."""
 
+import math
+import statistics
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -82,3 +84,15 @@ def table(heads: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
         max(console.width, 140) if not console.is_terminal else console.width
     )
     console.print(table)
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean and deviation of scores, two digits of it: "0.0768 ± 0.0035"."""
+    mean = statistics.fmean(values)
+    if len(values) == 1:
+        return f"{mean:.4g}"
+    deviation = statistics.stdev(values)
+    if deviation < 1e-4 * abs(mean) or deviation < 1e-6:
+        return f"{mean:.4g} ± 0"
+    digits = max(0, 1 - math.floor(math.log10(deviation)))
+    return f"{mean:.{digits}f} ± {deviation:.{digits}f}"
