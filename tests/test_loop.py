@@ -101,6 +101,19 @@ def test_evaluation_counts_every_example_once():
         np.testing.assert_allclose(values[:, 0], y + error, rtol=1e-4, atol=1e-6)
 
 
+def test_a_record_has_no_number_of_what_was_not_counted():
+    def rare(params, state, batch, key, *, train):
+        """Counted in every other step, as episodes that end."""
+        own = Mean(state["t"], state["t"] % 2)
+        metrics = {"loss": Mean.of(params["w"] ** 2), "return": own}
+        return params["w"] ** 2, Aux(metrics, {"t": state["t"] + 1})
+
+    task = Task(lambda key, batch: ({"w": jnp.ones(())}, {"t": jnp.ones(())}), rare)
+    options = {"steps": 3, "log_every": 1, "progress": False}
+    records = loop.fit(task, optax.sgd(0.1), examples(line(), 4), **options).records
+    assert [record.get("return") for record in records] == [1, None, 3]
+
+
 def test_records_hold_what_happened():
     seen = []
     result = fit(

@@ -93,15 +93,19 @@ def test_a_state_is_its_parameters_by_layer():
 def test_a_fit_is_its_history_and_its_state():
     params = jax.tree.map(jnp.asarray, PARAMS)
     plain = [{"seconds": i, "step": i, "loss": 1 / i} for i in range(1, 101)]
-    records = [r | {"<i>eval": 0.5} if r["step"] % 4 == 0 else r for r in plain]
+    records = [r | {"<i>eval_loss": 0.5} if r["step"] % 4 == 0 else r for r in plain]
     trained = one.Trained(params, {})
     cells = Cells(Fit(trained, records, "finished", state(params, 100))._repr_html_())
     assert cells.tags == {"table", "caption", "tr", "th", "td"}
-    heads = ["step", "loss", "<i>eval", "seconds"]
+    heads = ["step", "loss", "<i>eval_loss", "seconds"]
     assert cells.texts[:5] == ["Fit: finished", *heads]
     table = cells.texts[5 : cells.texts.index("State after step 100")]
     assert table[-4:] == ["100", "0.01", "0.5", "100"] and len(table) // 4 <= 12
     assert all(int(step) % 4 == 0 for step in table[::4])
+    records[3] |= {"skipped": 2}  # a line that has more than others is not the only one
+    again = Cells(Fit(trained, records, "finished", state(params, 100))._repr_html_())
+    assert again.texts[1:6] == ["step", "loss", "<i>eval_loss", "skipped", "seconds"]
+    assert again.texts.count("0.5") == len(table) // 4
     none = Fit(trained, [], "interrupted", state(params, 0))
     assert Cells(none._repr_html_()).texts[0] == "Fit: interrupted"
 

@@ -247,9 +247,16 @@ class Chunks:
         raise Diverged(f"{name} is not finite in step {found.step}: {said}")
 
     def metrics(self):
-        """The means since the last call, and the speed of the steps alone."""
+        """The means since the last call, and the speed of the steps alone.
+
+        What nothing was counted of, as returns where no episode ended, is left out.
+        """
         means = {name: mean for name, mean in self._total.items() if name != "skipped"}
-        values = {name: float(mean.value()) for name, mean in means.items()}
+        values = {
+            name: float(mean.value())
+            for name, mean in means.items()
+            if name == "loss" or mean.count
+        }
         if count := int(self._total["skipped"].count):
             values["skipped"] = count
         values["examples_per_second"] = self._examples / max(self._busy, 1e-9)

@@ -75,12 +75,14 @@ def layers(params: Any) -> list[tuple[str, str, int]]:
 
 def fit_as_html(fit: Any) -> str:
     """A `train.loop.Fit`: lines of its training, those evaluated first; its state."""
-    most = max((len(record) for record in fit.records), default=0)
-    lines = [record for record in fit.records if len(record) == most]
+    losses = [sum(n.endswith("loss") for n in record) for record in fit.records]
+    pairs = zip(fit.records, losses, strict=True)
+    lines = [record for record, found in pairs if found == max(losses)]
     apart = max(1, -(-len(lines) // LINES))
     lines = lines[::-1][::apart][::-1]  # the last is among them
-    names = sorted(lines[-1] if lines else ["step"], key=_place)  # a stable sort
-    rows = ([_number(name, record[name]) for name in names] for record in lines)
+    names = dict.fromkeys(name for record in lines for name in record) or ["step"]
+    names = sorted(names, key=_place)  # a stable sort
+    rows = ([_number(name, record.get(name)) for name in names] for record in lines)
     return as_grid(f"Fit: {fit.ended}", names, rows) + state_as_html(fit.state)
 
 
@@ -91,4 +93,6 @@ def _place(name):
 
 
 def _number(name, value):
+    if value is None:
+        return ""
     return f"{value:,.0f}" if name == "step" or value >= 1000 else f"{value:.4g}"
