@@ -244,6 +244,18 @@ def test_a_mistake_is_one_sentence_and_status_2(command, words, here, capsys):
     assert not Path("runs").exists() or not list(Path("runs").rglob("config.json"))
 
 
+def test_a_wrong_choice_is_one_sentence_on_a_terminal_too(capsys, monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    for command, said in (
+        ("train mlp --activation relo", "'relo'; did you mean 'relu'? expected one of"),
+        ("train mlp --stpes 3", "Unrecognized options: --stpes, 3; perhaps you meant"),
+    ):
+        assert main(command.split()) == 2
+        text = capsys.readouterr().err
+        assert said in text and "\x1b" not in text and text.count("choice") == 0
+
+
 def test_a_run_is_never_overwritten(trained, here, capsys):
     before = (trained / "result.json").read_bytes()
     short = ["--steps", "60", "--no-augment", "--out", str(trained)]

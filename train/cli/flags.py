@@ -13,7 +13,7 @@ import tyro
 
 from train.recipes.base import Recipe, parameters
 from train.recipes.saved import Options
-from zoo.base import UsageError
+from zoo.base import UsageError, check_choice
 
 Directory = tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="DIR")]]
 
@@ -251,13 +251,15 @@ def parse(function: Callable[..., Any], argv: list[str], program: str) -> Any:
     except SystemExit as end:
         if not end.code:
             raise
-        raise UsageError(
-            f"{_sentence(said.getvalue())} (see {program} --help)"
-        ) from None
+        text = re.sub(r"\x1b\[[\d;]*m", "", said.getvalue())  # colours, on a terminal
+        raise UsageError(f"{_sentence(text)} (see {program} --help)") from None
 
 
 def _sentence(text: str) -> str:
-    """What the parser says in a box: its first paragraph, and the flag it suggests."""
+    """What the parser says in a box: its first paragraph, and the flag it suggests.
+
+    Raises UsageError, with the nearest, for what is none of a flag's choices.
+    """
     blocks: list[list[str]] = [[]]
     for line in text.splitlines():
         line = line.strip("│| ")
@@ -266,6 +268,9 @@ def _sentence(text: str) -> str:
         elif not line.startswith(("╭", "For full", "Argument")):
             blocks[-1].append(line)
     said = [" ".join(block) for block in blocks if any(":" in line for line in block)]
-    said = said or [" ".join(line for block in blocks for line in block)]
+    whole = " ".join(line for block in blocks for line in block)
+    if wrong := re.search(r"choice '(.*)' for .*'(\S+)'\. Expected one of (.*)", whole):
+        check_choice(wrong[2], wrong[1], tuple(re.findall(r"'(.*?)'", wrong[3])))
+    said = said or [whole]
     near = re.search(r"Perhaps you meant.*?(--[\w-]+)", " ".join(said))
     return said[0].rstrip(":.") + (f"; perhaps you meant {near[1]}" if near else "")
