@@ -35,11 +35,16 @@ def test_runs_number_themselves_and_are_listed_and_compared(zoo, tmp_path, monke
     with Image.open(tmp_path / "compare.png") as picture:
         assert picture.size[0] > 1000
     # a run that is there may be replaced, a file that is not the run's may not
-    (tmp_path / "runs/linear/notes.txt").write_text("what I saw")
-    status, _, error = zoo(f"{quick} --out runs/linear --overwrite")
-    assert status == 2 and "notes.txt" in error
+    # nor is one that is named like what a command writes; what one wrote goes along
+    wrote = ("sample-0.png", "sample-1-3.png", "attention-a b.png", "alignment-x.png")
+    for name in wrote:
+        (tmp_path / "runs/linear" / name).touch()
+    for name in ("notes.txt", "sample-of-mine.png", "sample-0.csv"):
+        (tmp_path / "runs/linear" / name).write_text("what I saw")
+        status, _, error = zoo(f"{quick} --out runs/linear --overwrite")
+        assert status == 2 and name in error
+        (tmp_path / "runs/linear" / name).unlink()
     assert (tmp_path / "runs/linear/result.json").exists()
-    (tmp_path / "runs/linear/notes.txt").unlink()
     before = contents("runs/linear")
     for wrong in ("--optimizer sgd --learning-rate -1", "--accumulate 0"):
         assert zoo(f"{quick} {wrong} --out runs/linear --overwrite")[0] == 2
@@ -48,7 +53,7 @@ def test_runs_number_themselves_and_are_listed_and_compared(zoo, tmp_path, monke
     assert zoo(f"{quick} {again}")[0] == 0
     config = json.loads((tmp_path / "runs/linear/config.json").read_text())
     assert config["arguments"]["learning_rate"] == 0.2
-    assert ".old" not in os.listdir("runs/linear")
+    assert not {".old", *wrote} & set(os.listdir("runs/linear"))
     # a start that is killed while it checks leaves the run to the next
     before = contents("runs/linear")
     (tmp_path / "runs/linear/.old").mkdir()

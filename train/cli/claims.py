@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,8 @@ OLD = ".old"  # where a run is while the one that replaces it is checked
 # a run's own, beside pictures and what its result says that it wrote
 FILES = {"config.json", "metrics.jsonl", "result.json", "checkpoints", "samples"}
 FILES |= {".lock", OLD, "data.png", "curves.png", "progress.png", log.FILE}
+# of `zoo sample`, `zoo translate` and `zoo transcribe`, beside the run that they ask
+ASKED = re.compile(r"(sample-\d+(-\d+)?|(attention|alignment)-.*)\.png")
 
 
 def claim(out: Path, asked: tuple, resume: bool, longer: bool) -> dict[str, Any] | None:
@@ -95,7 +98,7 @@ def aside(out: Path, overwrite: bool) -> Iterator[None]:
         result = out / "result.json"
         own = FILES | set(read_json(result).get("files", ()) if result.exists() else ())
         found = {path.name for path in out.iterdir()}
-        if others := sorted(found - own):
+        if others := sorted(n for n in found - own if not ASKED.fullmatch(n)):
             raise UsageError(
                 f"expected nothing but a run in {out}, found {others[0]} beside it: "
                 "--overwrite removes no file of yours"

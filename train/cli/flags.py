@@ -151,7 +151,8 @@ HELP = {
     "pace": "share of the way to what is learned that a target goes at each update",
     "target_entropy": "of an action in (-1, 1), in nats, that the temperature keeps to",
     "out": "the run's directory; runs/RECIPE, or RECIPE-2 and so on, for None",
-    "overwrite": "replace the run in the directory, and nothing else; not if refused",
+    "overwrite": "replace the run in the directory, with pictures made of it, and "
+    "nothing else; not if refused",
     "resume": "go on with the run in the directory",
     "longer": "go on with the run in the directory, finished or not, to so many steps "
     "in all; its schedule is then one over these",
