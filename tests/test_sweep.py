@@ -301,12 +301,22 @@ def test_a_line_is_searched_on_all_rows_alone():
 
 
 def test_what_shapes_the_program_is_named():
-    def deep(layers):
-        task = supervised.task(mlp.MLP(10, (8,) * int(layers)), supervised.classes)
-        return task, optim.optimizer("adam", 1e-3)
+    def deep(layers=1, width=8, rate=1e-3):
+        network = mlp.MLP(10, (width,) * (int(layers) if layers != 1 else 1))
+        adam = optim.optimizer("adam", rate)
+        return supervised.task(network, supervised.classes), adam
 
-    with pytest.raises(UsageError, match="shapes it: one sweep for each"):
-        sweep(deep, ROWS, 10, axes={"layers": [1, 2]})
+    for name in ("layers", "width"):  # the one by Python, the other by Flax
+        match = f"found {name}, which shapes it: one sweep for each"
+        with pytest.raises(UsageError, match=match):
+            sweep(deep, ROWS, 10, axes={"rate": [0.1, 0.2], name: [1, 2]})
+
+    def broken(rate):
+        task, adam = deep(rate=rate)
+        return task._replace(loss=lambda *args, train: args + 1), adam
+
+    with pytest.raises(TypeError, match="concatenate"):  # the number is not to blame
+        sweep(broken, ROWS, 10, axes={"rate": [0.1, 0.2]})
     own = members(RECIPES["mlp"], DIGITS.schema)
     with pytest.raises(UsageError, match="batch_size shapes the program"):
         sweep(own, ROWS, 10, axes={"batch_size": [8, 16]})

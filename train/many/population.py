@@ -9,6 +9,7 @@ Shapes: S members, N rows.
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -36,11 +37,6 @@ from zoo.base import UsageError, check_int
 
 WORK = 2e7  # operations of a step: above, one member keeps a core busy
 BLOCK = 256  # rows that a member evaluates at a time
-SHAPED = (
-    jax.errors.ConcretizationTypeError,
-    jax.errors.TracerArrayConversionError,
-    jax.errors.TracerIntegerConversionError,
-)
 
 
 class Population:
@@ -69,18 +65,15 @@ class Population:
         arrays = jax.tree.map(jnp.asarray, data.arrays)
         one_ = {name: jnp.asarray(values[0]) for name, values in settings.items()}
         try:
-            rest = jax.eval_shape(self._begin, arrays, one_)
-            self._step = jax.jit(self._metrics).trace(arrays, (rest, one_))
-            total = self._step.out_info
-            self.scores: tuple[str, ...] = ()  # what `evaluate` gives
-            if jax.eval_shape(data.evaluation, arrays, one_) is not None:
-                what = latest(one.State(jnp.int32(0), *rest))
-                self.scores = (*jax.eval_shape(self._score, arrays, (what, one_)),)
-        except SHAPED as error:
+            self._step, self.scores = self._traced(arrays, one_)
+        except TypeError as error:  # of JAX, of Flax, or of a tuple times a number
+            if (name := self._shaping(arrays, one_)) is None:
+                raise
             raise UsageError(
-                "expected settings that a program reads as numbers: one of "
-                f"{', '.join(settings)} shapes it: one sweep for each of its values"
+                f"expected settings that a program reads as numbers, found {name}, "
+                "which shapes it: one sweep for each of its values"
             ) from error
+        total = self._step.out_info
         self.mapping = mapping or self._faster()
         size, local = len(settings["seed"]), jax.local_devices()
         if devices is not None:
@@ -108,6 +101,31 @@ class Population:
         hidden = ("seed", *self._data.names)
         given = {name: value for name, value in own.items() if name not in hidden}
         return Member(*self._make(**given))
+
+    def _traced(self, arrays, own):
+        """A step, to be compiled, and the names of what `evaluate` gives."""
+        rest = jax.eval_shape(self._begin, arrays, own)
+        step = jax.jit(self._metrics).trace(arrays, (rest, own))
+        if jax.eval_shape(self._data.evaluation, arrays, own) is None:
+            return step, ()
+        what = latest(one.State(jnp.int32(0), *rest))
+        return step, (*jax.eval_shape(self._score, arrays, (what, own)),)
+
+    def _shaping(self, arrays, own):
+        """The first setting that alone keeps a step from being traced; or None.
+
+        None also where nothing traced is to blame.
+        """
+        make, hidden = self._make, ("seed", *self._data.names)
+        plain = {name: v.item() for name, v in own.items() if name not in hidden}
+        for name in (None, *plain):
+            rest = {k: v for k, v in plain.items() if k != name}
+            self._make = partial(make, **rest)
+            try:
+                self._traced(arrays, {k: v for k, v in own.items() if k not in rest})
+            except TypeError:
+                return name
+        return None
 
     def _begin(self, arrays, own):
         """What it begins with: a state without its step."""

@@ -19,7 +19,6 @@ from train import step as one
 from train.check import check_numbers
 from train.evaluate import make_eval
 from train.many.member import Member, Varied, check_names, same
-from train.many.population import SHAPED
 from train.optim import SEARCHING
 from train.source import Arrays, Source, batch_shapes
 from zoo.base import UsageError, check_int
@@ -77,7 +76,7 @@ def through(
             member = Member(*make(**given))
             state = _trained(member, data.source(arrays, own), seed, steps, size)
             found = make_eval(member.task)(state.average or state, rows)
-        except SHAPED as error:
+        except jax.errors.JAXTypeError as error:
             raise UsageError(
                 "expected hyperparameters that a program reads as numbers: one of "
                 f"{', '.join(hyper)} shapes it"
