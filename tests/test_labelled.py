@@ -197,6 +197,14 @@ def test_rows_without_a_text_are_left_out_and_said(moods):
         assert len(labelled.read_labelled(str(moods)).texts) == 25
 
 
+def test_a_text_that_could_be_the_label_is_named(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("place,mood\n" + "in the hall,good\nat sea,bad\nat sea,so so\n" * 9)
+    with pytest.warns(UserWarning, match='"place" of .* the label, "mood" as the text'):
+        assert labelled.read_labelled(str(path)).names == ("mood", "place")
+    assert labelled.read_labelled(str(path), "mood").names == ("place", "mood")
+
+
 def test_mistakes_are_sentences(tmp_path):
     cases = [
         ("a,b,c\n1,2,3", {}, 'two columns in .*, found "a", "b", "c"'),

@@ -167,7 +167,10 @@ def read_labelled(name: str, target: str | None = None) -> Texts:
             f"{quoted([*columns])}"
         )
     if target is None:
-        target = min(columns, key=lambda column: len(set(columns[column])))
+        target, other = sorted(columns, key=lambda column: len(set(columns[column])))
+        if 2 * len(set(columns[other])) <= len(columns[other]):  # no texts of their own
+            said = f'the column "{target}" of {path} is read as the label, "{other}" as'
+            warnings.warn(f"{said} the text: --target says otherwise", stacklevel=2)
     if target not in columns:
         raise UsageError(
             f"expected as target one of the columns {quoted([*columns])} of {path}, "
