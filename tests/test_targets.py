@@ -120,6 +120,15 @@ def test_arrays_of_several_targets_are_standardised_each(tmp_path):
     assert data.train["y"].dtype == np.int32
 
 
+def test_true_and_false_are_labels_as_1_and_0(tmp_path):
+    path, lines = tmp_path / "t.csv", ["a,red,round"]
+    lines += [f"{a},{r},{n == 1}" for a, (r, n) in zip(X[:, 0], LABELS, strict=True)]
+    path.write_text("\n".join([*lines, "0.5,1,TRUE"]))
+    data = sets.load(path, target="red,round", several=True, holdout=0)
+    assert data.schema.classes == ("red", "round")
+    np.testing.assert_array_equal(data.train["y"], [*LABELS, (1, 1)])
+
+
 @pytest.mark.parametrize(
     "command, words",
     [

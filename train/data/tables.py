@@ -309,7 +309,9 @@ def several_of(
 
 
 def _quantity(cells):
-    """One of several targets, which are numbers."""
+    """One of several targets, which are numbers, or True and False."""
+    if cells.dtype.kind == "O" and set(lower := cells.str.lower()) == {"true", "false"}:
+        return (lower == "true").to_numpy(np.float64)
     if cells.dtype.kind in "OM":
         found = "dates" if cells.dtype.kind == "M" else f'"{cells.iloc[0]}"'
         raise UsageError(
