@@ -169,6 +169,18 @@ def test_a_users_sources_that_differ_in_case_or_marks_stay_together(file):
     assert 0 < len(sources) - len(words) < 30
 
 
+def test_a_source_may_have_several_targets(file):
+    lines = "".join(f"{'ab' * i}\t{t}\n" for i in range(1, 31) for t in "xyx")
+    rows = pairs.load_pairs(file(lines, "my.tsv"))
+    schema, whole = rows.schema, [rows.train, rows.test]
+    assert [len(part["x"]) % 2 for part in whole] == [0, 0]  # both in one part
+    x, y = (np.concatenate([part[name] for part in whole]) for name in "xy")
+    found = {
+        (*row, pairs.decode_target(schema, to)) for row, to in zip(x, y, strict=True)
+    }
+    assert len(found) == len(x) == 60
+
+
 def test_words_become_phonemes():
     rows = load_pairs("cmudict")
     schema = rows.schema

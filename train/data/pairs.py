@@ -36,7 +36,8 @@ def load_pairs(
     word in twenty is for testing, whatever its pronunciations. "ui_en_fr": sentences of
     user interfaces in English and French, by characters. "copy", "reverse": strings of
     1 to 12 of ten letters, made here, those of the test part none of training. Or a
-    .tsv file of the user's: two columns, by characters. One sentence in ten, of the
+    .tsv file of the user's: two columns, by characters; a source may stand in several
+    pairs, which fall into one part. One sentence in ten, of the
     user's too, is for testing; sources that differ in case, blanks or punctuation alone
     are in one part. Pairs with a side of no token or more than `longest` are left out,
     and so are those not trained on whose source has a character unknown in training; of
@@ -164,12 +165,14 @@ def _sentences(path, seed):
                     f"expected two columns in {path}, found {len(rows[-1])} in line "
                     f"{number}"
                 )
-    return [(tuple(a), tuple(b)) for a, b in dict(rows).items()], _hashed(10, seed)
+    pairs = dict.fromkeys((tuple(a), tuple(b)) for a, b in rows)
+    return [*pairs], _hashed(10, seed)
 
 
 def _ui_en_fr(seed):
     with as_file(files("train.data.files") / "ui_en_fr.tsv") as path:
-        return _sentences(path, seed)
+        found, held = _sentences(path, seed)
+    return [*dict(found).items()], held  # one translation of each
 
 
 def _own(source, seed):

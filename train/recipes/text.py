@@ -142,10 +142,10 @@ def _error_rates(task, model, schema, trained: Trained, data: Data) -> Measured:
         for row in samples.decode_all(model, schema, variables, rows["x"])
     ]
     sources_, known = pairs.sources_of(schema, rows), pairs.answers(schema)
-    wanted = [
-        known.get(source, (tuple(pairs.target_names(schema, row)),))
-        for source, row in zip(sources_, rows["y"], strict=True)
-    ]
+    given: dict[str, list] = {}  # where a source stands more than once, each is right
+    for source, row in zip(sources_, rows["y"], strict=True):
+        given.setdefault(source, []).append(tuple(pairs.target_names(schema, row)))
+    wanted = [known.get(source, given[source]) for source in sources_]
     scores = metrics.transduction(found, wanted)
     scores |= evaluate.evaluate(task, trained, rows)
 
