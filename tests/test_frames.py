@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from train.data import frames, load
+from train.data import frames, inputs, load
 from train.data.frames import read_frame
 from zoo.base import UsageError
 
@@ -90,6 +90,36 @@ def test_an_index_without_a_name_is_left_out_and_said(file):
     r = '"size" "town"\n"1" 2 "New York"\n"2" 3 "Rome"\n'  # as write.table does
     frame = read_frame(file(r, "rows.txt"))
     assert frame.to_dict("list") == {"size": [2, 3], "town": ["New York", "Rome"]}
+
+
+@pytest.mark.parametrize(
+    "text, given, value, told",
+    [
+        ("a;b\n1.500;2,5\n", "", 1500, ","),
+        ("a\tb\n1.500\t2,5\r\n", "", 1500, ","),
+        ('a,b\n1.500,"2,5"\n', "", 1500, ","),
+        ('a,b\n1.500,"2,500"\n', "", 1.5, ""),
+        ("a\tb\n1,500\t2.5\n", "", 1500, "."),
+        ("a;b\n1,500;2\n", "", 1.5, ","),
+        # what a model was trained on, where no cell tells
+        ("a\tb\n1.500\t2\n", "", 1.5, ""),
+        ("a\tb\n1.500\t2\n", ",", 1500, ","),
+        ("a;b\n1,500;2\n", ".", 1500, "."),
+        ("a\tb\n1.500\t2.5\n", ",", 1.5, "."),
+        ("a\tb\n1.500\t2,5\n", ".", 1500, ","),
+    ],
+)
+def test_a_comma_is_what_it_is_in_other_cells(file, text, given, value, told):
+    frame = read_frame(file(text), decimal=given)
+    assert frame["a"].tolist() == [value] and frame.attrs["decimal"] == told
+
+
+def test_a_comma_of_new_rows_is_that_of_the_training(file, tmp_path):
+    lines = "".join(f"{i},{i % 4};{i}\n" for i in range(1, 21))
+    schema = load(file("size;price\n" + lines), target="price", holdout=0).schema
+    assert schema.decimal == ","
+    (tmp_path / "new.tsv").write_text("size\tcolour\n1.500\tred\n")
+    assert inputs.read_raw(schema, tmp_path / "new.tsv").tolist() == [[1500]]
 
 
 def test_cells_are_numbers_where_all_are(file):

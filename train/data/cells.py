@@ -100,6 +100,26 @@ def _is_float(cell):
     return True
 
 
+def decimal_of(text: str, separator: str, given: str = "") -> str:
+    """What begins a fraction in the cells of a table, "," or "."; "" if none tells.
+
+    1.500 may be a thousand and a half where others have commas, and 1,500 in quotes
+    where others have points: of such alone it is `given`.
+    """
+    start, mark = text[: 2**16], re.escape(separator)
+    quote = '"' if separator == "," else '"?'
+    number = rf"(?:^|{mark})[ ]*{quote}[-+]?(\d+,\d+){quote}[ ]*(?=\r?$|{mark})"
+    commas = re.findall(number, start, re.M)
+    number = rf'(?:^|{mark})[ ]*"?[-+]?(\d+\.\d+)"?[ ]*(?=\r?$|{mark})'
+    points = re.findall(number, start, re.M)
+    thousands = re.compile(r"\d{1,3}[.,]\d{3}")
+    if not all(map(thousands.fullmatch, points)):
+        return "."
+    if not all(map(thousands.fullmatch, commas)):
+        return ","
+    return given or ("," if commas and separator == ";" else "")
+
+
 def numbers(cells: np.ndarray, decimal: str = ".") -> np.ndarray | None:
     """Texts as float64, NaN for what stands for nothing; None unless all are numbers.
 

@@ -19,7 +19,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from train.data.cells import MISSING, plain, without_comments, without_units
+from train.data.cells import (
+    MISSING,
+    decimal_of,
+    plain,
+    without_comments,
+    without_units,
+)
 from train.data.formats import most, quoted
 from zoo.base import UsageError
 
@@ -47,17 +53,19 @@ def read_frame(
     encoding: str | None = None,
     texts: Sequence[str] = (),
     gaps: Sequence[str] = (),
+    decimal: str = "",
 ) -> "DataFrame":
     """The table of a file, or of standard input for "-", with a header row.
 
     A column of numbers is float64 or int64, any other text (object), stripped; those
     named in `texts` are text whatever they hold, as "007". A gap, or what `gaps` say
-    stands for one, is NaN in both, dates of a .parquet are datetime64. The frame's
-    index has the line of each row, its attrs "path" and, in "notes", sentences of what
-    was found and left out. A .gz file, or standard input, is unpacked. UTF-8 and UTF-16
-    with their marks, else UTF-8, else Windows' cp1252, unless an encoding is given;
-    commas, semicolons, tabs, bars or spaces between columns, whichever gives each line
-    as many. Raises UsageError.
+    stands for one, is NaN in both, dates of a .parquet are datetime64. 1,500 is read by
+    other cells of the table, as 2,5 or 2.5, else by `decimal`. The frame's index has
+    the line of each row, its attrs "path", "decimal", "" where no cell tells, and, in
+    "notes", sentences of what was found and left out. A .gz file, or standard input, is
+    unpacked. UTF-8 and UTF-16 with their marks, else UTF-8, else Windows' cp1252,
+    unless an encoding is given; commas, semicolons, tabs, bars or spaces between
+    columns, whichever gives each line as many. Raises UsageError.
     """
     name = "standard input" if str(path) == "-" else str(path)
     if name.lower().endswith(".parquet"):
@@ -67,7 +75,8 @@ def read_frame(
     text = without_comments(text, notes)
     separator = _separator(text, separator, name)
     header, lines = _checked(text, separator, name, notes)
-    decimal = "," if separator == ";" and _commas(text) else "."
+    told = decimal_of(text, separator, decimal)
+    decimal = told or "."
     frame = _parsed(text, separator, decimal, header, texts)
     frame = plain(frame, texts, decimal, notes, gaps)
     if len(frame) != len(lines):
@@ -77,7 +86,7 @@ def read_frame(
         )
     frame.index = np.frombuffer(lines, np.int64)
     frame = without_units(frame, decimal, notes)
-    frame.attrs = {"path": name, "notes": notes}
+    frame.attrs = {"path": name, "notes": notes, "decimal": told}
     return _without_index(frame)
 
 
@@ -279,18 +288,6 @@ def _parsed(text, separator, decimal, header, texts) -> "DataFrame":
     if truths:
         return _parsed(text, separator, decimal, header, [*texts, *truths])
     return frame.copy()  # side by side in memory, not each column by itself
-
-
-def _commas(text) -> bool:
-    """Whether 1,5 is a number: no cell between semicolons is written as 1.5.
-
-    1.500 may be a thousand and a half where others have commas.
-    """
-    start = text[: 2**16]
-    number = r'(?:^|;)\s*"?[-+]?(\d+%s\d+)"?\s*(?=;|$)'
-    points, commas = (re.findall(number % c, start, re.M) for c in (r"\.", ","))
-    thousands = re.compile(r"\d{1,3}\.\d{3}")
-    return bool(commas) and all(map(thousands.fullmatch, points))
 
 
 def _without_index(frame) -> "DataFrame":

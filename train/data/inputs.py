@@ -93,13 +93,15 @@ def _table(schema, given):
 def read_rows(schema: Schema, path: str | os.PathLike[str], **how: Any) -> "DataFrame":
     """A table to predict from, its columns as those that were trained on.
 
-    `how` it is written: a separator, an encoding; those of the training for None.
+    `how` it is written: a separator, an encoding; those of the training for None. What
+    1,500 is follows the training too, where no other cell tells.
     Raises UsageError.
     """
     texts = [*texts_of(schema.columns), schema.id]
     written = {k: how.get(k) or getattr(schema, k) for k in ("separator", "encoding")}
     given: dict[str, Any] = {name: value or None for name, value in written.items()}
-    return read_frame(os.fspath(path), texts=texts, gaps=schema.gaps, **given)
+    given |= {"gaps": schema.gaps, "decimal": schema.decimal}
+    return read_frame(os.fspath(path), texts=texts, **given)
 
 
 def _encoded(schema, frame):

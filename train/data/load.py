@@ -128,6 +128,7 @@ def from_rows(
         rows=len(train["x"]),
         separator=wishes.separator or "",
         encoding=wishes.encoding or "",
+        decimal="" if rows.frame is None else rows.frame.attrs.get("decimal", ""),
         gaps=wishes.gaps,
         id=wishes.id or "",
         notes=notes,

@@ -50,6 +50,7 @@ class Schema(NamedTuple):
     units: str = ""  # of labelled texts, "words" or "characters"; "" for no such
     separator: str = ""  # between the columns of a table, where it was given
     encoding: str = ""  # of a table's text, where it was given
+    decimal: str = ""  # what begins a fraction in a table's cells, where one told
     id: str = ""  # the column of a table that says which row it is, if any
     notes: tuple[str, ...] = ()  # sentences: what was left out and filled
     targets: tuple[str, ...] = ()  # the names of several, y [N, T]
