@@ -170,10 +170,13 @@ def test_list_names_every_recipe(capsys):
 @pytest.mark.contract
 def test_early_stopping_restores_the_best(here, capsys):
     command = "train mlp --data iris --batch-size 16 --patience 2 --learning-rate 0.03"
-    assert main([*command.split(), "--out", "run", "--steps", "4000"]) == 0
+    flags = "--out run --steps 4000 --eval-every 100"
+    assert main([*command.split(), *flags.split()]) == 0
     result = json.loads(Path("run/result.json").read_text())
     lines = [json.loads(x) for x in Path("run/metrics.jsonl").read_text().splitlines()]
     losses = [line["watched_loss"] for line in lines if "watched_loss" in line]
+    steps = [line["step"] for line in lines if "watched_loss" in line]
+    assert steps == list(range(100, 100 * len(steps) + 1, 100))
     assert result["ended"] == "early" and result["steps"] < 4000
     # it chose the parameters: nobody should take it for the test data
     assert result["evaluated"] == "watched" and result["measured_on"] == "test data"

@@ -17,7 +17,8 @@ def columns(path):
 
 @pytest.mark.contract
 def test_a_sweep_leaves_tables_pictures_and_a_command(zoo, tmp_path):
-    flags = "--learning-rate 1e-6,1e-2 --dropout 0,0.2 --seeds 3 --patience 9 --out s"
+    flags = "--learning-rate 1e-6,1e-2 --dropout 0,0.2 --seeds 3 --out s"
+    flags += " --patience 9 --eval-every 4"
     status, out, _ = zoo(f"sweep {DIGITS} {flags}")
     assert status == 0
     wanted = {"search.json", "members", "members.csv", "settings.csv", "curves.png"}
@@ -36,7 +37,7 @@ def test_a_sweep_leaves_tables_pictures_and_a_command(zoo, tmp_path):
     assert float(best["deviation"][0]) == pytest.approx(own.std(ddof=1))
     said = json.loads((tmp_path / "s" / "search.json").read_text())["best"]
     assert said in out and said.startswith("zoo train mlp --data digits --widths 8")
-    assert "--learning-rate 0.01" in said and "--patience 9" in said
+    assert "--learning-rate 0.01" in said and "--patience 9 --eval-every 4" in said
     # and that command is one
     status, _, error = zoo(said.removeprefix("zoo ") + " --out t")
     assert status == 0, error

@@ -27,7 +27,8 @@ OWN: dict[str, tuple[Any, Any, str]] = {
     "simpler": (str | None, None, "the axis of which more is a simpler model: of those "
                 "within a standard error of the best, the simplest is chosen"),
     "patience": (int | None, None, "end a training after so many evaluations without "
-                 "a lower loss on the rows set aside, of twenty, and keep its best"),
+                 "a lower loss on the rows set aside, and keep its best"),
+    "eval_every": (int | None, None, HELP["eval_every"]),
     "budget": (str, "5m", "time to spend, as 90s, 10m or 1h"),
     "seed": (int, 0, "of the rows set aside, the folds and what is drawn"),
     "out": (Path | None, None, "the directory; runs/RECIPE-COMMAND for None"),
@@ -77,11 +78,12 @@ def asked(
         key = jax.eval_shape(jax.random.key, 0)
         state = jax.eval_shape(task.init, key, batch_shapes(source))[1]
         optim.pieces(source.size, training.accumulate, training.microbatch, state)
-    patience = flags.get("patience")
-    check_patience(name, experiment, patience)
+    check_patience(name, experiment, flags.get("patience"))
     words = [f"zoo train {name}"] + [f"--data {data}"] * (data != recipe.data)
     words += [flag(n, v) for n, v in given.items()]
-    words += [flag("patience", patience)] * (patience is not None)
+    for name in ("patience", "eval_every"):
+        if (value := flags.get(name)) is not None:
+            words.append(flag(name, value))
     command = " ".join(words)
     mine = {n: flags[n] for n in own}
     return Asked(recipe, command, axes, given, mine, out), experiment

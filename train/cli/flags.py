@@ -163,6 +163,7 @@ HELP = {
     "seed": "of the initial weights, the order of the examples, dropout, augmentation",
     "patience": "stop after so many evaluations without a lower loss on a tenth of the "
     "training data, which is watched instead, and restore the best",
+    "eval_every": "steps from an evaluation to the next; a twentieth of all for None",
     "data_seed": "of the holdout, the watched part and the few labels; follows --seed "
     "unless given",
     "devices": "split each batch over that many devices",

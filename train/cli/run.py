@@ -132,6 +132,7 @@ def _train(asked, out, config, how, told):
             evaluation={"test": data.test, "watched": data.watched}[part],
             evaluated=part,
             patience=options.patience,
+            eval_every=options.eval_every,
             checkpoints=out / "checkpoints",
             **how,
             callbacks=[describe, *[log] * hosts.leads(), *told, draw],

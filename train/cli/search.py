@@ -32,7 +32,7 @@ MAPPED = 12  # values of an axis in a map
 
 def sweep(argv: list[str]) -> int:
     """`zoo sweep RECIPE --learning-rate 1e-4,1e-3 --seeds 8`."""
-    own = ("seeds", "samples", "patience", "seed", "out", "resume")
+    own = ("seeds", "samples", "patience", "eval_every", "seed", "out", "resume")
     wanted, experiment = asked("sweep", argv, own)
     metric, greatest = judged_by(experiment)
     found = many.sweep(
@@ -45,6 +45,7 @@ def sweep(argv: list[str]) -> int:
         draw=wanted.own["seed"],
         evaluation=experiment.parts.watched,
         patience=wanted.own["patience"],
+        eval_every=wanted.own["eval_every"],
         checkpoints=wanted.out / "members",
         resume=wanted.own["resume"],
     )

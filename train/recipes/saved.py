@@ -45,6 +45,7 @@ class Options(NamedTuple):
     data_seed: int | None = None  # that of the run for None
     log: logs.Name | None = None
     fsdp: bool = False
+    eval_every: int | None = None  # a twentieth of the steps for None
 
 
 class Saved(NamedTuple):
