@@ -127,6 +127,8 @@ def test_what_is_not_finite_is_named_among_small_and_large_arrays():
             wrong[(-1,) * wrong.ndim] = bad  # the last of it
             fine, what = look([*arrays[:i], jnp.array(wrong), *arrays[i + 1 :]])
             assert not fine and what == i
+    fine, what = look([arrays[4], arrays[4].at[1, 2].set(jnp.nan)])  # none is small
+    assert not fine and what == 1
 
 
 def test_all_of_a_state_stays_but_for_its_number():

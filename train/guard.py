@@ -60,23 +60,29 @@ def watched(state: State, metrics: dict[str, Mean]) -> dict[str, jax.Array]:
     Not the optimizer's own: a line search holds infinity where it has none yet, and
     what is finite in norm has finite moments.
     """
-    found = {"the loss": metrics["loss"].total}
-    found["the gradient"] = metrics["grad_norm"].total
-    trees = {"params": state.params, "state": state.model}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(trees, is_leaf=stays):
-        if not stays(leaf) and jnp.issubdtype(leaf.dtype, jnp.inexact):
-            found[jax.tree_util.keystr(path, simple=True, separator="/")] = leaf
+    sums = {"the loss": metrics["loss"].total}
+    sums["the gradient"] = metrics["grad_norm"].total
+    return sums | floats({"params": state.params, "state": state.model})
+
+
+def floats(tree: Any) -> dict[str, jax.Array]:
+    """What may be not finite of a tree, by its path; the small arrays first."""
+    found = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree, is_leaf=stays)
+        if not stays(leaf) and jnp.issubdtype(leaf.dtype, jnp.inexact)
+    }
     return dict(sorted(found.items(), key=lambda item: item[1].size > SMALL))
 
 
 def finite(arrays: list[jax.Array]) -> tuple[jax.Array, jax.Array]:
     """Whether all are finite, and the index of the first that is not: scalars.
 
-    The small ones stand first, and are one array: a loop over each would be a third of
-    what compiling a ResNet's step takes in memory.
+    As `floats` gives them, the small ones stand first. They are one array: a loop over
+    each would be a third of what compiling a ResNet's step takes in memory.
     """
     small = [array for array in arrays if array.size <= SMALL]
-    row = jnp.isfinite(jnp.concatenate([array.ravel() for array in small]))
+    row = jnp.isfinite(jnp.concatenate([a.ravel() for a in small] or [jnp.ones(1)]))
     ends = jnp.cumsum(jnp.array([array.size for array in small]))
     large = [jnp.isfinite(array).all() for array in arrays[len(small) :]]
     good = jnp.stack([row.all(), *large])

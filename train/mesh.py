@@ -180,12 +180,6 @@ def make_chunk(step: Callable, source: Source, mesh: jax.sharding.Mesh | None = 
     return chunk
 
 
-def finite(tree: Any) -> jax.Array:
-    """Whether all numbers are finite: a bool scalar."""
-    floats = [a for a in jax.tree.leaves(tree) if jnp.issubdtype(a.dtype, jnp.inexact)]
-    return jnp.all(jnp.array([jnp.isfinite(a).all() for a in floats]))
-
-
 class Chunks:
     """A compiled chunk of a guarded step with what it needs at hand: state, data,
     running metrics. With `explained` it is of one step, and the first that would be

@@ -21,6 +21,7 @@ from train import mesh as programs
 from train import step as one
 from train.disk import origin as told
 from train.evaluate import make_eval
+from train.guard import finite, floats
 from train.machines.devices import replicate
 from train.many.axes import Settings
 from train.many.member import (
@@ -151,7 +152,8 @@ class Population:
         source = self._data.source(arrays, own)
         run = programs.make_chunk(self._member(own).step(), source)
         state, total = run(one.State(now, *rest), total, source.arrays, stop)
-        return state[1:], total, own, programs.finite((state.params, state.model))
+        good, _ = finite([*floats((state.params, state.model)).values()])
+        return state[1:], total, own, good
 
     def _score(self, arrays, member):
         """Metrics of a `Trained` on the rows of its evaluation, block by block."""
