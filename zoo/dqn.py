@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.lax import stop_gradient
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, PRNGKeyArray
 
 from zoo.base import Mean, Model, Number, Task, UsageError, check_int, concrete, judged
 from zoo.environments import Environment
@@ -150,11 +150,9 @@ def task(
         best = policy(model, held)
         played = _played(environment, best, state.playing, own, share, shape)
         ring = remember(state.memory, played[1], step)
-        count = jnp.minimum((step + 1) * environments * horizon, memory)
-        at = jax.random.randint(choice, (batch_size,), 0, count)
+        part = drawn(ring, choice, batch_size, (step + 1) * environments * horizon)
         due = step % refresh == 0
         kept = jax.tree.map(lambda a, b: jnp.where(due, a, b), held, state.target)
-        part = jax.tree.map(lambda a: a[at], ring)
         values = _values(model, params, kept, part, discount, double)
         # before there is enough to learn from, nothing moves
         values["loss"] = (step >= warmup) * values["loss"]
@@ -239,6 +237,15 @@ def remember(memory: Remembered, seen: Transition, step: Int[Array, ""]) -> Reme
         return jax.lax.dynamic_update_slice_in_dim(ring, row, first, 0)
 
     return jax.tree.map(write, memory, rows)
+
+
+def drawn(
+    memory: Remembered, key: PRNGKeyArray, size: int, played: Int[Array, ""]
+) -> Remembered:
+    """`size` of the transitions in a memory [M], of which so many were `played`."""
+    count = jnp.minimum(played, memory.reward.shape[0])
+    at = jax.random.randint(key, (size,), 0, count)
+    return jax.tree.map(lambda a: a[at], memory)
 
 
 def _check_numbers(sizes, shares):

@@ -179,11 +179,10 @@ def task(
         free = step < warmup
         played = _played(environment, model, held, state.playing, own, free, shape)
         ring = dqn.remember(state.memory, played[1], step)
-        size = jnp.minimum((step + 1) * count, memory)
-        at = jax.random.randint(choice, (batch_size,), 0, size)
+        part = dqn.drawn(ring, choice, batch_size, (step + 1) * count)
         kept = slowly(state.target, held["critic"], pace)
         values = _values(
-            *(model, params, kept, jax.tree.map(lambda a: a[at], ring), noise),
+            *(model, params, kept, part, noise),
             *(temperature, target_entropy, discount),
         )
         # before there is enough to learn from, nothing moves

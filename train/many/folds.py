@@ -194,22 +194,30 @@ def cross_validate(
         raise KeyboardInterrupt
     check_choice("metric", metric, tuple(ran.scores))
     scores = ran.scores[metric].reshape(-1, count, len(which.train)).mean(0)
-    mean = scores.mean(1)
-    k = len(which.train) // which.repeats
-    apart = scores.reshape(count, which.repeats, k)
-    # of each parting alone: more of them say nothing of other rows
-    error = apart.std(2, ddof=1).mean(1) / np.sqrt(k) if k > 1 else np.zeros(count)
-    loss = np.where(np.isfinite(mean), -mean if greatest else mean, np.inf)
-    if not np.isfinite(loss).any():
-        raise UsageError("every setting diverged: try smaller learning rates")
-    best = simplest = int(np.argmin(loss))
-    if simpler is not None:
-        near = np.flatnonzero(loss <= loss[best] + error[best])
-        simplest = int(max(near, key=lambda i: (found[simpler][i], -loss[i])))
+    simplicity = None if simpler is None else found[simpler]
+    error, best, simplest = _best(scores, which.repeats, greatest, simplicity)
     every = np.arange(count_rows(arrays), dtype=np.int32)[None]
     chosen = {name: values[[simplest]] for name, values in found.items()}
     last = members(Folds(every, every), chosen, "all", judged=False)
     scaling = sources.standardized(sources.full(arrays)).arrays if standardize else None
-    return CrossValidated(
-        found, scores, mean, error, best, simplest, last.trained(0), scaling, ran
-    )
+    judged = found, scores, scores.mean(1), error, best, simplest
+    return CrossValidated(*judged, last.trained(0), scaling, ran)
+
+
+def _best(scores, repeats, greatest, simplicity):
+    """Scores [A, K] -> their standard errors [A], the best setting, the simplest near.
+
+    `simplicity` [A] is greater where a model is simpler; None: the best again.
+    """
+    mean, k = scores.mean(1), scores.shape[1] // repeats
+    apart = scores.reshape(len(scores), repeats, k)
+    # of each parting alone: more of them say nothing of other rows
+    error = apart.std(2, ddof=1).mean(1) / np.sqrt(k) if k > 1 else np.zeros(len(mean))
+    loss = np.where(np.isfinite(mean), -mean if greatest else mean, np.inf)
+    if not np.isfinite(loss).any():
+        raise UsageError("every setting diverged: try smaller learning rates")
+    best = int(np.argmin(loss))
+    if simplicity is None:
+        return error, best, best
+    near = np.flatnonzero(loss <= loss[best] + error[best])
+    return error, best, int(max(near, key=lambda i: (simplicity[i], -loss[i])))
