@@ -49,7 +49,9 @@ def halved() -> Iterator[None]:
         module, outermost = context.module, not inside
         free = getattr(module, "dtype", HALF) is None
         inside.append(module)
-        if free:  # of a copy: modules that compute are bound to their parameters
+        # of a copy: modules that compute are bound to their parameters; a clone that is
+        # bound to the same could not declare again what their setup has declared
+        if free:
             object.__setattr__(module, "dtype", HALF)
         try:
             found = method(*args, **kwargs)
