@@ -6,6 +6,9 @@ import json
 import numpy as np
 import pytest
 
+from train.cli.asked import asked
+from zoo.base import UsageError
+
 DIGITS = "mlp --data digits --widths 8 --steps 40"
 
 
@@ -106,6 +109,16 @@ def test_a_quantity_is_judged_by_its_loss(zoo, tmp_path):
     assert zoo(f"cross-validate mlp {flags} --batch-size 32 --folds 3 --out c")[0] == 0
     for name in ("s", "c"):
         assert "loss" in columns(tmp_path / name / "settings.csv")
+
+
+def test_none_is_a_value_and_a_default_is_no_axis(tmp_path):
+    flags = f"--ema None --learning-rate 0.01 --dropout 0.1,0.2 --out {tmp_path / 's'}"
+    own = ("out", "seed"), 0.0
+    wanted, experiment = asked("sweep", ["karate", *flags.split()], *own)
+    assert experiment.training.ema is None and "--ema None" in wanted.command
+    assert wanted.axes == {"dropout": [0.1, 0.2]}
+    with pytest.raises(UsageError, match="expected numbers for dropout, as 0.1,0.3"):
+        asked("sweep", ["karate", "--dropout", "None"], *own)
 
 
 @pytest.mark.parametrize(

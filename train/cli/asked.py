@@ -61,7 +61,8 @@ def asked(
     _refuse_log(command, argv)
     flags = parse(_flags(recipe, own), argv[1:], f"zoo {command} {name}")
     known, swept = parameters(recipe), numbers(recipe)
-    axes = {n: _axis(n, flags[n]) for n in swept if flags[n] is not None}
+    texts = {n: flags[n] for n in swept if flags[n] != str(known[n].default)}
+    axes = {n: _axis(known[n], text) for n, text in texts.items()}
     given = {n: flags[n] for n in known if n not in swept}
     given = {n: v for n, v in given.items() if v != known[n].default}
     fixed = {n: a[0] for n, a in axes.items() if isinstance(a, list) and len(a) == 1}
@@ -102,7 +103,7 @@ def _flags(
     """
     swept = numbers(recipe)
     rows = [
-        (p.name, str | None, None, f"{HELP[p.name]}; as 0.1,0.3 or 1e-4..1e-1")
+        (p.name, str, str(p.default), f"{HELP[p.name]}; as 0.1,0.3 or 1e-4..1e-1")
         if p.name in swept
         else (p.name, typed(p.annotation), p.default, HELP[p.name])
         for p in parameters(recipe).values()
@@ -157,8 +158,10 @@ def _refuse_log(command, argv):
         )
 
 
-def _axis(name, text):
-    """ "0.1,0.3" -> [0.1, 0.3]; "1e-4..1e-1" -> a range."""
+def _axis(parameter, text):
+    """ "0.1,0.3" -> [0.1, 0.3]; "1e-4..1e-1" -> a range; "None" where it may be."""
+    if text == "None" and type(None) in get_args(parameter.annotation):
+        return [None]
     low, dots, high = text.partition("..")
     try:
         if dots:
@@ -166,7 +169,8 @@ def _axis(name, text):
         return [float(value) for value in text.split(",")]
     except ValueError:
         raise UsageError(
-            f"expected numbers for {name}, as 0.1,0.3 or 1e-4..1e-1, found {text!r}"
+            f"expected numbers for {parameter.name}, as 0.1,0.3 or 1e-4..1e-1, found "
+            f"{text!r}"
         ) from None
 
 
