@@ -121,6 +121,18 @@ def test_a_graph_of_ones_own_is_learned(zoo, tmp_path):
     assert result["metrics"]["accuracy"] >= 0.8 and result["evaluated"] == "watched"
 
 
+ONES = {"x": None, "x_row": np.arange(2), "x_col": np.arange(2), "shape": [20, 3]}
+
+
+def test_a_part_may_be_a_mask(tmp_path):
+    parts = {"train": np.arange(20) < 6, "test": np.arange(20) >= 10}
+    data, right = (
+        graphs.load_graph(Split(str(own(tmp_path, **other)))) for other in (parts, {})
+    )
+    np.testing.assert_array_equal(data.train["mask"], right.train["mask"])
+    np.testing.assert_array_equal(data.test["mask"], right.test["mask"])
+
+
 @pytest.mark.parametrize(
     "other, said",
     [
@@ -128,7 +140,19 @@ def test_a_graph_of_ones_own_is_learned(zoo, tmp_path):
         ({"edges": np.array([[0, 20]])}, "nodes 0 to 19, found node 20"),
         ({"y": np.zeros(19, int)}, r"found shapes \(20, 20\) and \(19,\)"),
         ({"y": np.full(20, -1)}, "expected labels from 0"),
-        ({"train": np.array([20])}, "expected nodes 0 to 19 in the parts"),
+        ({"y": np.zeros(20, int)}, "two classes or more in .* 0 to 0 of 20 nodes"),
+        ({"y": np.arange(20) * 10**8}, "found 0 to 1900000000 of 20 nodes"),
+        ({"edges": np.zeros((0, 2), int)}, "expected edges in .* found none"),
+        ({"train": np.array([20])}, 'in train of .* nodes, 0 to 19, .* found "20"'),
+        ({"test": np.zeros(0, int)}, "in test of .* found none"),
+        ({"test": np.ones(19, bool)}, "in test of .* or a mask of them"),
+        ({"test": np.arange(5, 20)}, "in one part of .* found 5 twice"),
+        (ONES | {"shape": None}, "or shape with what it has of x"),
+        (ONES | {"x_col": np.array([0, 9])}, "x_col of .* in 0 to 2, found 0 to 9"),
+        (
+            ONES | {"x_col": np.array([0.0, 1.0])},
+            r"expected integers x_row, x_col \[M\]",
+        ),
         ({"x": np.full((20, 2), np.nan)}, "expected finite numbers"),
     ],
 )

@@ -19,10 +19,12 @@ import numpy as np
 
 from train import source as sources
 from train.data.download import SYSTEM, cache
-from train.data.formats import numbers, open_npz
+from train.data.formats import numbers, open_npz, quoted
 from train.data.schema import Arrays, Data, Schema, Split
 from zoo.base import UsageError, check_int, nearest
 from zoo.edges import check_edges, undirected
+
+PARTS = ("train", "test", "val")
 
 
 class Graph(NamedTuple):
@@ -100,19 +102,15 @@ def read_graph(path: Path) -> Graph:
     """The graph of an .npz file. Raises UsageError for one that is not whole.
 
     It has "x" [N, F] (or where it is 1, "x_row" and "x_col", and its "shape" [2]),
-    "edges" [E, 2], in one direction or both, "y" [N], and indices of nodes: "train",
-    "test" and, if some are to be watched, "val".
+    "edges" [E, 2], in one direction or both, "y" [N], and indices of nodes, or masks
+    [N]: "train", "test" and, if some are to be watched, "val", which share no node.
     """
     arrays = open_npz(path)
     wanted = {"edges", "y", "train", "test"} - set(arrays)
     if wanted or not {"x", "x_row", "x_col", "shape"} & set(arrays):
         missing = ", ".join(sorted(wanted)) or "x"
         raise UsageError(f"expected a graph in {path}, found no {missing}")
-    if "x" in arrays:
-        x = numbers(arrays["x"], f"x of {path}")
-    else:
-        x = np.zeros(tuple(arrays["shape"]))
-        x[arrays["x_row"], arrays["x_col"]] = 1
+    x = numbers(arrays["x"], f"x of {path}") if "x" in arrays else _sparse(arrays, path)
     y, edges = arrays["y"], arrays["edges"]
     if x.ndim != 2 or y.shape != x.shape[:1] or y.dtype.kind not in "iu":
         raise UsageError(
@@ -120,14 +118,57 @@ def read_graph(path: Path) -> Graph:
             f"{x.shape} and {y.shape} ({y.dtype})"
         )
     check_edges(edges, len(x))
-    if y.min() < 0:
-        raise UsageError(f"expected labels from 0 in {path}, found {y.min()}")
-    parts = [arrays[name] for name in ("train", "test", "val") if name in arrays]
-    for part in parts:
-        if part.dtype.kind not in "iu" or not np.isin(part, np.arange(len(x))).all():
-            raise UsageError(f"expected nodes 0 to {len(x) - 1} in the parts of {path}")
-    classes = tuple(map(str, range(y.max() + 1)))
+    if not edges.size:
+        raise UsageError(f"expected edges in {path}, found none")
+    low, high = y.min(), y.max()
+    if low < 0 or not 0 < high < max(2, len(x)):  # as many classes as nodes, at most
+        raise UsageError(
+            f"expected labels from 0 of two classes or more in {path}, found {low} to "
+            f"{high} of {len(x)} nodes"
+        )
+    parts = [_part(arrays[n], n, len(x), path) for n in PARTS if n in arrays]
+    nodes, often = np.unique(np.concatenate(parts), return_counts=True)
+    if (twice := nodes[often > 1]).size:
+        raise UsageError(
+            f"expected each node in one part of {path}, once, found {twice[0]} twice"
+        )
+    classes = tuple(map(str, range(high + 1)))
     return Graph(x, edges, y.astype(np.int32), classes, *parts)
+
+
+def _sparse(arrays, path):
+    """x [N, F] of its shape and the places of ones."""
+    if absent := {"x_row", "x_col", "shape"} - set(arrays):
+        raise UsageError(
+            f"expected x in {path}, or {min(absent)} with what it has of x"
+        )
+    at = [arrays["x_row"], arrays["x_col"]]
+    shape = arrays["shape"]
+    whole = all(a.dtype.kind in "iu" for a in (*at, shape))
+    if shape.shape != (2,) or not whole or at[0].shape != at[1].shape:
+        raise UsageError(f"expected integers x_row, x_col [M] and shape [2] in {path}")
+    for name, each, size in zip(("x_row", "x_col"), at, shape, strict=True):
+        if each.size and not 0 <= each.min() <= each.max() < size:
+            raise UsageError(
+                f"expected {name} of {path} in 0 to {size - 1}, found {each.min()} to "
+                f"{each.max()}"
+            )
+    x = np.zeros(tuple(shape))
+    x[tuple(at)] = 1
+    return x
+
+
+def _part(nodes, name, count, path):
+    """Indices of nodes; of a mask [N], where it is True."""
+    if nodes.dtype.kind == "b" and nodes.shape == (count,):
+        nodes = np.flatnonzero(nodes)
+    known = nodes.dtype.kind in "iu" and nodes.ndim == 1 and nodes.size
+    if not known or not 0 <= nodes.min() <= nodes.max() < count:
+        raise UsageError(
+            f"expected in {name} of {path} nodes, 0 to {count - 1}, or a mask of them, "
+            f"found {quoted(nodes.ravel()[-3:].tolist()) if nodes.size else 'none'}"
+        )
+    return nodes
 
 
 def graph_examples(schema: Schema, given: Any) -> Arrays:
