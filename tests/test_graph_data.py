@@ -12,6 +12,7 @@ from tests.conftest import CORA
 from tests.test_graph import community
 from train import loop, optim
 from train.data import graphs
+from train.data.inputs import examples
 from train.data.schema import Split, blank
 from train.evaluate import evaluate
 from train.recipes import RECIPES, prepare
@@ -70,6 +71,23 @@ def test_a_run_of_a_graph_shows_its_nodes_and_is_loaded_again(zoo, tmp_path):
     program = jax.export.deserialize((tmp_path / "karate.bin").read_bytes())
     inputs = club.x[None].astype(np.float32), both[None].astype(np.int32)
     np.testing.assert_allclose(program.call(*inputs), p, atol=1e-5)
+
+
+def test_a_graph_to_predict_of_is_read_of_a_file(tmp_path):
+    schema = graphs.load_graph(Split("karate")).schema
+    club, path = graphs.karate(), tmp_path / "club.npz"
+    np.savez(path, x=club.x, edges=club.edges)
+    rows = examples(schema, [path])  # as the command line gives it
+    np.testing.assert_array_equal(rows["x"][0], club.x)
+    assert rows["edges"].shape == (1, 156, 2)
+    np.savez(path, x=club.x)
+    for given, said in (
+        ([path], r"x and edges, found \['x'\]"),
+        ([path, path], "one graph, found 2"),
+        ([tmp_path / "other.npz"], "found no file at"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            examples(schema, given)
 
 
 @pytest.mark.parametrize(

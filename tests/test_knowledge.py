@@ -165,7 +165,7 @@ def family():
     [
         ({"train": np.array([[0, 0, 15]])}, "from 0 to 14 in column 2, found 15"),
         ({"valid": np.array([[0, -1, 1]])}, "from 0 to 1 in column 1, found -1"),
-        ({"test": np.array([[0.0, 1.0, 1.0]])}, "expected integer tokens"),
+        ({"test": np.array([[0.0, 1.0, 1.0]])}, "expected integer ids of test in"),
         ({"test": np.array([[0, 1]])}, "expected 3 columns"),
         ({"train": np.zeros((0, 3), int)}, "expected triples in train"),
     ],

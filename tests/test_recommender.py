@@ -11,6 +11,7 @@ from train.data import Split, inputs, ratings, restore_target
 from train.recipes import RECIPES, prepare
 from train.recipes.ratings import rankings
 from train.source import examples, full
+from train.step import Trained
 from zoo import recommender
 from zoo.base import UsageError, is_weight
 
@@ -235,6 +236,10 @@ def test_a_table_of_the_users_has_its_names(tmp_path):
         inputs.examples(data.schema, np.array([[0, 2]]))
     watched = ratings.load_ratings(Split(path, 0.25)).watched
     assert len(watched["y"]) == 4
+    found = prepare(RECIPES["matrix_factorization"], data)
+    first = Trained(*found.task.init(jax.random.key(0), data.train))
+    text = found.report.measure(first, data).files["liked.txt"]()  # of two items
+    assert text.count("\n") == 2 and "who liked tea liked milk." in text
 
 
 @pytest.mark.parametrize(
@@ -242,7 +247,8 @@ def test_a_table_of_the_users_has_its_names(tmp_path):
     [
         ({"user": np.array([0, -1, 1])}, "column 0, found -1 in rating 1"),
         ({"items": np.array(["tea"])}, "from 0 to 0 in column 1, found 1"),
-        ({"user": np.array([0.0, 1.0, 1.0])}, "expected integer"),
+        ({"user": np.array([0.0, 1.0, 1.0])}, "expected integer ids of"),
+        ({"user": np.array([0, 1, 10**9])}, "below 10,000,000, found 1000000000"),
         ({"user": np.array([0, 1])}, "columns .N. of one length"),
         ({"rating": np.array([1.0, np.nan, 2.0])}, "rating"),
         ({"rating": None}, "expected rating in"),

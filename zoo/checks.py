@@ -93,8 +93,9 @@ def check_ids(
     of a negative one another. at(i) names the i-th row.
     """
     x = np.asarray(x)
-    check_tokens(x, "N F")
-    if x.shape[1] != len(sizes):
+    if x.dtype.kind not in "iu":
+        raise UsageError(f"expected integer {what}, found {x.dtype} {x.shape}")
+    if x.shape[1:] != (len(sizes),):
         raise UsageError(f"expected {len(sizes)} columns of {what}, found {x.shape}")
     wrong = np.argwhere((x < 0) | (x >= np.array(sizes).reshape(1, -1)))
     if len(wrong):

@@ -9,7 +9,7 @@ begin trees at.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -177,12 +177,16 @@ def graph_examples(schema: Schema, given: Any) -> Arrays:
     A dict of x [N, F] and edges [E, 2], in one direction or both, or the path of an
     .npz file with these; N may be another than in training. Raises UsageError.
     """
-    if isinstance(given, list | tuple) and len(given) == 1:
+    if isinstance(given, list | tuple):
+        if len(given) != 1:
+            raise UsageError(f"expected one graph, found {len(given)}")
         (given,) = given
     if isinstance(given, str | os.PathLike):
+        if not Path(given).is_file():
+            raise UsageError(f"expected a graph, a file .npz, found no file at {given}")
         given = open_npz(Path(given))
-    if not isinstance(given, dict) or not {"x", "edges"} <= set(given):
-        found = sorted(given) if isinstance(given, dict) else type(given).__name__
+    if not isinstance(given, Mapping) or not {"x", "edges"} <= set(given):
+        found = sorted(given) if isinstance(given, Mapping) else type(given).__name__
         raise UsageError(f"expected a dict with x and edges, found {found}")
     x, edges = numbers(np.asarray(given["x"]), "x"), np.asarray(given["edges"])
     if x.ndim != 2 or x.shape[1] != schema.shape[1]:

@@ -21,6 +21,7 @@ from zoo.base import UsageError, nearest
 from zoo.checks import check_ids
 
 RATINGS = ("movielens_small", "tastes")
+MOST = 10_000_000  # ids without names: each has a vector
 
 
 class Ratings(NamedTuple):
@@ -111,7 +112,13 @@ def read_ratings(name: str) -> Ratings:
 
 def _count(column):
     """How many ids there are; floats are refused later, with their column."""
-    return int(column.max(initial=-1)) + 1 if column.dtype.kind in "iu" else 0
+    if column.dtype.kind not in "iu":
+        return 0
+    if (last := int(column.max(initial=-1))) >= MOST:
+        raise UsageError(
+            f"expected ids that count from 0, below {MOST:,}, found {last}: number them"
+        )
+    return last + 1
 
 
 def _films(path) -> Ratings:

@@ -143,6 +143,7 @@ def rankings(
 def _liked(schema, vectors, trained, data, n=5):
     """Whoever liked the most rated items also liked, in words."""
     counts = np.bincount(data.train["x"][:, 1], minlength=len(schema.ids[1]))
+    n = min(n, len(counts) - 1)  # there are no more
     often = np.flatnonzero(counts >= min(FEW, np.sort(counts)[-n - 1]))
     table = jnp.asarray(trained.params[vectors]["embedding"])[often]
     lines = []
