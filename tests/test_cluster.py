@@ -10,6 +10,7 @@ from sklearn.preprocessing import StandardScaler
 
 from train import loop, optim
 from train import step as one
+from train.recipes import RECIPES, prepare
 from train.source import full
 from zoo import cluster
 from zoo.base import UsageError
@@ -31,6 +32,18 @@ def test_lloyd_equals_scikit_learn_from_the_same_start(digits):
     # far from the origin float32 has 4 digits of a distance, unless it is centred
     away = jax.jit(cluster.lloyd)(digits + 1000, begin + 1000, tolerance=0)
     assert float(away.inertia) == pytest.approx(exact.inertia_, rel=1e-3)
+
+
+def test_as_many_clusters_as_rows_leave_nothing(tmp_path):
+    rows = np.array([[0.0, 1.0], [2.0, 5.0], [4.0, 4.0]])
+    np.savez(tmp_path / "rows.npz", x_train=rows, y_train=np.array([0, 1, 1]))
+    recipe = prepare(
+        RECIPES["kmeans"], tmp_path / "rows.npz", clusters=3, holdout=0.0, steps=1
+    )
+    params, state = recipe.task.init(jax.random.key(0), recipe.parts.train)
+    begun = one.Trained(params, state | {"seeds": recipe.parts.train["x"]})
+    found = recipe.report.measure(begun, recipe.parts)
+    assert found.scores["loss"] == 0 and found.scores["of_sklearn"] == 1
 
 
 def test_ten_restarts_in_one_vmap_find_the_clusters_of_digits(digits):

@@ -14,6 +14,8 @@ from train.step import Trained
 from zoo import cluster, decomposition
 from zoo.base import Number, UsageError
 
+LEAST = 1e-9  # of an error that is 0: as many clusters as different rows
+
 
 def kmeans(schema: Schema, *, clusters: int = 10, keep: Number = 0.0) -> Built:
     """Centres, each the mean of the rows that it is nearest to."""
@@ -43,6 +45,11 @@ def _flat(rows):
     return np.asarray(rows["x"], np.float64).reshape(len(rows["x"]), -1)
 
 
+def _ratio(loss, reference):
+    """Of errors of standardised rows; 1 where neither leaves anything."""
+    return (loss + LEAST) / (reference + LEAST)
+
+
 def _of_clusters(task, schema, trained: Trained, data: Data) -> Measured:
     """Squared distance to the nearest centre, beside scikit-learn's at ten restarts."""
     from sklearn.cluster import KMeans  # a second to import
@@ -53,7 +60,7 @@ def _of_clusters(task, schema, trained: Trained, data: Data) -> Measured:
     loss = evaluate.evaluate(task, trained, {"x": rows["x"]})["loss"]
     model = KMeans(len(centres), n_init=10, random_state=0).fit(_flat(data.train))
     reference = -model.score(_flat(rows)) / len(rows["x"])
-    scores = {"loss": loss, "sklearn": reference, "of_sklearn": loss / reference}
+    scores = {"loss": loss, "sklearn": reference, "of_sklearn": _ratio(loss, reference)}
     x = _flat(rows)
     labels = np.asarray(cluster.nearest(x.astype(np.float32), centres))
     if schema.classes:
@@ -76,7 +83,7 @@ def _of_components(task, schema, trained: Trained, data: Data) -> Measured:
     # 1 where each axis is scikit-learn's, in the same order
     size = np.linalg.norm(axes, axis=1) * np.linalg.norm(model.components_, axis=1)
     cosine = np.abs((axes * model.components_).sum(1)) / size
-    scores = {"loss": loss, "pca": reference, "of_pca": loss / reference}
+    scores = {"loss": loss, "pca": reference, "of_pca": _ratio(loss, reference)}
     scores["cosine"] = float(cosine.min())
     files = _images(schema, "axes", axes)
     if schema.classes:
