@@ -23,8 +23,7 @@ def acting(request):
 
 CONTRACTS = (
     contract.test_init_depends_on_the_seed_alone,
-    contract.test_step_is_compiled_once,
-    contract.test_vmap_over_seeds_equals_separate_runs,
+    contract.test_vmap_over_seeds_equals_separate_runs_of_one_program,
 )
 
 

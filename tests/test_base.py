@@ -7,7 +7,7 @@ import optax
 import pytest
 from jaxtyping import TypeCheckError
 
-from tests.conftest import TWINS, batch_of, each, small
+from tests.conftest import TWINS, each, small
 from train import step
 from train.evaluate import make_eval
 from train.recipes import RECIPES
@@ -121,9 +121,11 @@ SHRINK |= {"axes", "moved"}  # components; the way of a centre from where it beg
 @pytest.mark.parametrize("name", each(*RECIPES.keys() - TWINS))
 def test_decay_shrinks_kernels_and_embeddings_alone(name):
     recipe = small(name)
+    source = recipe.batches(recipe.parts.train, 2)
 
     def init():
-        return recipe.task.init(jax.random.key(0), batch_of(recipe, 2))
+        batch = source.batch(source.arrays, np.uint32(0), np.int32(0))
+        return recipe.task.init(jax.random.key(0), batch)
 
     params = jax.eval_shape(init)[0]
     leaves = jax.tree_util.tree_leaves_with_path(is_weight(params))

@@ -61,6 +61,14 @@ def test_resume_of_an_empty_directory_starts_afresh(tmp_path):
     assert_equal(fit(tmp_path, resume=True).state, fit().state)
 
 
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory):
+    """A training's folder after ten steps, which every refusal must leave as it is."""
+    folder = tmp_path_factory.mktemp("begun")
+    fit(folder, steps=10)
+    return folder, listing(folder)
+
+
 def shifted(key, batch):
     return batch | {"x": batch["x"] + 1}
 
@@ -94,12 +102,11 @@ MODELS = [
         *(("another model, objective", change) for change in MODELS),
     ],
 )
-def test_another_training_is_not_continued(tmp_path, words, change):
-    fit(tmp_path, steps=10)
-    before = listing(tmp_path)
+def test_another_training_is_not_continued(begun, words, change):
+    folder, before = begun
     with pytest.raises(UsageError, match=f"began with {words}.*another directory"):
-        fit(tmp_path, resume=True, **change)
-    assert listing(tmp_path) == before
+        fit(folder, resume=True, **change)
+    assert listing(folder) == before
 
 
 def test_the_same_training_in_other_words_is_continued(tmp_path):
@@ -341,10 +348,11 @@ def test_a_training_goes_on_to_more_steps_by_another_schedule(tmp_path, at):
     "words, change",
     [*list(OTHERS.items())[:-1], *(("another model", m) for m in MODELS)],
 )
-def test_all_else_must_be_equal_of_a_longer_training(tmp_path, words, change):
-    fit(tmp_path, steps=10)
+def test_all_else_must_be_equal_of_a_longer_training(begun, words, change):
+    folder, before = begun
     with pytest.raises(UsageError, match=f"began with {words}"):
-        fit(tmp_path, resume="longer", steps=30, **change)
+        fit(folder, resume="longer", steps=30, **change)
+    assert listing(folder) == before
 
 
 def test_other_parameters_to_begin_with_are_another_training(tmp_path):
