@@ -38,7 +38,7 @@ def here(tmp_path, monkeypatch):
 def trained(tmp_path_factory):
     """A short run of the main job."""
     out = tmp_path_factory.mktemp("run") / "cnn"
-    code = main(["train", "cnn", "--steps", "60", "--no-augment", "--out", str(out)])
+    code = main(["train", "cnn", "--steps", "30", "--no-augment", "--out", str(out)])
     assert code == 0
     return out
 
@@ -48,7 +48,7 @@ def test_train_leaves_a_whole_run(trained):
     assert FILES | {"confusion.png"} <= names
     result = json.loads((trained / "result.json").read_text())
     assert {"recipe", "metrics", "steps", "seconds", "parameters"} < set(result)
-    assert result["steps"] == 60 and result["parameters"] == 121_930
+    assert result["steps"] == 30 and result["parameters"] == 121_930
     assert result["examples_per_second"] > 0
     assert result["evaluated"] == "test"
     scores = result["metrics"]
@@ -59,7 +59,7 @@ def test_train_leaves_a_whole_run(trained):
     lines = [
         json.loads(x) for x in (trained / "metrics.jsonl").read_text().split("\n")[:-1]
     ]
-    assert [line["step"] for line in lines] == list(range(1, 61))
+    assert [line["step"] for line in lines] == list(range(1, 31))
     assert lines[-1]["test_accuracy"] == pytest.approx(scores["accuracy"], abs=1e-6)
     with Image.open(trained / "curves.png") as picture:
         assert picture.width > 400
@@ -261,7 +261,7 @@ def test_a_wrong_choice_is_one_sentence_on_a_terminal_too(capsys, monkeypatch):
 
 def test_a_run_is_never_overwritten(trained, here, capsys):
     before = (trained / "result.json").read_bytes()
-    short = ["--steps", "60", "--no-augment", "--out", str(trained)]
+    short = ["--steps", "30", "--no-augment", "--out", str(trained)]
     assert main(["train", "cnn", *short]) == 2
     assert "--resume" in capsys.readouterr().err
     assert main(["train", "cnn", "--resume", "--out", str(trained), "--seed", "5"]) == 2
