@@ -28,12 +28,12 @@ import numpy as np
 from train import loop
 from train.data import words as texts
 from train.data.text import read_text
-from train.recipes import RECIPES, prepare
+from train.recipes import RECIPES, Experiment, prepare
 from train.recipes.words import together
 from train.report import words as report
 from zoo import embedding
 
-Measured = tuple[dict[str, float], float]  # scores, passes a second
+Measured = tuple[dict[str, float], float]  # scores, passes over the text a second
 SCORES = ("names", "forms", "probe")
 OURS: dict[str, tuple[str, dict[str, Any]]] = {
     "skip-gram": ("word2vec", {}),
@@ -51,7 +51,7 @@ GENSIM: dict[str, tuple[str, dict[str, int]]] = {
 
 
 def ours(name: str, flags: dict[str, Any], seed: int) -> Measured:
-    """Scores of a recipe, and passes over its text a second."""
+    """Scores of a recipe, and how often it reads its text a second."""
     recipe = prepare(RECIPES[name], **flags)
     training = recipe.training
     fit = loop.fit(
@@ -67,14 +67,20 @@ def ours(name: str, flags: dict[str, Any], seed: int) -> Measured:
     variables = {"params": fit.trained.params}
     table = np.asarray(embedding.vectors(recipe.network, variables), np.float64)
     scores = report.scores(recipe.schema.ids[0][: len(table)], table)
-    return scores, float(rate) / len(recipe.parts.train["y"])
+    return scores, float(rate) / rows_of_a_pass(recipe)
+
+
+def rows_of_a_pass(recipe: Experiment) -> float:
+    """How many rows are one window of each word, as gensim reads them; or all cells."""
+    windows = 1 if recipe.schema.regression else 2  # of a word: see `load_words`
+    return len(recipe.parts.train["y"]) / windows
 
 
 def passes_of(name: str, flags: dict[str, Any]) -> int:
-    """How often a recipe reads each of its pairs, about."""
+    """How often a recipe reads each of its words, about."""
     recipe = prepare(RECIPES[name], **flags)
     read = recipe.training.steps * recipe.training.batch_size
-    return max(1, round(read / len(recipe.parts.train["y"])))
+    return max(1, round(read / rows_of_a_pass(recipe)))
 
 
 def gensims(

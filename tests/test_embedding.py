@@ -214,17 +214,18 @@ def test_a_word_is_the_mean_of_itself_and_its_subwords():
     names = ("where", "a", "her")
     model = embedding.Words((3, 2, 1), 4, subwords=names, buckets=17)
     params = params_of(model)
-    found = embedding.vectors(model, {"params": params})
+    found, means = embedding.vectors(model, {"params": params}), []
     for i, name in enumerate(names):
         which = [embedding.bucket(gram, 17) for gram in embedding.ngrams(name)]
         each = [params["words"]["embedding"][i]]
         each += [params["parts"]["embedding"][b] for b in which]
-        np.testing.assert_allclose(found[i], np.mean(each, 0), rtol=1e-5, atol=1e-6)
+        means.append(np.mean(each, 0))
+    middle = np.mean(means, 0)
+    np.testing.assert_allclose(found, means - middle, rtol=1e-5, atol=1e-6)
     new = embedding.unseen(model, {"params": params}, "hers")
     which = [embedding.bucket(gram, 17) for gram in embedding.ngrams("hers")]
-    np.testing.assert_allclose(
-        new, np.mean(params["parts"]["embedding"][which], 0), rtol=1e-5
-    )
+    mean = np.mean(params["parts"]["embedding"][which], 0)
+    np.testing.assert_allclose(new, mean - middle, rtol=1e-5, atol=1e-6)
     for wrong in (model, embedding.Words((3, 2, 1), 4)):
         with pytest.raises(UsageError, match="a model of subwords"):
             embedding.unseen(wrong, {"params": params}, "")
@@ -268,7 +269,8 @@ def test_gloves_loss_equals_a_plain_loop():
     # neither the power nor the bound could be another
     plain = [e / min(1, (n / 10) ** 0.75) for e, n in zip(each, count, strict=True)]
     assert abs(np.mean(plain) / np.mean(each) - 1) > 0.05
-    np.testing.assert_allclose(embedding.vectors(model, {"params": params}), w + c)
+    found = embedding.vectors(model, {"params": params})
+    np.testing.assert_allclose(found, w - w.mean(0), rtol=1e-5, atol=1e-6)
     # a count that a mask drops may be none
     mask = jnp.ones(V * V).at[0].set(0.0)
     junk = {"x": EVERY, "y": jnp.array(count).at[0].set(jnp.nan), "mask": mask}
@@ -305,20 +307,9 @@ def test_words_are_counted_and_written_as_inside_sentences():
     ]
 
 
-class Reach:
-    """Draws of a window's reach that are given."""
-
-    def __init__(self, reach):
-        self.reach = np.array(reach)
-
-    def integers(self, low, high, n):
-        assert (low, high, n) == (1, 4, len(self.reach))
-        return self.reach
-
-
 def test_windows_equal_a_plain_loop():
-    tokens, reach = np.array([4, 0, 2, 2, 1], np.int32), [3, 1, 2, 3, 1]
-    around = texts.windows(tokens, 3, V, Reach(reach))
+    tokens, reach = np.array([4, 0, 2, 2, 1], np.int32), np.array([3, 1, 2, 3, 1])
+    around = texts.windows(tokens, 3, V, reach)
     wanted = [
         (t, tokens[j])
         for i, (t, r) in enumerate(zip(tokens, reach, strict=True))
@@ -333,6 +324,19 @@ def test_windows_equal_a_plain_loop():
     # the same counts, of both kinds of rows
     both = [together(r, V).toarray() for r in (rows, {"x": around, "y": tokens})]
     np.testing.assert_array_equal(both[0], both[1].T)
+
+
+@pytest.mark.parametrize("window", [1, 2, 5])
+def test_a_window_and_its_counterpart_reach_as_far_together(tmp_path, window):
+    path = tmp_path / "t.txt"
+    path.write_text(text := "one two three four five six seven eight nine ten " * 9)
+    data = texts.load_words(path, window=window, min_count=1, holdout=0)
+    found = together(data.train, 10).toarray()
+    np.testing.assert_allclose(found.sum(1)[1:-1], 9 * 2 * (window + 1), atol=30)
+    if window < 3:  # no draw is left: words d apart are there 2 / d times
+        tokens = texts.ids(texts.vocabulary(text, 1), text)
+        cells = together(texts.cells(tokens, window, 10), 10).toarray()
+        np.testing.assert_allclose(found, 2 * cells)
 
 
 def test_cells_equal_a_plain_loop():
@@ -458,6 +462,7 @@ def test_svd_is_that_of_positive_information():
     u, s, _ = np.linalg.svd(np.maximum(information, 0))
     found = report.svd(table, 3, root=0.5)
     wanted = u[:, :3] * s[:3] ** 0.5
+    wanted -= wanted.mean(0)
     np.testing.assert_allclose(found @ found.T, wanted @ wanted.T, atol=1e-8)
     with pytest.raises(UsageError, match="a width below the 6 words, found 6"):
         report.svd(table, V)

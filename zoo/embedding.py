@@ -7,6 +7,8 @@ representations of words and phrases and their compositionality", 2013,
 arXiv:1310.4546. What negative sampling factorises: Levy & Goldberg, "Neural word
 embedding as implicit matrix factorization", 2014. Subwords: Bojanowski, Grave, Joulin &
 Mikolov, "Enriching word vectors with subword information", 2017, arXiv:1607.04606.
+Less their mean: Mu, Bhat & Viswanath, "All-but-the-top: Simple and effective
+postprocessing for word representations", 2018, arXiv:1702.01417.
 GloVe: Pennington, Socher & Manning, "GloVe: Global vectors for word representation",
 2014.
 
@@ -94,8 +96,14 @@ class Words(nn.Module):
 
 
 def vectors(model: nn.Module, variables: Tree) -> Float[Array, "V D"]:
-    """The vector of every word: of GloVe the sum of its two (section 4.2)."""
-    return model.apply(variables, method="table")  # type: ignore[return-value]
+    """The vector of every word, less the mean of all."""
+    table = _table(model, variables)
+    return table - table.mean(0, keepdims=True)
+
+
+def _table(model, variables) -> Any:
+    """The vector of every word, as it was learned."""
+    return model.apply(variables, method="table")
 
 
 # Negative sampling --------------------------------------------------------------------
@@ -211,13 +219,15 @@ def hierarchical_softmax(model: Words, *, columns: int = 1) -> Task:
 def unseen(model: Words, variables: Tree, word: str) -> Float[Array, "D"]:
     """The vector of a word that training had not: the mean of those of its subwords.
 
-    Raises UsageError for a model without them, or a word of no letter.
+    It is less the mean of the words, as their `vectors` are. Raises UsageError for a
+    model without subwords, or a word of no letter.
     """
     grams = ngrams(word)
     if not model.subwords or not grams:
         raise UsageError(f"expected a model of subwords, and a word, found {word!r}")
     which = np.array([bucket(gram, model.buckets) for gram in grams])
-    return jnp.asarray(variables["params"]["parts"]["embedding"])[which].mean(0)
+    own = jnp.asarray(variables["params"]["parts"]["embedding"])[which].mean(0)
+    return own - _table(model, variables).mean(0)
 
 
 # GloVe --------------------------------------------------------------------------------
@@ -256,8 +266,12 @@ class GloVe(nn.Module):
         return jnp.vecdot(self.words(i), self.contexts(j)) + biases[:, 0]
 
     def table(self) -> Float[Array, "V D"]:
-        """The vector of every word."""
-        return self.words.embedding + self.contexts.embedding
+        """The vector of every word: its own.
+
+        In the sum of both (section 4.2) words that stand side by side are alike too,
+        not those alone that stand in like places.
+        """
+        return self.words.embedding
 
 
 def cooccurrence(model: GloVe, *, most: Number = 100.0, power: Number = 0.75) -> Task:

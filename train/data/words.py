@@ -44,8 +44,9 @@ def load_words(
     those around it; of `cbow` x [N, 2 W] is the words around y, filled with V. Words
     that stand fewer than `min_count` times are left out first, then occurrences of the
     frequent ones: a word of share f is kept with probability sqrt(s / f) of s =
-    `subsample`, always for 0. A window reaches 1 to W words to either side, drawn for
-    each word (Mikolov et al. 2013). The last `holdout` of the text is the test part, of
+    `subsample`, always for 0. A window reaches r of 1 to W words to either side, drawn
+    for each word (Mikolov et al. 2013); beside it stands its counterpart of W + 1 - r,
+    so that of W = 2 all are there. The last `holdout` of the text is the test part, of
     the words that the rest has; the watched part, if a `Split` asks for one, is the end
     of the rest. Raises UsageError.
     """
@@ -64,7 +65,9 @@ def load_words(
     def rows(text, seed):
         draw, tokens = np.random.default_rng(seed), ids(known, text)
         tokens = tokens[draw.uniform(size=len(tokens)) < keep[tokens]]
-        around = windows(tokens, window, size, draw)
+        reach = draw.integers(1, window + 1, len(tokens))
+        both = (windows(tokens, window, size, r) for r in (reach, window + 1 - reach))
+        around, tokens = np.concatenate([*both]), np.tile(tokens, 2)
         found = {"x": around, "y": tokens} if cbow else pairs(around, tokens, size)
         if not len(found["y"]):
             raise UsageError(f"expected words beside words in {name}, found none")
@@ -82,7 +85,7 @@ def load_words(
 def load_cells(
     source: str | os.PathLike[str] | Data | Split = "pride_and_prejudice",
     *,
-    window: int = 10,
+    window: int = 2,
     min_count: int = 5,
 ) -> Data:
     """Cells of the table of which words stand together: "x" [N, 2] and counts "y" [N].
@@ -157,16 +160,15 @@ def kept(counts: tuple[int, ...], subsample: float) -> np.ndarray:
 
 
 def windows(
-    tokens: np.ndarray, window: int, size: int, draw: np.random.Generator
+    tokens: np.ndarray, window: int, size: int, reach: np.ndarray
 ) -> np.ndarray:
     """The words around each of tokens [T], in their order: int32 [T, 2 W].
 
-    The window of each reaches 1 to W far, drawn; what is out of it is `size`.
+    The window of each reaches `reach` [T] of 1 to W far; what is out of it is `size`.
     """
     steps = np.array([d for d in range(-window, window + 1) if d])
     at = np.arange(len(tokens))[:, None] + steps
-    reach = draw.integers(1, window + 1, len(tokens))[:, None]
-    inside = (at >= 0) & (at < len(tokens)) & (np.abs(steps) <= reach)
+    inside = (at >= 0) & (at < len(tokens)) & (np.abs(steps) <= reach[:, None])
     return np.where(inside, tokens[at * inside], size).astype(np.int32)
 
 

@@ -155,8 +155,8 @@ def svd(counts, width: int, *, power: float = 0.75, root: float = 1.0) -> np.nda
     Of a sparse table [V, V] of how often words stand together: its positive
     log(p(x, y) / (p(x) q(y))), q the share of y to the `power`; u s^root of its largest
     singular values s (Levy, Goldberg & Dagan, "Improving distributional similarity with
-    lessons learned from word embeddings", 2015). Raises UsageError for a width that is
-    not below V.
+    lessons learned from word embeddings", 2015), less their mean as
+    `zoo.embedding.vectors` are. Raises UsageError for a width that is not below V.
     """
     from scipy.sparse import coo_array
     from scipy.sparse.linalg import svds
@@ -173,4 +173,5 @@ def svd(counts, width: int, *, power: float = 0.75, root: float = 1.0) -> np.nda
     some = information > 0
     positive = coo_array((information[some], (i[some], j[some])), (size, size))
     u, s, _ = svds(positive.tocsr(), width, v0=np.ones(size))
-    return u * s[None] ** root
+    vectors = u * s[None] ** root
+    return vectors - vectors.mean(0)
