@@ -138,6 +138,11 @@ def test_none_is_a_value_and_a_default_is_no_axis(tmp_path):
         ("sweep mlp --data digits --seeds 0", "expected seeds between 1 and"),
         ("sweep mlp --learning-rat 1", "perhaps you meant --learning-rate"),
         ("cross-validate cnn --data digits", "learns from rows, each by itself"),
+        ("cross-validate karate", "share nothing, found the nodes of a graph"),
+        (
+            "cross-validate knowledge_graph --data clock --batch-size 9",
+            "a fact asked from both ends",
+        ),
         ("cross-validate ridge --folds 1", "expected folds between 2 and"),
         ("cross-validate ridge --simpler alpah --alpha 1,2", "did you mean 'alpha'"),
         ("tune mlp --data digits --budget soon", "a budget as 90s, 10m or 1h"),

@@ -272,7 +272,7 @@ def test_another_kind_of_file_is_refused(tmp_path, how, said):
 
 def test_what_is_no_sound_is_refused(tmp_path, monkeypatch):
     (tmp_path / "a.wav").write_text("words")
-    with pytest.raises(UsageError, match=r"expected a \.wav file, found .*a\.wav"):
+    with pytest.raises(UsageError, match=r"a \.wav file, found .*a\.wav \(cut off\)"):
         speech.read_wav(tmp_path / "a.wav")
     with pytest.raises(UsageError, match="found no file at none.wav"):
         speech.heard(WORDS.schema, "none.wav")

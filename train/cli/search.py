@@ -78,8 +78,8 @@ def cross_validate(argv: list[str]) -> int:
     if experiment.batches is not sources.examples:
         raise UsageError("expected a recipe that learns from rows, each by itself")
     schema, rows = experiment.schema, experiment.weighed(experiment.parts.train)
-    if schema.forecast:
-        raise UsageError("expected rows that share nothing, found windows of a series")
+    if shared := _shared(schema):
+        raise UsageError(f"expected rows that share nothing, found {shared}")
     metric, greatest = judged_in_batches(experiment, wanted.axes)
     flags, training = wanted.own, experiment.training
     size = training.batch_size
@@ -113,6 +113,16 @@ def cross_validate(argv: list[str]) -> int:
         for name, values in found.settings.items()
     }
     return _told(wanted, each, found.scores.ravel(), metric, greatest, chosen=chosen)
+
+
+def _shared(schema):
+    """What rows share with those that others are tested on; "" where it is nothing."""
+    if schema.forecast:
+        return "windows of a series"
+    if schema.edges:
+        return "the nodes of a graph"
+    by_id = bool(schema.ids) and not schema.regression  # ratings are each of their own
+    return "words beside each other, or a fact asked from both ends" * by_id
 
 
 def tune(argv: list[str]) -> int:

@@ -217,7 +217,8 @@ def read_wav(path: Path) -> np.ndarray:
             # its header may promise more than there is
             data = file.readframes(min(file.getnframes(), LONGEST * RATE + 1))
     except (waves.Error, EOFError, RuntimeError) as error:  # a chunk past the end
-        raise UsageError(f"expected a .wav file, found {path} ({error})") from None
+        why = str(error) or "cut off"
+        raise UsageError(f"expected a .wav file, found {path} ({why})") from None
     if kind != (RATE, 1, 16):
         raise UsageError(
             f"expected {RATE} samples a second, 1 channel and 16 bits in {path}, found "
