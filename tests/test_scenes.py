@@ -124,6 +124,11 @@ def test_a_file_of_ones_own(tmp_path):
         ),
         ({"boxes": np.full((30, 1, 5), [0, 0, 17, 4, 0])}, "boxes", "within images"),
         (
+            {"boxes": np.full((30, 1, 5), [5, 0, 3, 4, 0])},
+            "boxes",
+            "right and class in",
+        ),
+        (
             {"boxes": np.full((30, 1, 5), [0, 0, 9, 4, -1])},
             "boxes",
             "from 0 to 0 .* found -1",

@@ -271,6 +271,11 @@ def read_scenes(name: str, kind: str) -> tuple[Scenes, tuple[str, ...]]:
     ends = np.array([*x.shape[1:3]] * 2)
     if kind == "boxes" and ((y[..., :4] < 0) | (y[..., :4] > ends)).any():
         raise UsageError(f"expected boxes within images {x.shape[1:3]} in {path}")
+    if kind == "boxes" and (turned := y[(y[..., 2:4] < y[..., :2]).any(-1)]).size:
+        raise UsageError(
+            f"expected boxes of top, left, bottom, right and class in {path}, found "
+            f"{turned[0].tolist()}"
+        )
     y = y.astype(np.int32)
     return Scenes(x, *((y, None) if kind == "mask" else (None, y))), classes
 
