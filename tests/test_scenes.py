@@ -57,6 +57,24 @@ def test_objects_overlap_little():
             assert (shared <= 0.1 * np.minimum(size[:, a], size[:, b])).all()
 
 
+@pytest.mark.parametrize(
+    ("name", "share"),
+    [("digit_scenes", 1 / 3), ("mixed_scenes", 1), ("clothes_scenes", 1)],
+)
+def test_what_is_dark_in_clothes_is_theirs(name, share):
+    x = np.zeros((1, 16, 16), np.float32)
+    x[:, 2:-2, 2:-2], x[:, 2:6, 2:-2] = 0.4, 1
+    found = compose({"x": x, "y": np.zeros(1)}, 20, 0, SCENES[name])
+    height, width = (
+        (found.boxes[..., i + 2] - found.boxes[..., i])[areas(found.boxes) > 0]
+        for i in (0, 1)
+    )
+    # a margin of one pixel, of 16, on each side
+    np.testing.assert_allclose(height / width, (12 * share + 2) / 14, atol=0.05)
+    inside = (found.mask > 0).sum() / areas(found.boxes).sum()
+    assert abs(inside - 12 * share * 12 / (12 * share + 2) / 14) < 0.1
+
+
 def test_shrinking_takes_means():
     # rows 2 to 10 are seen at 3 to 7
     found = scenes._weights(np.array([[3], [4], [2], [8]]), 12, 16)[0]

@@ -50,6 +50,7 @@ class Style(NamedTuple):
     sizes: tuple[int, int] = (14, 20)  # of an object's longer side, in pixels
     most: int = 4  # objects of a scene; the fewest are one
     rows: tuple[int, int] = (8000, 1000)  # scenes to train and to test on
+    ink: float = 0.5  # what is brighter in a picture is its object
 
 
 class Scenes(NamedTuple):
@@ -152,7 +153,7 @@ def compose(pictures: Arrays, count: int, seed: int, style: Style) -> Scenes:
     draw = np.random.default_rng(seed)
     shape = (count, style.most)
     which = draw.integers(len(pictures["x"]), size=shape)
-    first, size = (a[which] for a in _ink(pictures["x"]))  # [N, M, 2]
+    first, size = (a[which] for a in _ink(pictures["x"], style.ink))  # [N, M, 2]
     longer = draw.integers(style.sizes[0], style.sizes[1] + 1, size=shape)
     scaled = size * (longer / size.max(-1))[..., None]
     extent = np.maximum(1, np.round(scaled)).astype(int)
@@ -172,20 +173,20 @@ def compose(pictures: Arrays, count: int, seed: int, style: Style) -> Scenes:
         ink = rows @ pictures["x"][which[at, m]] @ columns.swapaxes(1, 2)
         canvas[at] = ink + (1 - ink) * canvas[at]
         front = 1 + label[at, m][:, None, None]
-        mask[at] = np.where(ink > 0.5, front, mask[at])
+        mask[at] = np.where(ink > style.ink, front, mask[at])
     boxes = np.concatenate([corner, corner + extent, label[..., None]], -1)
     boxes = np.where(some[..., None], boxes, 0).astype(np.int32)
     return Scenes(np.round(255 * canvas)[..., None], mask, boxes)
 
 
-def _ink(x):
+def _ink(x, least):
     """Of pictures [G, h, w] the first row and column of the ink's box, and its size.
 
     With a margin, which may be outside of the picture: [G, 2] both.
     """
     first, last = [], []
     for axis in (2, 1):
-        inked = (x > 0.5).any(axis)
+        inked = (x > least).any(axis)
         first.append(inked.argmax(1) - MARGIN)
         last.append(inked.shape[1] - inked[:, ::-1].argmax(1) + MARGIN)
     start, end = (np.stack(a, 1).astype(np.float32) for a in (first, last))
@@ -316,8 +317,8 @@ def _shapes() -> Pictures:
 
 SCENES = {
     "digit_scenes": Style(partial(_real, "mnist5k")),
-    "clothes_scenes": Style(partial(_real, "fashion_mnist")),
-    "mixed_scenes": Style(partial(_real, "mnist5k", "fashion_mnist")),
+    "clothes_scenes": Style(partial(_real, "fashion_mnist"), ink=0.1),  # some are dark
+    "mixed_scenes": Style(partial(_real, "mnist5k", "fashion_mnist"), ink=0.25),
     "shape_scenes": Style(_shapes, 16, (6, 9), 2, (256, 64)),
 }
 """Of the clothes the files may have to be downloaded; the others are at hand."""
