@@ -9,7 +9,6 @@ Shapes: S members, N rows.
 import math
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -20,12 +19,9 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from train import mesh as programs
 from train import step as one
 from train.disk import origin as told
-from train.evaluate import make_eval
-from train.guard import finite, floats
 from train.machines.devices import replicate
 from train.many.axes import Settings
 from train.many.member import (
-    Member,
     Varied,
     check_data,
     check_settings,
@@ -33,11 +29,11 @@ from train.many.member import (
     predicting,
     taken,
 )
-from train.source import batch_shapes, shapes
-from zoo.base import UsageError, check_int
+from train.many.traced import Traced
+from train.source import shapes
+from zoo.base import check_int
 
 WORK = 2e7  # operations of a step: above, one member keeps a core busy
-BLOCK = 256  # rows that a member evaluates at a time
 
 
 class Population:
@@ -61,19 +57,11 @@ class Population:
         patience: int | None = None,
     ):
         self.settings, self.now, self.patience = settings, 0, patience
-        self._make, self._data, self.pace = make, data, 1.0
+        self._one, self.pace = Traced(make, data, patience), 1.0
         check_settings(make, settings, ("seed", *data.names))
         arrays = jax.tree.map(jnp.asarray, data.arrays)
         one_ = {name: jnp.asarray(values[0]) for name, values in settings.items()}
-        try:
-            self._step, self.scores = self._traced(arrays, one_)
-        except TypeError as error:  # of JAX, of Flax, or of a tuple times a number
-            if (name := self._shaping(arrays, one_)) is None:
-                raise
-            raise UsageError(
-                f"expected settings that a program reads as numbers, found {name}, "
-                "which shapes it: one sweep for each of its values"
-            ) from error
+        self._step, self.scores = self._one.asked(arrays, one_)
         total = self._step.out_info
         self.mapping = mapping or self._faster()
         size, local = len(settings["seed"]), jax.local_devices()
@@ -96,92 +84,6 @@ class Population:
         self._best: programs.Best | None = None
         self._total, self._good = self._place(self._zero), np.ones(wide, bool)
 
-    # Of one member, traced ------------------------------------------------------------
-
-    def _member(self, own):
-        hidden = ("seed", *self._data.names)
-        given = {name: value for name, value in own.items() if name not in hidden}
-        return Member(*self._make(**given))
-
-    def _traced(self, arrays, own):
-        """A step, to be compiled, and the names of what `evaluate` gives."""
-        rest = jax.eval_shape(self._begin, arrays, own)
-        step = jax.jit(self._metrics).trace(arrays, (rest, own))
-        if jax.eval_shape(self._data.evaluation, arrays, own) is None:
-            return step, ()
-        what = latest(one.State(jnp.int32(0), *rest))
-        return step, (*jax.eval_shape(self._score, arrays, (what, own)),)
-
-    def _shaping(self, arrays, own):
-        """The first setting that alone keeps a step from being traced; or None.
-
-        None also where nothing traced is to blame.
-        """
-        make, hidden = self._make, ("seed", *self._data.names)
-        plain = {name: v.item() for name, v in own.items() if name not in hidden}
-        for name in (None, *plain):
-            rest = {k: v for k, v in plain.items() if k != name}
-            self._make = partial(make, **rest)
-            try:
-                self._traced(arrays, {k: v for k, v in own.items() if k not in rest})
-            except TypeError:
-                return name
-        return None
-
-    def _begin(self, arrays, own):
-        """What it begins with: a state without its step."""
-        task, optimizer, ema, _ = self._member(own)
-        like = batch_shapes(self._data.source(arrays, own))
-        zeros = jax.tree.map(lambda a: jnp.zeros((1, *a.shape[1:]), a.dtype), like)
-        state = one.init(task, optimizer, own["seed"], zeros, average=ema is not None)
-        return state[1:]
-
-    def _metrics(self, arrays, member):
-        """The metrics of one step, for their shapes and the work of it."""
-        rest, own = member
-        step = self._member(own).step()
-        source = self._data.source(arrays, own)
-        state = one.State(jnp.int32(0), *rest)
-        batch = source.batch(source.arrays, own["seed"], state.step)
-        return step(state, batch)[1]
-
-    def _chunk(self, shared, member):
-        """Its steps from `now` to `stop`, which are those of all members: a step's
-        number that differed would make a `select` of each `cond`."""
-        (arrays, now, stop), (rest, total, own) = shared, member
-        source = self._data.source(arrays, own)
-        run = programs.make_chunk(self._member(own).step(), source)
-        state, total = run(one.State(now, *rest), total, source.arrays, stop)
-        good, _ = finite([*floats((state.params, state.model)).values()])
-        return state[1:], total, own, good
-
-    def _score(self, arrays, member):
-        """Metrics of a `Trained` on the rows of its evaluation, block by block."""
-        what, own = member
-        rows: Any = self._data.evaluation(arrays, own)
-        n = len(rows["x"])
-        blocks = -(-n // BLOCK)
-        rows = {"row": jnp.arange(n), "mask": jnp.ones(n), **rows}
-
-        def cut(a):  # the last is filled with zeros, which the mask drops
-            fill = [(0, -n % blocks), *[(0, 0)] * (a.ndim - 1)]
-            return jnp.pad(a, fill).reshape(blocks, -1, *a.shape[1:])
-
-        evaluate = make_eval(self._member(own).task)
-        found = jax.lax.map(lambda part: evaluate(what, part), jax.tree.map(cut, rows))
-        return jax.tree.map(lambda a: a.sum(0), found)
-
-    def _better(self, shared, member):
-        """Its best, and what it predicts with now, if that is better and in time."""
-        (arrays, now), (rest, best, own) = shared, member
-        what = latest(one.State(now, *rest))
-        loss = self._score(arrays, (what, own))["loss"].value()
-        better = (loss < best.loss) & (now - best.step <= self.patience)
-        new = programs.Best(loss, now, what)
-        return jax.tree.map(lambda a, b: jnp.where(better, a, b), new, best)
-
-    # Of all ---------------------------------------------------------------------------
-
     def begin(
         self, now: int = 0, rest: Any = None, total: Any = None, best: Any = None
     ) -> "Population":
@@ -189,7 +91,7 @@ class Population:
         if rest is None:
             # runs once: optimizing its random numbers would take longer than all else
             quickly = {"compiler_options": {"xla_backend_optimization_level": 0}}
-            self._rest = self._run(self._begin, self._arrays, self._own, **quickly)
+            self._rest = self._run(self._one.begin, self._arrays, self._own, **quickly)
         else:
             self._rest = self._place(taken(rest, self._pad))
             self._good = _finite(one.State(jnp.int32(now), *self._rest))
@@ -206,14 +108,14 @@ class Population:
             own = {name: values[0] for name, values in self.settings.items()}
             # their shapes are enough: to slice each array is a program for each
             state = one.State(jnp.int32(0), *_alone(self._rest))
-            check_data(self._member(own).task, state, self._data, own)
+            check_data(self._one.member(own).task, state, self._one.data, own)
         return self
 
     def on(self, boundary: int) -> None:
         """Train until a step, or for about a second."""
         stop = min(boundary, self.now + max(1, int(self.pace)))
         began = time.perf_counter()
-        found = self._run(self._chunk, *self._arguments(stop), donate_argnums=1)
+        found = self._run(self._one.chunk, *self._arguments(stop), donate_argnums=1)
         self._rest, self._total, self._own, self._good = jax.block_until_ready(found)
         self.pace = (stop - self.now) / (time.perf_counter() - began)
         self.now = stop
@@ -227,7 +129,7 @@ class Population:
         """Evaluate, and keep the best of each."""
         shared = self._arrays, np.int32(self.now)
         members = self._rest, self._best, self._own
-        self._best = self._run(self._better, shared, members)
+        self._best = self._run(self._one.better, shared, members)
 
     @property
     def stale(self) -> bool:
@@ -241,7 +143,7 @@ class Population:
         if not self.scores:
             return {}
         kept = self._latest() if self._best is None else self._best.trained
-        found = self._run(self._score, self._arrays, (kept, self._own))
+        found = self._run(self._one.score, self._arrays, (kept, self._own))
         values = self.host(_values(found))
         # of NaN the greatest is the first: what diverged would have some accuracy
         good = self.finite
@@ -293,8 +195,8 @@ class Population:
 
     def bytes(self) -> int:
         """What the program of the steps takes of memory, for all of its members."""
-        self._compile(self._chunk, *self._arguments(self.now), donate_argnums=1)
-        found = self._programs["_chunk"].memory_analysis()
+        self._compile(self._one.chunk, *self._arguments(self.now), donate_argnums=1)
+        found = self._programs["chunk"].memory_analysis()
         own = found.argument_size_in_bytes + found.temp_size_in_bytes
         return own * (self._mesh.size if jax.default_backend() == "cpu" else 1)
 
@@ -310,8 +212,8 @@ class Population:
         return {
             **own,
             "settings": {k: tuple(v.tolist()) for k, v in self.settings.items()},
-            "data": told.checksums(self._data.arrays),
-            "program": told.text(self._chunk, (shared, first)),
+            "data": told.checksums(self._one.data.arrays),
+            "program": told.text(self._one.chunk, (shared, first)),
             "jax": jax.__version__,
             "platform": jax.default_backend(),
         }
@@ -339,7 +241,7 @@ class Population:
     def _spread(self, function):
         def each(shared, members):
             # where devices share a CPU, LAPACK of batches of matrices waits for ever
-            if self.mapping == "vmap" and function != self._begin:
+            if self.mapping == "vmap" and function.__name__ != "begin":
                 return jax.vmap(function, (None, 0))(shared, members)
             return jax.lax.map(lambda member: function(shared, member), members)
 

@@ -124,12 +124,8 @@ def sweep(
         return members.begin(), k * width - first
 
     members, done = group(1, 0)
-    count = min(size, math.ceil(members.bytes() / (memory or free_bytes())))
-    count = -(-size // -(-size // count))  # as many as have members of their own
     folders = None if checkpoints is None else Path(checkpoints)
-    if folders is not None and (begun := sorted(folders.glob("group_*_of_*"))):
-        count = int(begun[0].name.rpartition("_")[2])  # whatever is free by now
-    found = []
+    count, found = _groups(members, memory, folders), []
     with bar(count * steps, enabled=progress) as show, interrupts() as stop:
         for k in range(count):
             if count > 1:
@@ -144,6 +140,15 @@ def sweep(
                 break
     whole = _joined(found)
     return whole if len(found) == count else whole._replace(ended="interrupted")
+
+
+def _groups(members, memory, folders):
+    """In how many groups they are trained: as begun, else as memory asks for."""
+    if folders is not None and (begun := sorted(folders.glob("group_*_of_*"))):
+        return int(begun[0].name.rpartition("_")[2])  # whatever is free by now
+    size = len(members.settings["seed"])
+    count = min(size, math.ceil(members.bytes() / (memory or free_bytes())))
+    return -(-size // -(-size // count))  # as many as have members of their own
 
 
 class _Run:
