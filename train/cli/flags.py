@@ -239,6 +239,10 @@ class Shown(Exception):
 ASKED: list[str] = []  # given for flags: `parse` shows them
 
 
+KINDS = {"FLOAT FLOAT": "two numbers", r"\bint\b|INT": "a whole number"}
+KINDS |= {"float|FLOAT": "a number", "": "other values"}  # as the parser names them
+
+
 def parse(function: Callable[..., Any], argv: list[str], program: str) -> Any:
     """Call a function with flags parsed from its signature.
 
@@ -273,6 +277,11 @@ def _sentence(text: str) -> str:
     whole = " ".join(line for block in blocks for line in block)
     if wrong := re.search(r"choice '(.*)' for .*'(\S+)'\. Expected one of (.*)", whole):
         check_choice(wrong[2], wrong[1], tuple(re.findall(r"'(.*?)'", wrong[3])))
+    if wrong := re.search(r"Error parsing (--[\w-]+): (.*'.*')", whole):
+        kind = next((k for k in KINDS if re.search(k, wrong[2])), "")
+        values = re.findall(r"'(.*?)'", wrong[2].partition("]")[0])
+        found = " ".join(values)
+        return f'expected {KINDS[kind]} for {wrong[1]}, found "{found}"'
     said = said or [whole]
     near = re.search(r"Perhaps you meant.*?(--[\w-]+)", " ".join(said))
     return said[0].rstrip(":.") + (f"; perhaps you meant {near[1]}" if near else "")
