@@ -3,6 +3,7 @@
 import contextlib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -159,6 +160,26 @@ def test_each_member_keeps_its_own_best_and_patience(tmp_path):
     again = sweep(averaged, rows, 100, resume=True, **own)
     jax.tree.map(np.testing.assert_array_equal, again.table, found.table)
     jax.tree.map(np.testing.assert_array_equal, again.best, found.best)
+
+
+@pytest.mark.contract
+def test_without_a_finite_evaluation_the_last_is_kept():
+    def blind():
+        task, optimizer = make()
+
+        def loss(*args, train):
+            value, aux = task.loss(*args, train=train)
+            nothing = aux.metrics["loss"]._replace(total=jnp.nan)
+            metrics = aux.metrics if train else aux.metrics | {"loss": nothing}
+            return value, aux._replace(metrics=metrics)
+
+        return task._replace(loss=loss), optimizer
+
+    watched = {"evaluation": TEST, "patience": 1, "eval_every": 5}
+    found = sweep(blind, ROWS, 20, **watched)
+    alone = loop.fit(*blind(), ROWS, steps=20, progress=False, **watched)
+    assert int(alone.state.step) == int(found.state.step) == 5
+    assert_close(found.trained(0), alone.trained, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.contract

@@ -124,6 +124,10 @@ class Traced(NamedTuple):
         (arrays, now), (rest, best, own) = shared, member
         what = latest(one.State(now, *rest))
         loss = self.score(arrays, (what, own))["loss"].value()
-        better = (loss < best.loss) & (now - best.step <= self.patience)
-        new = programs.Best(loss, now, what)
-        return jax.tree.map(lambda a, b: jnp.where(better, a, b), new, best)
+        in_time = now - best.step <= self.patience
+        better = in_time & (loss < best.loss)
+        # the last, until an evaluation is finite
+        follows = better | (in_time & jnp.isinf(best.loss))
+        kept = jax.tree.map(partial(jnp.where, follows), what, best.trained)
+        scored = jnp.where(better, loss, best.loss), jnp.where(better, now, best.step)
+        return programs.Best(*scored, kept)
