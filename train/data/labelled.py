@@ -167,8 +167,10 @@ def read_labelled(name: str, target: str | None = None) -> Texts:
             f"{quoted([*columns])}"
         )
     if target is None:
-        target, other = sorted(columns, key=lambda column: len(set(columns[column])))
-        if 2 * len(set(columns[other])) <= len(columns[other]):  # no texts of their own
+        kinds = {column: len(set(cells)) for column, cells in columns.items()}
+        target, other = sorted(columns, key=kinds.__getitem__)
+        # few kinds of both: neither need be a text
+        if kinds[other] <= min(2 * kinds[target], len(columns[other]) // 2):
             said = f'the column "{target}" of {path} is read as the label, "{other}" as'
             warnings.warn(f"{said} the text: --target says otherwise", stacklevel=2)
     if target not in columns:
