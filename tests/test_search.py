@@ -136,6 +136,7 @@ def test_none_is_a_value_and_a_default_is_no_axis(tmp_path):
         ("sweep mlp --learning-rate 1e-3..1e-1", "expected samples with the range"),
         ("sweep mlp --learning-rate 1e-3,-1 --data digits", "learning rate > 0"),
         ("sweep mlp --data digits --seeds 0", "expected seeds between 1 and"),
+        ("sweep mlp --data digits --eval-every 0", "expected eval_every"),
         ("sweep mlp --learning-rat 1", "perhaps you meant --learning-rate"),
         ("cross-validate cnn --data digits", "learns from rows, each by itself"),
         ("cross-validate karate", "share nothing, found the nodes of a graph"),

@@ -65,8 +65,9 @@ def sweep(argv: list[str]) -> int:
     _write(wanted.out / "members.csv", columns | named)
     _curves(wanted.out, found)
     status = _told(wanted, found.settings, columns[metric], metric, greatest)
-    if tests:
-        each = (f"{k} {spread(v[np.isfinite(v)].tolist())}" for k, v in tests.items())
+    some = {name: values[np.isfinite(values)] for name, values in tests.items()}
+    each = [f"{k} {spread(v.tolist())}" for k, v in some.items() if len(v)]
+    if each:
         print("of the test data: " + ", ".join(each))
     return status
 

@@ -106,8 +106,8 @@ def sweep(
     the first step, for settings and data that cannot be right.
     """
     steps = check_int("steps", steps, 1)
-    every = check_int("log_every", log_every or -(-steps // 100), 1)
-    watched = check_int("eval_every", eval_every or -(-steps // 20), 1)
+    every = _every("log_every", log_every, -(-steps // 100))
+    watched = _every("eval_every", eval_every, -(-steps // 20))
     check_patience(patience, evaluation)
     limit = patience and patience * watched
     table = settings(seeds, axes or {}, samples=samples, seed=draw)
@@ -140,6 +140,10 @@ def sweep(
                 break
     whole = _joined(found)
     return whole if len(found) == count else whole._replace(ended="interrupted")
+
+
+def _every(name, asked, default):
+    return check_int(name, default if asked is None else asked, 1)
 
 
 def _groups(members, memory, folders):
